@@ -1,0 +1,3 @@
+"""Conditional GANs that colorize grayscale photographs, in JAX."""
+
+__version__ = '0.1.0'
