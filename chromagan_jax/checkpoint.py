@@ -1,0 +1,159 @@
+"""Checkpoints: the only file that imports Orbax.
+
+A workdir holds the newest states in `checkpoints/` and the best one, by an evaluation metric, in
+`best/`. They have managers of their own because Orbax never prunes unscored saves once it ranks
+scored ones. `config.json` says under which config and on which data they were made.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from chromagan_jax import config as config_lib
+from chromagan_jax import state as state_lib
+from chromagan_jax.errors import UserError
+from chromagan_jax.state import GanState
+
+CHECKPOINTS = 'checkpoints'
+BEST = 'best'
+UNREADABLE = 'unreadable'  # where checkpoints are moved that cannot be read
+
+
+def open_checkpoints(workdir: Path, max_to_keep: int) -> ocp.CheckpointManager:
+    """Manager of the newest states; what a kill left half-written is removed."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, cleanup_tmp_directories=True)
+    return ocp.CheckpointManager((workdir / CHECKPOINTS).absolute(), options=options)
+
+
+def open_best(workdir: Path) -> ocp.CheckpointManager:
+    """Manager of the one state with the lowest score."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1,
+        best_fn=lambda metrics: metrics['score'],
+        best_mode='min',
+        cleanup_tmp_directories=True,
+    )
+    return ocp.CheckpointManager((workdir / BEST).absolute(), options=options)
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: GanState) -> None:
+    """Saves in the background; the state may be donated at once. Does nothing if it is there."""
+    if step not in manager.all_steps():
+        manager.save(step, args=ocp.args.StandardSave(state))
+
+
+def save_if_best(manager: ocp.CheckpointManager, step: int, state: GanState, score: float) -> bool:
+    """Saves, and drops the best so far, if `score` is below its; says whether it did."""
+    manager.wait_until_finished()  # the score of a save in flight is not there yet
+    best = manager.best_step()
+    if best is not None and score >= manager.metrics(best)['score']:
+        return False
+    manager.save(step, args=ocp.args.StandardSave(state), metrics={'score': score}, force=True)
+    return True
+
+
+@contextlib.contextmanager
+def finishing(*managers: ocp.CheckpointManager) -> Iterator[None]:
+    """However the context ends, what is being saved is saved to the end."""
+    try:
+        yield
+    finally:
+        for manager in managers:
+            manager.wait_until_finished()
+            manager.close()
+
+
+def restore_newest(
+    manager: ocp.CheckpointManager, abstract: GanState, message: Callable[[str], None]
+) -> GanState | None:
+    """The newest state that can be read, laid out as `abstract`; None if none was ever saved.
+
+    A newer one that cannot be read is named through `message` and moved out of the way, to
+    unreadable/ beside the others: nothing that was saved is deleted, and its step can be saved
+    again.
+
+    Raises:
+      UserError: if there are checkpoints and none of them can be read.
+    """
+    steps = sorted(manager.all_steps(), reverse=True)
+    for step in steps:
+        try:
+            return manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        except Exception as error:  # Orbax and TensorStore raise a dozen types for torn files
+            reason = str(error).strip().split('\n')[0][:200]
+            message(f'checkpoint {step} cannot be read and is passed over: {reason}')
+            _move_aside(manager, step)
+    if steps:
+        raise UserError(
+            f'None of the checkpoints in {manager.directory} could be read: restore them from a '
+            'copy, or start again in another --workdir.'
+        )
+    return None
+
+
+def _move_aside(manager: ocp.CheckpointManager, step: int) -> None:
+    directory = Path(manager.directory)
+    if jax.process_index() == 0:
+        aside = directory.parent / UNREADABLE
+        aside.mkdir(exist_ok=True)
+        taken = sum(path.name.split('.')[0] == str(step) for path in aside.iterdir())
+        (directory / str(step)).rename(aside / (f'{step}.{taken}' if taken else str(step)))
+    multihost_utils.sync_global_devices('checkpoint moved aside')
+    manager.reload()
+
+
+def read_run(workdir: Path) -> dict[str, Any]:
+    """What `config.json` says: 'config', 'data' and 'versions'.
+
+    Raises:
+      UserError: if there is none, or it is not JSON.
+    """
+    path = workdir / 'config.json'
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f'{workdir} is not a workdir of a run: it holds no config.json.') from None
+    except json.JSONDecodeError as error:
+        raise UserError(f'{path} is damaged ({error}): restore it from a copy.') from None
+
+
+def load_weights(config: Any, workdir: Path, state: GanState, mesh: Mesh) -> GanState:
+    """`state` with the weights of the newest checkpoint of another run, for fine-tuning.
+
+    Parameters, batch statistics and moving average come from there; optimizer states, step and
+    random key stay new.
+
+    Raises:
+      UserError: if there is no such run, no checkpoint, or its networks are others.
+    """
+    saved = ConfigDict(read_run(workdir)['config'])
+    config_lib.check_same_networks(config, saved.to_dict(), workdir)
+    system = state_lib.make_system(saved, mesh)
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager((workdir / CHECKPOINTS).absolute(), options=options) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise UserError(f'init_from: {workdir} holds no checkpoint yet.')
+        abstract = state_lib.abstract_state(system, saved, mesh)
+        old = manager.restore(step, args=ocp.args.StandardRestore(abstract))
+
+    def weights(new: Any, old: Any) -> Any:
+        return new.replace(params=old.params, batch_stats=old.batch_stats)
+
+    return state.replace(
+        generator=weights(state.generator, old.generator),
+        discriminator=weights(state.discriminator, old.discriminator),
+        # Copied: a buffer that stands twice in the state could not be donated.
+        ema=None
+        if state.ema is None
+        else jax.tree.map(jnp.copy, state_lib.generator_variables(old)),
+    )

@@ -1,0 +1,131 @@
+"""Checks of a config, and what a resumed run may change of it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from chromagan_jax import optim
+from chromagan_jax.color import SPACES
+from chromagan_jax.errors import UserError
+from chromagan_jax.evaluate import RANKING
+from chromagan_jax.losses import ADVERSARIAL
+
+DTYPES = ('float32', 'bfloat16')
+# Fields, or groups of them, that change nothing about what is computed at a step.
+MAY_CHANGE = (
+    'log_every',
+    'eval_every',
+    'sample_every',
+    'checkpoint_every',
+    'checkpoint.max_to_keep',
+    'mesh',
+    'data.source',
+    'data.workers',
+    'data.threads',
+    'data.prefetch',
+    'eval.source',
+    'eval.batch_size',
+)
+
+
+def validate(config: Any) -> None:
+    """Checks every field that can be judged without data or devices.
+
+    Raises:
+      UserError: naming the first field that is impossible.
+    """
+    positive = 'steps batch_size accumulate discriminator_steps log_every checkpoint_every'
+    positive += ' data.size data.threads data.prefetch eval.batch_size mesh.fsdp'
+    for field in (*positive.split(), 'checkpoint.max_to_keep'):
+        _require(field, _get(config, field), _get(config, field) >= 1, '1 or more')
+    for field in ('eval_every', 'sample_every', 'data.workers', 'eval.size'):
+        _require(field, _get(config, field), _get(config, field) >= 0, '0 or more')
+    _choose('color_space', config.color_space, SPACES)
+    _choose('dtype', config.dtype, DTYPES)
+    _choose('param_dtype', config.param_dtype, DTYPES)
+    _require('ema', config.ema, 0 <= config.ema < 1, '0 <= x < 1')
+    _require('data.load_ratio', config.data.load_ratio, config.data.load_ratio >= 1, '1 or more')
+    _choose('checkpoint.best_metric', config.checkpoint.best_metric, tuple(RANKING))
+    _validate_objective(config)
+
+
+def _validate_objective(config: Any) -> None:
+    c = config.objective
+    _choose('objective.adversarial', c.adversarial, tuple(ADVERSARIAL))
+    smoothing = c.label_smoothing
+    _require('objective.label_smoothing', smoothing, 0 <= smoothing < 0.5, '0 <= x < 0.5')
+    if smoothing and c.adversarial in ('hinge', 'wgan'):
+        raise UserError(
+            f'objective.adversarial {c.adversarial!r} has no labels to smooth: '
+            'set objective.label_smoothing to 0.'
+        )
+    if c.gradient_penalty:
+        if config.discriminator.get('norm') == 'batch':
+            raise UserError(
+                'objective.gradient_penalty needs a discriminator whose judgement of one image '
+                'does not depend on others: set discriminator.norm to none or instance.'
+            )
+        if config.dtype != 'float32' or config.param_dtype != 'float32':
+            raise UserError(
+                'objective.gradient_penalty needs float32: set dtype and param_dtype to it.'
+            )
+    if c.classes and not config.data.labels:
+        raise UserError('objective.classes needs labels: set data.labels to True, or it to 0.')
+
+
+def check_resume(config: Any, saved: Mapping[str, Any]) -> None:
+    """Checks that a run may go on under `config`, which was started under `saved`.
+
+    Raises:
+      UserError: naming the first field that differs and may not.
+    """
+    may_change = MAY_CHANGE if optim.depends_on_steps(config) else (*MAY_CHANGE, 'steps')
+    now, before = dict(flatten(config.to_dict())), dict(flatten(saved))
+    for field in [*now, *(field for field in before if field not in now)]:
+        fixed = not any(field == f or field.startswith(f + '.') for f in may_change)
+        if fixed and now.get(field) != before.get(field):
+            raise UserError(
+                f'This workdir was started with {field}={before.get(field)!r}, not '
+                f'{now.get(field)!r}: set it back, or choose another --workdir'
+                ' (init_from starts a new run from the weights of this one).'
+            )
+
+
+def check_same_networks(config: Any, saved: Mapping[str, Any], workdir: Any) -> None:
+    """Checks that the weights of a run under `saved` fit the networks of `config`.
+
+    Raises:
+      UserError: naming the first field that differs.
+    """
+    for group in ('color_space', 'generator', 'discriminator'):
+        now, before = ({group: c[group]} for c in (config.to_dict(), saved))
+        for field, value in flatten(now):
+            if dict(flatten(before)).get(field) != value and not field.endswith('.dropout'):
+                raise UserError(
+                    f'init_from: the weights in {workdir} were trained with '
+                    f'{field}={dict(flatten(before)).get(field)!r}, not {value!r}.'
+                )
+
+
+def flatten(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Pairs ('group.field', value), in order."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f'{prefix}{name}.')
+        else:
+            yield prefix + name, value
+
+
+def _get(config: Any, field: str) -> Any:
+    for name in field.split('.'):
+        config = config[name]
+    return config
+
+
+def _require(field: str, value: Any, good: bool, range_: str) -> None:
+    if not good:
+        raise UserError(f'{field} must be {range_}, not {value!r}.')
+
+
+def _choose(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f'{field} is {value!r}; choose one of {", ".join(choices)}.')

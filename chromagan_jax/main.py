@@ -1,0 +1,94 @@
+"""Command line: `python -m chromagan_jax.main --config=configs/base.py`.
+
+Exit codes: 0 done; 1 a mistake of the user, told in one sentence; 75 preempted and saved, start it
+again; 3 diverged, do not.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from chromagan_jax import train
+from chromagan_jax.errors import DivergedError, PreemptedError, UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', help_string='Config file; --config.FIELD=VALUE sets a field.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    'workdir', '', 'Where the run writes; started again, it goes on there. Default: runs/CONFIG.'
+)
+_MODE = flags.DEFINE_enum('mode', 'train', ['train'], 'What to do.')
+_PROFILE = flags.DEFINE_bool('profile', False, 'Trace a few steps into workdir/profile.')
+_DISTRIBUTED = flags.DEFINE_bool(
+    'distributed',
+    False,
+    'One of several processes, which find each other through SLURM, Open MPI, Kubernetes or the '
+    'TPU; elsewhere the three flags below say it.',
+)
+_COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes there are.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this one is, from 0.')
+_COMPILATION_CACHE = flags.DEFINE_string(
+    'compilation_cache',
+    str(Path('~/.cache/chromagan_jax/xla').expanduser()),
+    "Where compiled steps are kept for the next start; '' for nowhere.",
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the job that the flags describe, and exits."""
+    try:
+        if len(argv) > 1:
+            raise UserError(f'{argv[1]!r} is no flag: write --config.FIELD=VALUE.')
+        if _CONFIG.value is None:
+            raise UserError('No config is named: add --config=configs/base.py.')
+        _run()
+    except UserError as error:
+        _exit(1, str(error))
+    except PreemptedError as error:
+        _exit(75, str(error))
+    except DivergedError as error:
+        _exit(3, str(error))
+
+
+def _run() -> None:
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if _COMPILATION_CACHE.value and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+        jax.config.update('jax_compilation_cache_dir', _COMPILATION_CACHE.value)
+    name = Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
+    workdir = Path(_WORKDIR.value or f'runs/{name}')
+    train.train_and_evaluate(_CONFIG.value, workdir, _PROFILE.value)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """The arguments that are no flags. Ends the program with one sentence if a flag is wrong."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, FileNotFoundError) as error:  # ml_collections raises these
+        _exit(1, flag_mistake(str(error)))
+
+
+def flag_mistake(error: str) -> str:
+    """The one sentence in what absl and ml_collections say about a flag."""
+    lines = [line.strip(' \'"') for line in error.replace('\\n', '\n').strip().splitlines()]
+    lines = [line for line in lines if line]
+    if 'Traceback' in error:  # of a config file: the exception stands at its end
+        return lines[-1].split('UserError: ')[-1]
+    return ' '.join(lines)
+
+
+def _exit(code: int, sentence: str) -> NoReturn:
+    print(f'chromagan_jax: {sentence}', file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == '__main__':
+    logging.set_verbosity(logging.WARNING)
+    app.run(main, flags_parser=parse_flags)

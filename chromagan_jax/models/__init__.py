@@ -1,0 +1,76 @@
+"""The networks by name, and how a config becomes one.
+
+To add a generator: write a Linen module that maps a condition (B, H, W, 1) to a target (B, H, W,
+channels), `__call__(self, condition, train)`, and name it in `GENERATORS`. Its fields are what a
+config may set under `generator`; those in `_COMMON` come from elsewhere in the config.
+"""
+
+import dataclasses
+import difflib
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+
+from chromagan_jax.color import TARGET_CHANNELS
+from chromagan_jax.errors import UserError
+from chromagan_jax.models import patch, unet
+
+GENERATORS: dict[str, type[nn.Module]] = {'unet': unet.UNet}
+DISCRIMINATORS: dict[str, type[nn.Module]] = {'patch': patch.PatchGAN}
+
+_COMMON = ('channels', 'size', 'dtype', 'param_dtype', 'remat')
+
+
+class Classified(NamedTuple):
+    """What a generator with a class head returns."""
+
+    target: jax.Array  # (B, H, W, channels)
+    class_logits: jax.Array  # (B, classes)
+
+
+def make_generator(config: Any) -> nn.Module:
+    """The generator that `config.generator` names and describes.
+
+    Raises:
+      UserError: for an unknown name or a field that the network does not have.
+    """
+    return _make('generator', GENERATORS, config)
+
+
+def make_discriminator(config: Any) -> nn.Module:
+    """The discriminator that `config.discriminator` names and describes.
+
+    It maps a condition (B, H, W, 1) and a target (B, H, W, C) to logits of any shape.
+
+    Raises:
+      UserError: for an unknown name or a field that the network does not have.
+    """
+    return _make('discriminator', DISCRIMINATORS, config)
+
+
+def _make(kind: str, networks: dict[str, type[nn.Module]], config: Any) -> nn.Module:
+    fields = dict(config[kind])
+    name = fields.pop('name')
+    if name not in networks:
+        raise UserError(f'{kind}.name is {name!r}; choose one of {", ".join(networks)}.')
+    declared = {f.name for f in dataclasses.fields(networks[name])} - {'parent', 'name'}
+    own = declared - set(_COMMON)
+    if unknown := sorted(set(fields) - own):
+        close = difflib.get_close_matches(unknown[0], own, 1) if len(unknown) == 1 else []
+        hint = f'did you mean {kind}.{close[0]}?' if close else f'it has {_listed(own)}.'
+        raise UserError(f'The {kind} {name!r} has no {_listed(set(unknown))}; {hint}')
+    if config.remat and 'remat' not in declared:
+        raise UserError(f'The {kind} {name!r} cannot rematerialise: set remat to False.')
+    common = {
+        'channels': TARGET_CHANNELS[config.color_space],
+        'size': config.data.size,
+        'dtype': config.dtype,
+        'param_dtype': config.param_dtype,
+        'remat': config.remat,
+    }
+    return networks[name](**fields, **{k: v for k, v in common.items() if k in declared})
+
+
+def _listed(names: set[str]) -> str:
+    return ', '.join(sorted(names)) if names else 'none'

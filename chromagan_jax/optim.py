@@ -1,0 +1,93 @@
+"""Optimizers and learning-rate schedules from a config.
+
+The learning rate is a function of the train step, not of the optimizer's own count, so that a
+discriminator which is updated twice a step keeps to the same schedule as its generator.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from chromagan_jax.errors import UserError
+
+Array = jax.Array
+PyTree = Any
+
+SCHEDULES = ('constant', 'linear', 'cosine')
+
+
+class Optimizer(NamedTuple):
+    """A gradient transformation without its learning rate, and the learning rate."""
+
+    transform: optax.GradientTransformation
+    learning_rate: Callable[[Array], Array]  # of the train step, from 0
+
+
+def make_optimizer(config: Any, field: str) -> Optimizer:
+    """The optimizer that `config[field]` describes, for a run of `config.steps` steps.
+
+    Adam (Kingma & Ba 2015), with decoupled weight decay (Loshchilov & Hutter 2019) where
+    `weight_decay` is set; gradients clipped to the global norm `clip` where that is set.
+
+    Raises:
+      UserError: if a field has a value that makes no sense.
+    """
+    c = config[field]
+    parts = [optax.clip_by_global_norm(c.clip)] if c.clip else []
+    parts.append(optax.scale_by_adam(c.b1, c.b2))
+    if c.weight_decay:
+        kernels = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # no norms, no biases
+        parts.append(optax.add_decayed_weights(c.weight_decay, kernels))
+    return Optimizer(optax.chain(*parts), make_schedule(c, config.steps, field))
+
+
+def make_schedule(c: Any, steps: int, field: str) -> Callable[[Array], Array]:
+    """Linear warm-up, then `learning_rate`, then from `decay_from` on down to 0 at the end.
+
+    `decay_from` is a share of the run, so that pix2pix's "100 epochs constant, 100 linear to 0" is
+    schedule='linear', decay_from=0.5 whatever the length.
+    """
+    if c.schedule not in SCHEDULES:
+        choices = ', '.join(SCHEDULES)
+        raise UserError(f'{field}.schedule is {c.schedule!r}; choose one of {choices}.')
+    if not 0 <= c.decay_from < 1:
+        raise UserError(
+            f'{field}.decay_from is a share of the run, 0 <= x < 1, not {c.decay_from}.'
+        )
+    start = round(c.decay_from * steps)
+    decay = {
+        'constant': lambda: optax.constant_schedule(c.learning_rate),
+        'linear': lambda: optax.linear_schedule(c.learning_rate, 0.0, steps - start, start),
+        'cosine': lambda: optax.join_schedules(
+            [
+                optax.constant_schedule(c.learning_rate),
+                optax.cosine_decay_schedule(c.learning_rate, steps - start),
+            ],
+            [start],
+        ),
+    }[c.schedule]()
+    if not c.warmup_steps:
+        return decay
+    return lambda step: decay(step) * jnp.minimum((step + 1) / c.warmup_steps, 1.0)
+
+
+def depends_on_steps(config: Any) -> bool:
+    """Whether a schedule ends with the run, so that a resume may not change its length."""
+    fields = ('generator_optimizer', 'discriminator_optimizer')
+    return any(config[field].schedule != 'constant' for field in fields)
+
+
+def apply_gradients(
+    optimizer: Optimizer,
+    gradients: PyTree,
+    opt_state: PyTree,
+    params: PyTree,
+    learning_rate: Array,
+) -> tuple[PyTree, PyTree]:
+    """One update: new parameters and new optimizer state."""
+    updates, opt_state = optimizer.transform.update(gradients, opt_state, params)
+    updates = jax.tree.map(lambda u: -learning_rate * u, updates)
+    return optax.apply_updates(params, updates), opt_state

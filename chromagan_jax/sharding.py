@@ -1,0 +1,95 @@
+"""The device mesh, what lies where on it, and how a process's rows become a global array.
+
+Two axes: over `data` the batch is split and parameters are copied; over `fsdp` the batch is split
+as well, and parameters and optimizer state are split too (fully sharded data parallelism).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from chromagan_jax.errors import UserError
+
+PyTree = Any
+
+BATCH_AXES = ('data', 'fsdp')
+# A leaf smaller than this many elements costs less copied than gathered at every use.
+_MIN_SHARDED = 2**14
+
+
+def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A (data, fsdp) mesh over all devices, `fsdp` of them to a copy of the parameters.
+
+    Raises:
+      UserError: if `fsdp` does not divide the number of devices.
+    """
+    count = len(devices or jax.devices())
+    if fsdp < 1 or count % fsdp:
+        raise UserError(f'mesh.fsdp is {fsdp}, which does not divide the {count} devices.')
+    # Axes are Auto: flax's dropout and reshapes to micro-batches refuse Explicit ones.
+    return jax.make_mesh(
+        (count // fsdp, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
+
+
+def state_shardings(state: PyTree, mesh: Mesh) -> PyTree:
+    """A sharding for each leaf: large ones split over `fsdp` along their longest divisible axis."""
+    fsdp = mesh.shape['fsdp']
+
+    def leaf_sharding(leaf: Any) -> NamedSharding:
+        spec: list[str | None] = [None] * leaf.ndim
+        divisible = [axis for axis in range(leaf.ndim) if leaf.shape[axis] % fsdp == 0]
+        if fsdp > 1 and leaf.size >= _MIN_SHARDED and divisible:
+            spec[max(divisible, key=lambda axis: leaf.shape[axis])] = 'fsdp'
+        return NamedSharding(mesh, PartitionSpec(*spec) if any(spec) else PartitionSpec())
+
+    return jax.tree.map(leaf_sharding, state)
+
+
+def batch_sharding(mesh: Mesh, accumulate: int = 1) -> NamedSharding:
+    """Of a batch (B, ...), or (accumulate, B / accumulate, ...) where there are micro-batches.
+
+    With the micro-batches on an axis of their own, taking one moves nothing between devices;
+    splitting a sharded batch would.
+    """
+    spec = (BATCH_AXES,) if accumulate == 1 else (None, BATCH_AXES)
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def check_batch_size(field: str, batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises UserError if the devices and micro-batches do not divide the batch."""
+    devices = mesh.size
+    if batch_size < 1 or batch_size % (devices * accumulate):
+        parts = f'{devices} devices' + (f' x {accumulate} micro-batches' if accumulate > 1 else '')
+        raise UserError(
+            f'{field} is {batch_size}, which {parts} do not divide: '
+            f'make it a multiple of {devices * accumulate}.'
+        )
+
+
+def local_rows(mesh: Mesh, batch_size: int, accumulate: int = 1) -> list[int]:
+    """Which rows of the global batch this process's devices hold, in the order they want them.
+
+    The rows of all processes together are 0 .. batch_size - 1 wherever the mesh puts a process, so
+    the global array is the same whatever the number of processes.
+    """
+    sharding = batch_sharding(mesh, accumulate)
+    rows = np.arange(batch_size).reshape((accumulate, -1) if accumulate > 1 else (-1,))
+    indices = sharding.addressable_devices_indices_map(rows.shape).values()
+    columns = sorted({index[-1].indices(rows.shape[-1])[:2] for index in indices if index})
+    return np.concatenate([rows[..., a:b] for a, b in columns], axis=-1).ravel().tolist()
+
+
+def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh, accumulate: int = 1) -> PyTree:
+    """This process's rows of a batch -> arrays of the whole batch, spread over the mesh."""
+    sharding = batch_sharding(mesh, accumulate)
+
+    def place(rows: np.ndarray) -> jax.Array:
+        if accumulate > 1:
+            rows = rows.reshape(accumulate, -1, *rows.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, rows)
+
+    return {name: place(rows) for name, rows in batch.items()}

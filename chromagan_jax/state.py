@@ -1,0 +1,192 @@
+"""What stays the same during training (`System`) and what changes (`GanState`), from a config."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from chromagan_jax import models, optim, sharding
+from chromagan_jax.color import TARGET_CHANNELS
+from chromagan_jax.errors import UserError
+
+Array = jax.Array
+PyTree = Any
+
+
+class Objective(NamedTuple):
+    """Which losses, each with its weight."""
+
+    adversarial: str  # key of losses.ADVERSARIAL
+    adversarial_weight: float
+    l1: float
+    mse: float
+    classes: float  # cross-entropy of the generator's class head against the labels
+    label_smoothing: float  # of the discriminator's real labels only
+    gradient_penalty: float  # WGAN-GP's, on the interpolated target
+
+
+class System(NamedTuple):
+    """The networks, how they are updated, and on which devices: all that a step closes over."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    generator_optimizer: optim.Optimizer
+    discriminator_optimizer: optim.Optimizer
+    objective: Objective
+    discriminator_steps: int  # discriminator updates a step
+    accumulate: int  # micro-batches a step
+    ema: float  # decay of the generator's moving average; 0: none is kept
+    replicated: NamedSharding | None = None  # where gathered parameters go; None: any device
+
+
+class NetworkState(struct.PyTreeNode):
+    """One network and its optimizer."""
+
+    params: PyTree
+    batch_stats: PyTree  # {} for a network without batch norm
+    opt_state: PyTree
+
+
+class GanState(struct.PyTreeNode):
+    """Everything that training changes: one pytree, donated to each step and saved whole."""
+
+    step: Array  # () int32, updates done
+    key: Array  # () typed PRNG key; that of a step is fold_in(key, step)
+    generator: NetworkState
+    discriminator: NetworkState
+    ema: PyTree | None  # {'params', 'batch_stats'} of the generator, averaged; None if not kept
+    plateau_scale: Array  # () float32, factor of both learning rates
+    discriminator_accuracy: Array  # () float32, mean over real and fake at the last step
+    bad_step: Array  # () int32, the first step with a term that was not finite; -1: none
+    bad_term: Array  # () int32, that term's place among the sorted names of the metrics
+
+
+def make_system(config: Any, mesh: Mesh | None = None) -> System:
+    """The system that a config describes.
+
+    Raises:
+      UserError: for a network, field or schedule that does not exist.
+    """
+    return System(
+        generator=models.make_generator(config),
+        discriminator=models.make_discriminator(config),
+        generator_optimizer=optim.make_optimizer(config, 'generator_optimizer'),
+        discriminator_optimizer=optim.make_optimizer(config, 'discriminator_optimizer'),
+        objective=Objective(**config.objective),
+        discriminator_steps=config.discriminator_steps,
+        accumulate=config.accumulate,
+        ema=config.ema,
+        replicated=None if mesh is None else NamedSharding(mesh, PartitionSpec()),
+    )
+
+
+def init_state(system: System, key: Array, shape: tuple[int, int, int]) -> GanState:
+    """A new state for targets of `shape` (H, W, C). Pure: to be jitted, or only shaped.
+
+    Raises:
+      UserError: if a network cannot take pictures of this size.
+    """
+    generator_key, discriminator_key, train_key = jax.random.split(key, 3)
+    target = jnp.zeros((1, *shape))
+    condition = target[..., :1]
+    generator = _init_network(
+        system.generator, system.generator_optimizer, generator_key, condition
+    )
+    discriminator = _init_network(
+        system.discriminator, system.discriminator_optimizer, discriminator_key, condition, target
+    )
+    ema = {'params': generator.params, 'batch_stats': generator.batch_stats}
+    return GanState(
+        step=jnp.zeros((), jnp.int32),
+        key=train_key,
+        generator=generator,
+        discriminator=discriminator,
+        ema=ema if system.ema else None,
+        plateau_scale=jnp.ones(()),
+        discriminator_accuracy=jnp.full((), 0.5),
+        bad_step=jnp.full((), -1, jnp.int32),
+        bad_term=jnp.zeros((), jnp.int32),
+    )
+
+
+def _init_network(
+    module: nn.Module, optimizer: optim.Optimizer, key: Array, *inputs: Array
+) -> NetworkState:
+    variables = module.init({'params': key, 'noise': key}, *inputs, train=True)
+    params = variables['params']
+    return NetworkState(
+        params=params,
+        batch_stats=variables.get('batch_stats', {}),
+        opt_state=optimizer.transform.init(params),
+    )
+
+
+def target_shape(config: Any) -> tuple[int, int, int]:
+    """(H, W, C) of a training target."""
+    return config.data.size, config.data.size, TARGET_CHANNELS[config.color_space]
+
+
+def abstract_state(system: System, config: Any, mesh: Mesh) -> GanState:
+    """The state's shapes, dtypes and shardings, with no array made."""
+    shapes = jax.eval_shape(lambda: init_state(system, jax.random.key(0), target_shape(config)))
+    return jax.tree.map(
+        lambda leaf, spec: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=spec),
+        shapes,
+        sharding.state_shardings(shapes, mesh),
+    )
+
+
+def create_state(system: System, config: Any, mesh: Mesh) -> GanState:
+    """A new state from `config.seed`, made where it belongs on the mesh."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(system, config, mesh))
+    init = jax.jit(
+        lambda key: init_state(system, key, target_shape(config)), out_shardings=shardings
+    )
+    return init(jax.random.key(config.seed))
+
+
+def abstract_batch(config: Any, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and shardings of a training batch, micro-batches on an axis of their own."""
+    height, width, channels = target_shape(config)
+    leading: tuple[int, ...] = (config.batch_size,)
+    if config.accumulate > 1:
+        leading = (config.accumulate, config.batch_size // config.accumulate)
+    placed = sharding.batch_sharding(mesh, config.accumulate)
+    batch = {
+        'condition': jax.ShapeDtypeStruct((*leading, height, width, 1), jnp.float32),
+        'target': jax.ShapeDtypeStruct((*leading, height, width, channels), jnp.float32),
+    }
+    if config.data.labels:
+        batch['label'] = jax.ShapeDtypeStruct(leading, jnp.int32)
+    return {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=placed) for k, v in batch.items()}
+
+
+def check_networks(system: System, config: Any) -> None:
+    """Traces both networks at the sizes of training and of evaluation, computing nothing.
+
+    Raises:
+      UserError: if a network cannot take a size, or a class loss finds no class head.
+    """
+    shapes = jax.eval_shape(lambda: init_state(system, jax.random.key(0), target_shape(config)))
+    variables = {'params': shapes.generator.params, 'batch_stats': shapes.generator.batch_stats}
+    size = config.eval.size or config.data.size
+    output = jax.eval_shape(
+        lambda variables, condition: system.generator.apply(variables, condition, train=False),
+        variables,
+        jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32),
+    )
+    if system.objective.classes and not isinstance(output, models.Classified):
+        raise UserError(
+            f'objective.classes is set, and the generator {config.generator.name!r} has no class '
+            'head: choose another or set it to 0.'
+        )
+
+
+def generator_variables(state: GanState) -> PyTree:
+    """What the generator is evaluated with: the moving average, or the raw weights without one."""
+    if state.ema is not None:
+        return state.ema
+    return {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}

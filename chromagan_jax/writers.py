@@ -1,0 +1,346 @@
+"""What a run shows and writes: progress line, metrics.jsonl, TensorBoard, sample grids, versions.
+
+Plain files of plain values. A failed write (a full disk, a folder without permission) raises
+UserError. Of several processes only one may write a file: the caller sees to that.
+"""
+
+import contextlib
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+import shutil
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+from absl import logging
+from PIL import Image, ImageDraw, ImageFont
+
+from chromagan_jax.errors import UserError
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+_SHORT = {'generator/loss': 'G', 'discriminator/loss': 'D'}  # shown first in the progress line
+_SMOOTHING = 0.3  # share of the newest window in the rate that time left is reckoned with
+_GRID_HEIGHT = 4  # photographs above one another before a grid grows sideways
+_MARGIN = 8  # px between the pictures of a grid
+
+
+class Metrics:
+    """Scalars as one JSON object a line, and as TensorBoard events where tensorboardX is at hand.
+
+    The events lie in the folder tensorboard/NAME beside NAME.jsonl: TensorBoard follows one file
+    at a time in a folder, so that two jobs must not share one.
+    """
+
+    def __init__(self, path: Path, start_step: int = 0):
+        """Goes on with the file at `path`, if any, after `start_step`.
+
+        Lines of later steps are dropped, for the run is about to write them again, and so is a
+        last line that a kill cut short.
+
+        Raises:
+            UserError: if another line is not one of ours, or the file cannot be written.
+        """
+        self._path = Path(path)
+        kept = _lines_up_to(self._path, start_step) if self._path.exists() else b''
+        _write_atomically(self._path, kept)
+        self._events = _open_events(self._path.parent / 'tensorboard' / self._path.stem, start_step)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends {'step': step, **scalars}, on disk at once; what is not finite becomes null."""
+        values = {name: float(value) for name, value in scalars.items()}
+        finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
+        line = json.dumps({'step': int(step), **finite}, allow_nan=False) + '\n'
+        _append(self._path, line.encode())
+        if self._events is not None:
+            entries = [{'tag': name, 'simple_value': value} for name, value in values.items()]
+            self._events.write(step=step, summary={'value': entries})
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Hands a picture, (H, W, 3) uint8, to TensorBoard; without tensorboardX does nothing."""
+        if self._events is not None:
+            height, width, channels = image.shape
+            size = {'height': height, 'width': width, 'colorspace': channels}  # 3 is RGB
+            picture = {**size, 'encoded_image_string': _encode_png(image)}
+            self._events.write(step=step, summary={'value': [{'tag': name, 'image': picture}]})
+
+
+class _Events:
+    """A TensorBoard event file in tensorboardX's formats, written without its SummaryWriter.
+
+    When SummaryWriter's thread dies (of a full disk, say) its queue fills and the run hangs, and
+    what it has not flushed is lost with a kill. Here an event is written at once, or an error.
+    """
+
+    def __init__(self, folder: Path, start_step: int):
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import masked_crc32c
+
+        self._event, self._checksum = event_pb2.Event, masked_crc32c
+        name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{start_step}'
+        self._path = folder / name
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.write(file_version='brain.Event:2')
+        # TensorBoard hides what older files hold from this step on.
+        self.write(step=start_step + 1, session_log={'status': event_pb2.SessionLog.START})
+
+    def write(self, **fields: Any) -> None:
+        """Appends one event as a TFRecord: length, its checksum, the event, its checksum."""
+        event = self._event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack('<Q', len(event))
+        checksums = [struct.pack('<I', self._checksum(part)) for part in (length, event)]
+        _append(self._path, length + checksums[0] + event + checksums[1])
+
+
+class Progress:
+    """The progress line, and the throughput that it shows.
+
+    On a terminal one line is rewritten in place; elsewhere every report is a line of its own:
+    `step 200/600 (33%)  G 12.31  D 0.642  l1 0.081  41.2 img/s  1m 12s left`.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        start_step: int,
+        images_per_step: int,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Starts the clock at `start_step`; `stream` is standard error unless given."""
+        self._total_steps = total_steps
+        self._images_per_step = images_per_step
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._clock = clock
+        self._window_step, self._window_start = start_step, clock()
+        self._seconds_per_step: float | None = None  # smoothed
+        self._line = ''  # on the terminal now
+
+    def images_per_second(self, step: int) -> float:
+        """Images a second from the last report to `step`, pauses left out; 0 if no time passed."""
+        seconds = self._clock() - self._window_start
+        images = (step - self._window_step) * self._images_per_step
+        return images / seconds if seconds > 0 else 0.0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside (compiling, evaluating, saving) does not count as training."""
+        worked = self._clock() - self._window_start
+        try:
+            yield
+        finally:
+            self._window_start = self._clock() - worked
+
+    def report(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Shows where the run stands, and begins a new window of throughput.
+
+        The time left is that of the remaining steps alone; pauses to come are not foreseen.
+        """
+        rate = self.images_per_second(step)
+        if rate > 0:
+            newest = self._images_per_step / rate
+            smoothed = self._seconds_per_step or newest
+            self._seconds_per_step = smoothed + _SMOOTHING * (newest - smoothed)
+        self._window_step, self._window_start = step, self._clock()
+
+        head = f'step {step}/{self._total_steps} ({100 * step // self._total_steps}%)'
+        names = sorted(scalars, key=lambda name: name not in _SHORT)
+        values = [f'{_SHORT.get(n, n.split("/")[-1])} {scalars[n]:.4g}' for n in names]
+        tail = [f'{rate:.1f} img/s']
+        if self._seconds_per_step is not None:
+            left = max(0, self._total_steps - step) * self._seconds_per_step
+            tail.append(f'{format_duration(left)} left')
+        if self._terminal:
+            # Losses that do not fit are left out sooner than the time left.
+            width = _columns(self._stream) - 1  # the last column would make some terminals wrap
+            while values and len('  '.join([head, *values, *tail])) > width:
+                values.pop()
+            self._line = '  '.join([head, *values, *tail])[:width]
+            self._show('\r\x1b[K' + self._line)
+        else:
+            self._show('  '.join([head, *values, *tail]) + '\n')
+
+    def message(self, text: str) -> None:
+        """Prints `text` on lines of its own, above the progress line."""
+        self._show(f'\r\x1b[K{text}\n{self._line}' if self._line else f'{text}\n')
+
+    def close(self) -> None:
+        """Leaves the progress line standing, so that what is printed next starts a new one."""
+        if self._line:
+            self._show('\n')
+            self._line = ''
+
+    def _show(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def format_duration(seconds: float) -> str:
+    """45s, 3m 20s, 2h 05m or 3d 07h, rounded to what is shown."""
+    whole = round(seconds)
+    if whole < 60:
+        return f'{whole}s'
+    if whole < 3600:
+        return f'{whole // 60}m {whole % 60:02d}s'
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f'{minutes // 60}h {minutes % 60:02d}m'
+    hours = round(seconds / 3600)
+    return f'{hours // 24}d {hours % 24:02d}h'
+
+
+def sample_grid(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str]) -> np.ndarray:
+    """Pictures side by side under their labels, on white.
+
+    Args:
+        rows: one entry a photograph: its pictures, one a label (gray, colorized, original), each
+            (H, W, 3), uint8 or float in [0, 1]. They are not scaled; smaller ones are centred.
+        labels: what stands above each column.
+
+    Returns:
+        (H, W, 3) uint8, photographs top to bottom and then left to right, four in a column or,
+        when there are many, spread over as many columns as that takes.
+    """
+    if not rows or any(len(row) != len(labels) for row in rows):
+        raise ValueError(f'A grid needs rows of {len(labels)} pictures: {[len(r) for r in rows]}.')
+    pictures = [[_to_uint8(image) for image in row] for row in rows]
+    height = max(image.shape[0] for row in pictures for image in row)
+    width = max(image.shape[1] for row in pictures for image in row)
+    across = math.ceil(len(rows) / _GRID_HEIGHT)
+    down = math.ceil(len(rows) / across)
+
+    size = min(max(width // 10, 11), 28)
+    font = ImageFont.load_default(size=size)
+    width = max(width, *(math.ceil(font.getlength(label)) for label in labels))
+    top = _MARGIN + round(1.5 * size)
+    block = len(labels) * (width + _MARGIN) + 2 * _MARGIN  # one photograph and the gap after it
+
+    canvas = Image.new('RGB', (across * block - _MARGIN, top + down * (height + _MARGIN)), 'white')
+    draw = ImageDraw.Draw(canvas)
+    for index, row in enumerate(pictures):
+        y = top + index % down * (height + _MARGIN)
+        for column, image in enumerate(row):
+            x = _MARGIN + index // down * block + column * (width + _MARGIN)
+            if index % down == 0:
+                middle = (x + width / 2, (_MARGIN + top) / 2)
+                draw.text(middle, labels[column], fill=(60, 60, 60), font=font, anchor='mm')
+            offset = (width - image.shape[1]) // 2, (height - image.shape[0]) // 2
+            canvas.paste(Image.fromarray(image), (x + offset[0], y + offset[1]))
+    return np.asarray(canvas)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Writes `image`, (H, W, 3) uint8, as a PNG file: all of it or nothing."""
+    _write_atomically(Path(path), _encode_png(image))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON in its own order: all of it or nothing.
+
+    Raises:
+        ValueError: for NaN or infinity, which JSON does not have.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False) + '\n'
+    _write_atomically(Path(path), text.encode())
+
+
+def versions() -> dict[str, str]:
+    """What a result may depend on: Python, platform, packages, and the devices that JAX sees."""
+    found = {'python': platform.python_version(), 'platform': platform.platform()}
+    for package in ('chromagan_jax', *_PACKAGES):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # run from a source tree
+            found[package] = 'not installed'
+    devices = {'device': jax.devices()[0].device_kind, 'device_count': str(jax.device_count())}
+    return found | devices
+
+
+def _open_events(folder: Path, start_step: int) -> _Events | None:
+    try:
+        return _Events(folder, start_step)
+    except ImportError as error:
+        logging.info('No TensorBoard events: install chromagan_jax[tensorboard] (%s).', error)
+        return None
+
+
+def _lines_up_to(path: Path, step: int) -> bytes:
+    """The lines of a metrics file up to `step`, each ended; a cut last line is left out."""
+    lines = path.read_bytes().splitlines()
+    kept = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            keep = json.loads(line)['step'] <= step
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                logging.info('The last line of %s was cut short and is left out.', path)
+                break
+            raise UserError(
+                f'{path} has a line {number} that this program did not write: '
+                'mend it or move the file away.'
+            ) from error
+        if keep:
+            kept.append(line + b'\n')
+    return b''.join(kept)
+
+
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+    image = np.asarray(image)
+    if image.dtype == np.uint8:
+        return image
+    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+
+
+def _encode_png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format='PNG')
+    return buffer.getvalue()
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except OSError:  # no file behind the stream to ask
+        columns = 0
+    return columns or shutil.get_terminal_size().columns
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Opens the file anew: after a failed write no buffer is left to fail again at exit."""
+    with _writing(path), path.open('ab') as file:
+        file.write(content)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Replaces the file at `path`; a kill leaves the old one or the new one."""
+    temporary = path.with_name(f'.{path.name}.tmp')
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns a failure of the file system into the sentence that the user needs."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f'{path} cannot be written ({error.strerror or error}): '
+            'make room or permission there, or choose another workdir.'
+        ) from error

@@ -1,0 +1,27 @@
+"""Eight simulated devices for every test, and a compilation cache that outlives the run."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+os.environ.setdefault(
+    'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(tempfile.gettempdir()) / 'chromagan_jax_tests')
+)
+
+import pytest
+from absl import flags
+
+from configs import base
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _parsed_flags():
+    flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
+
+
+@pytest.fixture
+def tiny():
+    """The base config with networks for tests."""
+    return base.get_config('tiny')

@@ -1,0 +1,155 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import skimage.color
+import skimage.data
+import skimage.metrics
+
+from chromagan_jax import color, metrics
+from chromagan_jax.errors import UserError
+
+
+@pytest.fixture(scope='module')
+def originals() -> np.ndarray:
+    """Three photographs, (3, 80, 96, 3) uint8."""
+    whole = skimage.data.astronaut(), skimage.data.chelsea(), skimage.data.coffee()
+    return np.stack([image[60:220:2, 100:292:2] for image in whole])
+
+
+@pytest.fixture(scope='module')
+def spoiled(originals) -> np.ndarray:
+    """The same photographs with noise, faded and shifted by a pixel."""
+    noisy = originals[0] + np.random.default_rng(0).normal(0, 12, originals[0].shape)
+    faded = 0.6 * originals[1] + 40
+    shifted = np.roll(originals[2], 1, axis=1)
+    return np.clip(np.stack([noisy, faded, shifted]), 0, 255).round().astype(np.uint8)
+
+
+def unit(images: np.ndarray) -> jax.Array:
+    return jnp.asarray(images, jnp.float32) / 255
+
+
+def plain_colorfulness(image: np.ndarray) -> float:
+    r, g, b = image.reshape(-1, 3).astype(float).T
+    rg, yb = r - g, (r + g) / 2 - b
+    return float(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
+
+
+def test_quantize_gives_the_nearest_uint8_values(originals):
+    noise = np.random.default_rng(1).uniform(-0.49, 0.49, originals.shape)
+    got = metrics.quantize(unit(np.clip(originals + noise, 0, 255)))
+    np.testing.assert_allclose(got * 255, originals, atol=1e-4)
+
+
+def test_psnr_equals_scikit_images_at_uint8(originals, spoiled):
+    expected = [
+        skimage.metrics.peak_signal_noise_ratio(a, b, data_range=255)
+        for a, b in zip(originals, spoiled, strict=True)
+    ]
+    got = metrics.psnr(unit(originals), unit(spoiled))
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    np.testing.assert_allclose(metrics.psnr(unit(originals), unit(spoiled) + 1e-3), got, rtol=1e-6)
+
+
+def test_ssim_equals_scikit_images_on_photographs(originals, spoiled):
+    expected = [
+        skimage.metrics.structural_similarity(
+            a / 255,
+            b / 255,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            channel_axis=-1,
+            data_range=1,
+        )
+        for a, b in zip(originals, spoiled, strict=True)
+    ]
+    assert np.ptp(expected) > 0.05
+    got = metrics.ssim(unit(originals), unit(spoiled))
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_ssim_needs_an_image_as_large_as_its_window():
+    for shape in [(1, 10, 30, 3), (1, 30, 10, 3)]:
+        x = jnp.zeros(shape)
+        with pytest.raises(UserError, match=f'11 px.*{shape[1]} x {shape[2]}'):
+            metrics.ssim(x, x)
+    x = jnp.ones((1, 11, 11, 3))
+    assert metrics.ssim(x, x)[0] == pytest.approx(1, abs=1e-5)
+
+
+def test_colorfulness_equals_plain_numpy_on_photographs(originals):
+    expected = [plain_colorfulness(image) for image in originals]
+    np.testing.assert_allclose(metrics.colorfulness(unit(originals)), expected, rtol=1e-4)
+
+
+def test_colorfulness_keeps_the_signs_of_the_opponent_channels():
+    # Half red, half green: rg = +-255 has mean 0, and the variant with abs() would give 76.5.
+    image = np.zeros((1, 2, 2, 3), np.uint8)
+    image[0, 0, :, 0] = image[0, 1, :, 1] = 255
+    assert metrics.colorfulness(unit(image))[0] == pytest.approx(255 + 0.3 * 127.5, rel=1e-5)
+
+
+@pytest.mark.parametrize('space', color.SPACES)
+def test_ab_mae_equals_scikit_images_lab(originals, spoiled, space):
+    condition, target = color.encode(originals, space)
+    _, prediction = color.encode(spoiled, space)
+    difference = skimage.color.rgb2lab(originals) - skimage.color.rgb2lab(spoiled)
+    expected = np.abs(difference[..., 1:]).mean(axis=(1, 2, 3))
+    got = metrics.ab_mae(*map(jnp.asarray, (condition, target, prediction)))
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize('space', color.SPACES)
+def test_image_metrics_measures_the_decoded_pictures_one_by_one(originals, spoiled, space):
+    condition, target = map(jnp.asarray, color.encode(originals, space))
+    prediction = jnp.asarray(color.encode(spoiled, space)[1])
+    measure = jax.jit(metrics.image_metrics)
+    together = measure(condition, target, prediction)
+    assert set(together) == {
+        *('psnr', 'ssim', 'ab_mae', 'colorfulness', 'colorfulness_original'),
+        *('psnr_gray', 'ssim_gray', 'ab_mae_gray'),
+    }
+    for name, values in together.items():
+        assert values.shape == (3,)
+        alone = [
+            measure(condition[i : i + 1], target[i : i + 1], prediction[i : i + 1])[name][0]
+            for i in range(3)
+        ]
+        np.testing.assert_allclose(values, alone, rtol=1e-4, err_msg=name)
+
+    colorized = np.asarray(metrics.quantize(color.to_rgb(condition, prediction)) * 255)
+    lightness = skimage.color.rgb2lab(originals)[..., :1]
+    gray = skimage.color.lab2rgb(lightness * [1, 0, 0])
+    gray = np.round(gray * 255).astype(np.uint8)
+    ab = skimage.color.rgb2lab(originals)[..., 1:]
+    for i, original in enumerate(originals):
+        expected = {
+            'colorfulness': plain_colorfulness(colorized[i]),
+            'colorfulness_original': plain_colorfulness(original),
+            'psnr': skimage.metrics.peak_signal_noise_ratio(
+                original, colorized[i].round().astype(np.uint8), data_range=255
+            ),
+            'psnr_gray': skimage.metrics.peak_signal_noise_ratio(original, gray[i], data_range=255),
+            'ab_mae_gray': np.abs(ab[i]).mean(),
+        }
+        for name, value in expected.items():
+            assert together[name][i] == pytest.approx(value, rel=1e-3), name
+    np.testing.assert_allclose(
+        together['ssim_gray'], metrics.ssim(unit(originals), unit(gray)), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize('space', color.SPACES)
+def test_a_perfect_prediction_and_a_gray_original_reach_the_cap(originals, space):
+    gray = originals[..., :1].repeat(3, axis=-1)
+    for photographs, at_cap in [(originals, False), (gray, True)]:
+        condition, target = map(jnp.asarray, color.encode(photographs, space))
+        result = metrics.image_metrics(condition, target, target)
+        np.testing.assert_array_equal(result['psnr'], metrics.PSNR_CAP)
+        np.testing.assert_allclose(result['ssim'], 1, atol=1e-5)
+        np.testing.assert_array_equal(result['ab_mae'], 0)
+        assert (result['psnr_gray'] >= metrics.PSNR_CAP).all() == at_cap
+        assert (result['psnr_gray'] >= metrics.PSNR_CAP).any() == at_cap
+    np.testing.assert_array_equal(result['colorfulness'], 0)

@@ -1,0 +1,63 @@
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+
+from chromagan_jax import models
+from chromagan_jax.errors import UserError
+
+
+class OneConv(nn.Module):
+    """The smallest generator there is."""
+
+    channels: int
+    gain: float = 1.0
+
+    @nn.compact
+    def __call__(self, condition, train):
+        return self.gain * nn.Conv(self.channels, (1, 1))(condition)
+
+
+def test_a_config_becomes_a_network_with_its_fields(tiny):
+    tiny.generator.dropout = 0.25
+    tiny.color_space = 'rgb'
+    generator = models.make_generator(tiny)
+    assert (generator.width, generator.dropout, generator.channels) == (4, 0.25, 3)
+    assert models.make_discriminator(tiny).layers == 3
+
+
+def test_types_of_the_config_reach_the_network(tiny):
+    tiny.dtype = 'bfloat16'
+    assert jnp.dtype(models.make_generator(tiny).dtype) == jnp.bfloat16
+
+
+def test_a_generator_is_added_by_naming_it(tiny, monkeypatch):
+    monkeypatch.setitem(models.GENERATORS, 'one_conv', OneConv)
+    tiny.generator = {'name': 'one_conv', 'gain': 2.0}
+    assert models.make_generator(tiny) == OneConv(channels=2, gain=2.0)
+
+
+def test_a_field_that_the_network_lacks_is_an_error_that_says_so(tiny, monkeypatch):
+    monkeypatch.setitem(models.GENERATORS, 'one_conv', OneConv)
+    tiny.generator.name = 'one_conv'
+    with pytest.raises(UserError, match=r"'one_conv' has no .*, width; it has gain"):
+        models.make_generator(tiny)
+
+
+def test_a_misspelt_field_is_met_with_the_right_one(tiny):
+    tiny.generator = {'name': 'unet', 'widht': 8}
+    with pytest.raises(UserError, match=r'no widht; did you mean generator\.width\?'):
+        models.make_generator(tiny)
+
+
+def test_an_unknown_network_is_met_with_the_known_ones(tiny):
+    tiny.discriminator.name = 'pitch'
+    with pytest.raises(UserError, match=r"discriminator.name is 'pitch'; choose one of patch"):
+        models.make_discriminator(tiny)
+
+
+def test_remat_is_refused_by_a_network_that_cannot(tiny, monkeypatch):
+    monkeypatch.setitem(models.GENERATORS, 'one_conv', OneConv)
+    tiny.generator = {'name': 'one_conv'}
+    tiny.remat = True
+    with pytest.raises(UserError, match='cannot rematerialise'):
+        models.make_generator(tiny)
