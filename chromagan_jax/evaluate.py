@@ -15,6 +15,7 @@ Array = jax.Array
 PyTree = Any
 
 # Metrics that can rank checkpoints, and the sign that makes the lower score the better one.
+VISIBLE = 128  # px to which smaller pictures are enlarged in a grid
 LABELS = ('gray', 'colorized', 'original')
 RANKING = {'ab_mae': 1, 'colorfulness_gap': 1, 'psnr': -1, 'ssim': -1}
 
@@ -28,16 +29,17 @@ def eval_step(system: System, variables: PyTree, batch: Mapping[str, Array]) -> 
 
 def render_step(
     system: System, variables: PyTree, batch: Mapping[str, Array]
-) -> tuple[Array, Array, Array]:
-    """The pictures gray, colorized and original, each (B, H, W, 3), RGB in [0, 1]."""
+) -> dict[str, Array]:
+    """The pictures 'gray', 'colorized', 'original', (B, H, W, 3), RGB in [0, 1], and the 'mask'."""
     condition, target = batch['condition'], batch['target']
     gray = color.gray_target(condition, target.shape[-1])
     prediction = steps.predict(system, variables, condition)
-    return (
-        color.to_rgb(condition, gray),
-        color.to_rgb(condition, prediction),
-        color.to_rgb(condition, target),
-    )
+    return {
+        'gray': color.to_rgb(condition, gray),
+        'colorized': color.to_rgb(condition, prediction),
+        'original': color.to_rgb(condition, target),
+        'mask': batch['mask'],
+    }
 
 
 def compile_step(
@@ -105,7 +107,7 @@ def summary(step: int, scores: Mapping[str, float]) -> str:
 
 
 def sample_grid(
-    step: Callable[[PyTree, Mapping[str, Array]], tuple[Array, Array, Array]],
+    step: Callable[[PyTree, Mapping[str, Array]], dict[str, Array]],
     variables: PyTree,
     batch: Mapping[str, np.ndarray],
     mesh: Mesh,
@@ -124,6 +126,8 @@ def sample_grid(
         (H, W, 3) uint8.
     """
     inputs = {name: batch[name] for name in ('condition', 'target', 'mask')}
-    placed = sharding.to_global(inputs, mesh)
-    columns = [np.asarray(pictures) for pictures in step(variables, placed)]
-    return writers.sample_grid(list(zip(*columns, strict=True))[:most], LABELS)
+    pictures = jax.device_get(step(variables, sharding.to_global(inputs, mesh)))
+    shown = np.flatnonzero(pictures['mask'])[:most]
+    zoom = max(1, VISIBLE // pictures['gray'].shape[1])
+    rows = [[pictures[label][i].repeat(zoom, 0).repeat(zoom, 1) for label in LABELS] for i in shown]
+    return writers.sample_grid(rows, LABELS)

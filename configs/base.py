@@ -18,7 +18,7 @@ def get_config(arg: str = '') -> ConfigDict:
         raise UserError(f'configs/base.py takes the argument tiny or none, not {arg!r}.')
     config = ConfigDict()
     config.seed = 0  # of the initial weights, the noise, the order of the data and its augmentation
-    config.steps = 600  # generator updates
+    config.steps = 400  # generator updates
     config.batch_size = 6  # photographs a step, over all devices
     config.accumulate = 1  # micro-batches a step: less memory, the same effective batch
     config.discriminator_steps = 2  # discriminator updates a step
@@ -76,9 +76,9 @@ def get_config(arg: str = '') -> ConfigDict:
     config.eval.batch_size = 8  # photographs at a time; rounded up to a multiple of the devices
 
     config.log_every = 20  # steps between lines of metrics.jsonl
-    config.eval_every = 300  # steps between evaluations; 0: never
-    config.sample_every = 300  # steps between sample grids; 0: never
-    config.checkpoint_every = 300  # steps between checkpoints; the last step is always saved
+    config.eval_every = 200  # steps between evaluations; 0: never
+    config.sample_every = 200  # steps between sample grids; 0: never
+    config.checkpoint_every = 200  # steps between checkpoints; the last step is saved too
 
     config.checkpoint = ConfigDict()
     config.checkpoint.max_to_keep = 2  # newest checkpoints kept

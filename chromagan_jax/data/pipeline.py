@@ -7,6 +7,7 @@ a run was stopped: so no state of an iterator is ever saved, and a process names
 global batch that its devices hold.
 """
 
+import atexit
 import dataclasses
 import hashlib
 import multiprocessing
@@ -14,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
@@ -257,13 +259,26 @@ def _batches(
     view = _Rows(whole, batch_size, tuple(rows), start_step)
     # A thread or a worker prepares whole batches: workers then take turns at batches, and their
     # number changes nothing but speed.
-    # (The view has no remainder to drop; grain would count the batches of an endless one in floats.)
+    # There is no remainder to drop: grain would count the batches of an endless view in floats.
     dataset = grain.MapDataset.source(view).batch(len(rows), drop_remainder=True)
     batches = dataset.to_iter_dataset(grain.ReadOptions(threads, max(prefetch, threads)))
     if workers:
         options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
         batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
-    return _iterate(batches)
+    generator = _iterate(batches)
+    _open.add(generator)
+    return generator
+
+
+# A run that ends on an error closes nothing, and left to itself grain prints tracebacks of its own
+# when the interpreter is half gone.
+_open: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for batches in list(_open):
+        batches.close()
 
 
 def _iterate(batches: grain.IterDataset) -> Generator[Batch, None, None]:
