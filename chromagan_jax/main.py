@@ -77,11 +77,27 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 def flag_mistake(error: str) -> str:
     """The one sentence in what absl and ml_collections say about a flag."""
-    lines = [line.strip(' \'"') for line in error.replace('\\n', '\n').strip().splitlines()]
-    lines = [line for line in lines if line]
+    import re
+
     if 'Traceback' in error:  # of a config file: the exception stands at its end
-        return lines[-1].split('UserError: ')[-1]
-    return ' '.join(lines)
+        return error.strip().splitlines()[-1].split('UserError: ')[-1]
+    # ml_collections quotes quoted messages, ends of lines included.
+    text = ' '.join(error.replace('\\n', ' ').replace('\\', '').split())
+    for pattern, sentence in (
+        (r'\W*(\w+)\W* Did you mean "(\w+)".*', r"No field '\1' in the config: did you mean '\2'?"),
+        (r'\W*(\w+)\W*', r"There is no field '\1' in the config."),
+        (r'\W*Attribute .* lookup: ([\w.]+)\W*', r"There is no field '\1' in the config."),
+        (r"Unknown .* flag 'config\..*", 'No config is named: add --config=configs/base.py.'),
+        (r"Unknown .* flag '(.*?)'. Did you mean: (\S+) .*", r'No flag --\1: did you mean --\2?'),
+        (r"Unknown .* flag '(.*)'", r'There is no flag --\1.'),
+        (r'flag --(.*?)=(.*): invalid literal.*', r"--\1 must be a whole number, not '\2'."),
+        (r'flag --(.*?)=(.*): could not convert.*', r"--\1 must be a number, not '\2'."),
+        (r"flag --(.*?)=(.*): \('Non-boolean.*", r"--\1 must be true or false, not '\2'."),
+        (r'Configuration is not available.*?\[Errno \d+\] (.*)', r'--config cannot be read: \1.'),
+    ):
+        if match := re.fullmatch(pattern, text):
+            return match.expand(sentence)
+    return text
 
 
 def _exit(code: int, sentence: str) -> NoReturn:

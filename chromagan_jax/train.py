@@ -98,7 +98,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
 
         variables = state_lib.generator_variables(state)
         if due(config.eval_every):
-            inputs = evaluation_input(config, eval_source, mesh)
+            inputs = evaluation_input(config, eval_source, mesh, config.data.workers)
             scores = evaluate.evaluate(eval_step, variables, inputs, mesh)
             if metrics_file:
                 metrics_file.write(step, scores)

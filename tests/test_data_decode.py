@@ -257,6 +257,7 @@ def test_whatever_cannot_be_decoded_raises_one_exception_with_a_short_reason():
         jpeg[:100],
         png[:-500],
         png[:1000] + b'\xff' * 50 + png[1050:],
+        png[: png.find(b'IDAT') - 4] + struct.pack('>I', 100) + png[png.find(b'IDAT') :],
         encoded(PHOTO, 'WEBP')[:-300],
         encoded(PHOTO, 'BMP')[:-300],
         encoded(PHOTO, 'TIFF')[:9000],

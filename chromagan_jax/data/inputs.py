@@ -50,7 +50,9 @@ def training_input(
     )
 
 
-def evaluation_input(config: Any, source: Source, mesh: Mesh) -> Generator[Batch, None, None]:
+def evaluation_input(
+    config: Any, source: Source, mesh: Mesh, workers: int = 0
+) -> Generator[Batch, None, None]:
     """This process's rows of batches that hold every record of `source` once."""
     batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
     return eval_batches(
@@ -59,7 +61,7 @@ def evaluation_input(config: Any, source: Source, mesh: Mesh) -> Generator[Batch
         space=config.color_space,
         batch_size=batch_size,
         rows=sharding.local_rows(mesh, batch_size),
-        workers=config.data.workers,
+        workers=workers,
         threads=config.data.threads,
         prefetch=config.data.prefetch,
     )

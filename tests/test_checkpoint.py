@@ -1,0 +1,194 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from chromagan_jax import checkpoint, sharding, writers
+from chromagan_jax import state as state_lib
+from chromagan_jax.errors import UserError
+
+
+@pytest.fixture
+def small(tiny):
+    tiny.generator.depth = 2
+    tiny.generator.width = 16
+    tiny.discriminator.layers = 1
+    tiny.data.size = 16
+    return tiny
+
+
+def state_of(config, mesh, step=0):
+    system = state_lib.make_system(config, mesh)
+    state = state_lib.create_state(system, config, mesh)
+    return state.replace(step=state.step + step), state_lib.abstract_state(system, config, mesh)
+
+
+def leaves(state):
+    return [
+        np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        for x in jax.tree.leaves(state)
+    ]
+
+
+def assert_same_bits(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(leaves(a), leaves(b), strict=True):
+        assert (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
+
+
+def silent(text):
+    raise AssertionError(text)
+
+
+@pytest.mark.parametrize(('before', 'after'), [((8, 1), (8, 4)), ((8, 8), (1, 1)), ((2, 2), (4, 1))])
+def test_a_state_comes_back_bit_for_bit_on_another_mesh(small, tmp_path, before, after):
+    meshes = [sharding.make_mesh(fsdp, jax.devices()[:n]) for n, fsdp in (before, after)]
+    state, _ = state_of(small, meshes[0], 3)
+    manager = checkpoint.open_checkpoints(tmp_path, 2)
+    with checkpoint.finishing(manager):
+        checkpoint.save(manager, 3, state)
+    _, abstract = state_of(small, meshes[1])
+    manager = checkpoint.open_checkpoints(tmp_path, 2)
+    with checkpoint.finishing(manager):
+        restored = checkpoint.restore_newest(manager, abstract, silent)
+    assert_same_bits(restored, state)
+    for leaf, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(abstract), strict=True):
+        assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
+
+
+def test_only_the_newest_are_kept_and_a_step_is_saved_once(small, tmp_path):
+    state, _ = state_of(small, sharding.make_mesh())
+    manager = checkpoint.open_checkpoints(tmp_path, 2)
+    with checkpoint.finishing(manager):
+        for step in (1, 2, 2, 3):
+            checkpoint.save(manager, step, state)
+        manager.wait_until_finished()
+        assert sorted(manager.all_steps()) == [2, 3]
+
+
+def test_the_best_is_the_one_with_the_lowest_score_and_survives_a_restart(small, tmp_path):
+    state, abstract = state_of(small, sharding.make_mesh())
+    manager = checkpoint.open_best(tmp_path)
+    with checkpoint.finishing(manager):
+        assert checkpoint.save_if_best(manager, 1, state.replace(step=state.step + 1), 5.0)
+        assert checkpoint.save_if_best(manager, 2, state.replace(step=state.step + 2), 4.0)
+        assert not checkpoint.save_if_best(manager, 3, state.replace(step=state.step + 3), 4.0)
+    manager = checkpoint.open_best(tmp_path)
+    with checkpoint.finishing(manager):
+        assert manager.all_steps() == [2]
+        assert not checkpoint.save_if_best(manager, 4, state, 4.5)
+        assert checkpoint.restore_newest(manager, abstract, silent).step == 2
+        assert checkpoint.save_if_best(manager, 5, state, 3.0)
+
+
+def test_nothing_saved_is_none(small, tmp_path):
+    _, abstract = state_of(small, sharding.make_mesh())
+    manager = checkpoint.open_checkpoints(tmp_path, 2)
+    with checkpoint.finishing(manager):
+        assert checkpoint.restore_newest(manager, abstract, silent) is None
+
+
+def tear(folder):
+    """Cuts every large file of a checkpoint in half, as a disk that lost its newest blocks."""
+    torn = [path for path in folder.rglob('*') if path.is_file() and path.stat().st_size > 2_000]
+    assert torn
+    for path in torn:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_torn_checkpoint_is_passed_over_named_and_kept_aside(small, tmp_path):
+    mesh = sharding.make_mesh()
+    state, abstract = state_of(small, mesh)
+    manager = checkpoint.open_checkpoints(tmp_path, 3)
+    with checkpoint.finishing(manager):
+        for step in (1, 2):
+            checkpoint.save(manager, step, state.replace(step=state.step + step))
+    tear(tmp_path / 'checkpoints/2')
+    said = []
+    manager = checkpoint.open_checkpoints(tmp_path, 3)
+    with checkpoint.finishing(manager):
+        restored = checkpoint.restore_newest(manager, abstract, said.append)
+        assert restored.step == 1
+        assert len(said) == 1
+        assert said[0].startswith('checkpoint 2 cannot be read and is passed over')
+        assert (tmp_path / 'unreadable/2').is_dir()
+        checkpoint.save(manager, 2, state)  # its step can be saved again
+        manager.wait_until_finished()
+        assert sorted(manager.all_steps()) == [1, 2]
+
+
+def test_nothing_but_torn_checkpoints_is_an_error_and_no_fresh_start(small, tmp_path):
+    state, abstract = state_of(small, sharding.make_mesh())
+    manager = checkpoint.open_checkpoints(tmp_path, 3)
+    with checkpoint.finishing(manager):
+        checkpoint.save(manager, 1, state)
+        manager.wait_until_finished()
+        tear(tmp_path / 'checkpoints/1')
+        with pytest.raises(UserError, match='None of the checkpoints in .* could be read'):
+            checkpoint.restore_newest(manager, abstract, lambda text: None)
+
+
+@pytest.fixture
+def finished_run(small, tmp_path):
+    """A workdir with one checkpoint."""
+    mesh = sharding.make_mesh()
+    state, _ = state_of(small, mesh, 7)
+    manager = checkpoint.open_checkpoints(tmp_path / 'old', 1)
+    with checkpoint.finishing(manager):
+        checkpoint.save(manager, 7, state)
+    writers.write_json(tmp_path / 'old/config.json', {'config': small.to_dict()})
+    return tmp_path / 'old', state
+
+
+def test_init_from_takes_the_weights_and_nothing_else(small, finished_run):
+    workdir, old = finished_run
+    mesh = sharding.make_mesh(4)
+    small.seed = 5
+    small.generator_optimizer.clip = 1.0  # another optimizer state
+    new, _ = state_of(small, mesh)
+    state = checkpoint.load_weights(small, workdir, new, mesh)
+    assert_same_bits(state.generator.params, old.generator.params)
+    assert_same_bits(state.discriminator.params, old.discriminator.params)
+    assert_same_bits(state.ema, old.ema)
+    assert_same_bits(state.generator.opt_state, new.generator.opt_state)
+    assert_same_bits(state.key, new.key)
+    assert state.step == 0
+
+
+def test_init_from_a_run_without_average_starts_the_average_at_its_weights(small, tmp_path):
+    mesh = sharding.make_mesh()
+    small.ema = 0.0
+    old, _ = state_of(small, mesh)
+    manager = checkpoint.open_checkpoints(tmp_path, 1)
+    with checkpoint.finishing(manager):
+        checkpoint.save(manager, 1, old)
+    writers.write_json(tmp_path / 'config.json', {'config': small.to_dict()})
+    small.ema = 0.9
+    small.seed = 2
+    new, _ = state_of(small, mesh)
+    state = checkpoint.load_weights(small, tmp_path, new, mesh)
+    assert_same_bits(state.ema['params'], old.generator.params)
+    donated = jax.jit(lambda state: state, donate_argnums=0)(state)  # no buffer stands twice
+    assert_same_bits(donated.ema['params'], old.generator.params)
+
+
+def test_init_from_other_networks_names_the_field(small, finished_run):
+    workdir, _ = finished_run
+    mesh = sharding.make_mesh()
+    new, _ = state_of(small, mesh)
+    small.generator.width = 8
+    with pytest.raises(UserError, match=r'trained with generator\.width=16, not 8'):
+        checkpoint.load_weights(small, workdir, new, mesh)
+
+
+def test_init_from_nothing_is_named(small, tmp_path):
+    mesh = sharding.make_mesh()
+    new, _ = state_of(small, mesh)
+    with pytest.raises(UserError, match='is not a workdir of a run'):
+        checkpoint.load_weights(small, tmp_path / 'nowhere', new, mesh)
+    writers.write_json(tmp_path / 'config.json', {'config': small.to_dict()})
+    with pytest.raises(UserError, match='holds no checkpoint yet'):
+        checkpoint.load_weights(small, tmp_path, new, mesh)
+    (tmp_path / 'config.json').write_text('{"config": ')
+    with pytest.raises(UserError, match=r'config\.json is damaged'):
+        checkpoint.read_run(tmp_path)

@@ -1,0 +1,330 @@
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import skimage.color
+import skimage.data
+import skimage.metrics
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from chromagan_jax import evaluate, sharding, state, steps, writers
+from chromagan_jax.data import Source, eval_batches, make_source
+from chromagan_jax.errors import UserError
+from configs import base
+
+SIZE = 32
+GRAY, DAMAGED = 4, 7  # places of the odd ones among the files
+COUNT = 12  # files: no batch size of the tests divides it
+
+
+@pytest.fixture(scope='module')
+def photographs() -> list[np.ndarray]:
+    """Eleven crops that differ, one of them gray, (SIZE, SIZE, 3) uint8."""
+    whole = skimage.data.astronaut(), skimage.data.chelsea(), skimage.data.coffee()
+    crops = [whole[i % 3][7 * i : 7 * i + 224 : 7, 9 * i : 9 * i + 224 : 7] for i in range(11)]
+    crops[GRAY] = crops[GRAY][..., 1:2].repeat(3, axis=-1)
+    return crops
+
+
+@pytest.fixture(scope='module')
+def source(photographs, tmp_path_factory) -> Source:
+    """The photographs as files, and a damaged file among them."""
+    folder = tmp_path_factory.mktemp('photographs')
+    places = [i for i in range(COUNT) if i != DAMAGED]
+    for place, photograph in zip(places, photographs, strict=True):
+        writers.write_png(folder / f'{place:02d}.png', photograph)
+    (folder / f'{DAMAGED:02d}.png').write_bytes(b'no picture')
+    return make_source(str(folder))
+
+
+@pytest.fixture(scope='module')
+def system() -> state.System:
+    config = base.get_config('tiny')
+    config.data.size = SIZE
+    return state.make_system(config)
+
+
+@pytest.fixture(scope='module')
+def variables(system) -> Any:
+    """Random weights, and batch statistics that are not those of a new network."""
+    init = jax.jit(lambda key: state.init_state(system, key, (SIZE, SIZE, 2)).generator)
+    network = init(jax.random.key(3))
+    moved = jax.tree.map(lambda x: x * 1.3 + 0.05, network.batch_stats)
+    vivid = jax.tree.map(lambda x: 50 * x, network.params['out'])
+    return {'params': network.params | {'out': vivid}, 'batch_stats': moved}
+
+
+@pytest.fixture(scope='module')
+def eight() -> Mesh:
+    return sharding.make_mesh()
+
+
+@pytest.fixture(scope='module')
+def one() -> Mesh:
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+def batches(source: Source, batch_size: int) -> list[dict[str, np.ndarray]]:
+    rows = range(batch_size)
+    return list(eval_batches(source, size=SIZE, space='lab', batch_size=batch_size, rows=rows))
+
+
+@pytest.fixture(scope='module')
+def scores(system, variables, source, eight) -> dict[str, float]:
+    step = evaluate.compile_step(evaluate.eval_step, system, eight)
+    return evaluate.evaluate(step, variables, batches(source, 8), eight)
+
+
+def plain_colorfulness(image: np.ndarray) -> float:
+    r, g, b = image.reshape(-1, 3).astype(float).T
+    rg, yb = r - g, (r + g) / 2 - b
+    return float(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
+
+
+def plain_scores(generator: nn.Module, variables: Any, photograph: np.ndarray) -> dict[str, float]:
+    """The figures of one photograph, by scikit-image on uint8 files."""
+    lab = skimage.color.rgb2lab(photograph)
+    condition = (lab[None, ..., :1] / 50 - 1).astype(np.float32)
+    ab = np.asarray(generator.apply(variables, condition, train=False))[0] * 110.0
+
+    def picture(chroma: np.ndarray) -> np.ndarray:
+        rgb = skimage.color.lab2rgb(np.concatenate([lab[..., :1], chroma], axis=-1))
+        return np.rint(rgb * 255).astype(np.uint8)
+
+    figures = {}
+    for suffix, chroma in (('', ab), ('_gray', np.zeros_like(ab))):
+        made = picture(chroma)
+        error = np.square(made.astype(float) - photograph).mean()
+        # The gray picture of a gray photograph may differ from it by a rounding here and there.
+        figures['psnr' + suffix] = min(10 * math.log10(255**2 / error) if error else 60.0, 60.0)
+        figures['ssim' + suffix] = skimage.metrics.structural_similarity(
+            made,
+            photograph,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            channel_axis=-1,
+        )
+        figures['ab_mae' + suffix] = np.abs(chroma - lab[..., 1:]).mean()
+    figures['colorfulness'] = plain_colorfulness(picture(ab))
+    figures['colorfulness_original'] = plain_colorfulness(photograph)
+    return figures
+
+
+@pytest.mark.filterwarnings('ignore:Conversion from CIE-LAB')  # colours out of gamut are clipped
+def test_evaluate_equals_a_plain_loop_over_single_photographs(
+    scores, system, variables, photographs
+):
+    single = [plain_scores(system.generator, variables, p) for p in photographs]
+    expected = {name: np.mean([s[name] for s in single]) for name in single[0]}
+    assert [s['psnr_gray'] == 60 for s in single] == [i == GRAY for i in range(11)]
+    colored = [s['psnr_gray'] for i, s in enumerate(single) if i != GRAY]
+    expected['psnr_gray'] = np.mean(colored)
+    gap = abs(expected['colorfulness'] - expected['colorfulness_original'])
+    expected |= {'colorfulness_gap': gap, 'images': np.float64(11)}
+    assert scores.keys() == {f'eval/{name}' for name in expected}
+    for name, value in expected.items():
+        assert scores[f'eval/{name}'] == pytest.approx(value, rel=1e-3), name
+
+
+@pytest.mark.parametrize('devices', ['one', 'eight'])
+@pytest.mark.parametrize('batch_size', [8, 16])
+def test_scores_depend_on_neither_the_batch_size_nor_the_devices(
+    request, scores, system, variables, source, batch_size, devices
+):
+    mesh = request.getfixturevalue(devices)
+    step = evaluate.compile_step(evaluate.eval_step, system, mesh)
+    got = evaluate.evaluate(step, variables, batches(source, batch_size), mesh)
+    assert got == pytest.approx(scores, rel=1e-5)
+
+
+ECHOED = ('psnr', 'psnr_gray', 'colorfulness', 'colorfulness_original')
+
+
+def rows(**values: list[float]) -> dict[str, np.ndarray]:
+    """An evaluation batch that carries its own figures, for `echo` to give back."""
+    figures = {name: np.asarray(value, np.float32) for name, value in values.items()}
+    empty = np.zeros((8, 1, 1, 1), np.float32)
+    packed = np.stack([figures[name] for name in ECHOED], axis=-1)[:, None, None]
+    return {'condition': packed, 'target': empty, 'mask': figures['mask']}
+
+
+def echo(variables: Any, batch: Any) -> dict[str, jax.Array]:
+    del variables
+    figures = {name: batch['condition'][:, 0, 0, i] for i, name in enumerate(ECHOED)}
+    return figures | {'mask': batch['mask']}
+
+
+def echoed(eight: Mesh, **changed: list[float]) -> dict[str, float]:
+    values = {
+        'psnr': [20.0, 22, 24, 26, 28, 30, 99, 99],
+        'psnr_gray': [10.0, 12, 14, 16, 18, 60, 99, 99],
+        'colorfulness': [10.0, 20, 30, 40, 50, 60, 99, 99],
+        'colorfulness_original': [60.0, 50, 40, 30, 20, 40, 0, 0],
+        'mask': [1.0, 1, 1, 1, 1, 1, 0, 0],
+    }
+    return evaluate.evaluate(echo, None, [rows(**(values | changed))], eight)
+
+
+def test_only_rows_that_the_mask_admits_are_counted(eight):
+    got = echoed(eight)
+    assert got['eval/images'] == 6
+    assert got['eval/psnr'] == 25
+    everything = echoed(eight, mask=[1.0] * 8)
+    assert everything['eval/images'] == 8
+    assert everything['eval/psnr'] == (150 + 198) / 8
+
+
+def test_a_gray_original_is_left_out_of_the_gray_pictures_psnr_only(eight):
+    got = echoed(eight)
+    assert got['eval/psnr_gray'] == 14
+    assert got['eval/psnr'] == 25
+    assert got['eval/colorfulness_original'] == 40
+
+
+def test_the_colorfulness_gap_is_between_the_means_not_a_mean_of_gaps(eight):
+    assert echoed(eight)['eval/colorfulness_gap'] == pytest.approx(5)  # of 35 and 40
+    brighter = echoed(eight, colorfulness=[50.0] * 8)
+    assert brighter['eval/colorfulness_gap'] == pytest.approx(10)  # never negative
+
+
+def test_batches_of_unlike_fill_are_averaged_by_photograph(eight):
+    figures = dict.fromkeys(ECHOED, [30.0] * 8)
+    full = rows(**figures, mask=[1.0] * 8)
+    single = rows(**(figures | {'psnr': [12.0] * 8}), mask=[0.0] * 7 + [1.0])
+    got = evaluate.evaluate(echo, None, [full, single], eight)
+    assert got['eval/images'] == 9
+    assert got['eval/psnr'] == (8 * 30 + 12) / 9
+
+
+@pytest.mark.xfail(raises=KeyError, strict=True, reason='summary wants a gray PSNR')
+def test_a_set_of_gray_originals_still_has_a_summary(eight):
+    got = echoed(eight, psnr_gray=[60.0] * 8)
+    assert 'eval/psnr_gray' not in got
+    figures = {'ssim', 'ssim_gray', 'ab_mae', 'ab_mae_gray'}
+    assert 'PSNR 25.00' in evaluate.summary(3, {f'eval/{name}': 0.5 for name in figures} | got)
+
+
+@pytest.mark.xfail(strict=True, reason='evaluate returns no figures and summary raises KeyError')
+def test_a_set_that_cannot_be_read_is_the_users_to_mend(eight):
+    with pytest.raises(UserError, match=r'eval\.source'):
+        echoed(eight, mask=[0.0] * 8)
+
+
+@pytest.mark.parametrize(
+    ('metric', 'better', 'worse'),
+    [('psnr', 30.0, 20.0), ('ssim', 0.9, 0.1), ('ab_mae', 5.0, 9.0), ('colorfulness_gap', 1, 8)],
+)
+def test_the_score_is_lower_for_the_better_of_two(metric, better, worse):
+    good, bad = (
+        evaluate.score(metric, {f'eval/{metric}': value, 'eval/other': -100.0})
+        for value in (better, worse)
+    )
+    assert good < bad
+    assert {abs(good), abs(bad)} == {better, worse}
+
+
+def test_every_metric_that_ranks_is_among_the_scores(scores):
+    assert set(evaluate.RANKING) == {'psnr', 'ssim', 'ab_mae', 'colorfulness_gap'}
+    assert {f'eval/{metric}' for metric in evaluate.RANKING} <= scores.keys()
+
+
+def test_the_summary_names_every_figure_beside_grays():
+    names = ('psnr', 'psnr_gray', 'ssim', 'ssim_gray', 'ab_mae', 'ab_mae_gray')
+    scores = dict(zip((f'eval/{n}' for n in names), (21, 22, 0.9, 0.8, 7, 8), strict=True))
+    scores |= {'eval/colorfulness': 31.0, 'eval/colorfulness_original': 42.0}
+    assert evaluate.summary(1200, scores) == (
+        'step 1200: PSNR 21.00 dB (gray 22.00), SSIM 0.900 (gray 0.800), '
+        'ab error 7.00 (gray 8.00), colorfulness 31.0 of 42.0'
+    )
+
+
+@pytest.fixture(scope='module')
+def render(system, eight) -> Callable[..., dict[str, jax.Array]]:
+    return evaluate.compile_step(evaluate.render_step, system, eight)
+
+
+@pytest.mark.filterwarnings('ignore:Conversion from CIE-LAB')
+def test_render_step_shows_the_gray_the_colorized_and_the_original(
+    render, system, variables, source, photographs
+):
+    batch = batches(source, 8)[0]
+    inputs = {name: batch[name] for name in ('condition', 'target', 'mask')}
+    got = jax.device_get(render(variables, inputs))
+    lab = np.stack([skimage.color.rgb2lab(p) for p in photographs[:7]])
+    target = np.asarray(steps.predict(system, variables, jnp.asarray(batch['condition'])))[:7]
+    gray, colorized = (
+        skimage.color.lab2rgb(np.concatenate([lab[..., :1], 110 * ab], axis=-1))
+        for ab in (np.zeros_like(target), target)
+    )
+    np.testing.assert_allclose(got['original'][:7] * 255, photographs[:7], atol=0.05)
+    np.testing.assert_allclose(got['gray'][:7], gray, atol=1e-3)
+    np.testing.assert_allclose(got['colorized'][:7], colorized, atol=1e-3)
+    np.testing.assert_array_equal(got['mask'], [1, 1, 1, 1, 1, 1, 1, 0])
+
+
+def grid(render: Any, variables: Any, batch: Any, mesh: Mesh, most: int) -> tuple[list, np.ndarray]:
+    """The rows that `sample_grid` lays out, and its picture."""
+    seen: list = []
+    lay_out = writers.sample_grid
+
+    def note(rows: Any, labels: Any) -> np.ndarray:
+        assert labels == ('gray', 'colorized', 'original')
+        seen.extend(rows)
+        return lay_out(rows, labels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writers, 'sample_grid', note)
+        return seen, evaluate.sample_grid(render, variables, batch, mesh, most)
+
+
+@pytest.mark.parametrize(
+    ('number', 'most', 'shown'),
+    [
+        (0, 8, range(7)),  # the eighth file is damaged
+        (0, 3, range(3)),
+        (1, 8, range(7, 11)),  # four files are left, and four rows of padding
+        (1, 2, range(7, 9)),
+    ],
+)
+def test_a_sample_grid_has_one_row_a_photograph_and_none_for_padding(
+    render, variables, source, photographs, eight, number, most, shown
+):
+    batch = batches(source, 8)[number]
+    rows, picture = grid(render, variables, batch, eight, most)
+    assert len(rows) == len(shown)
+    for row, index in zip(rows, shown, strict=True):
+        large = np.kron(photographs[index], np.ones((4, 4, 1)))  # 32 px are shown as 128
+        np.testing.assert_allclose(255 * row[2], large, atol=0.05)
+        assert np.ptp(row[0], axis=-1).max() < 0.01
+        assert row[0].shape == row[1].shape == row[2].shape
+    assert picture.dtype == np.uint8
+    assert picture.ndim == 3
+    columns = -(-len(shown) // 4)
+    assert picture.shape[0] > 128 * -(-len(shown) // columns)
+    assert picture.shape[1] > 3 * 128 * columns
+
+
+def test_a_sample_grid_finds_the_photographs_between_padding(render, variables, source, eight):
+    batch = batches(source, 8)[0]
+    batch['mask'] = np.asarray([0, 1, 0, 0, 1, 0, 1, 0], np.float32)
+    rows, _ = grid(render, variables, batch, eight, 2)
+    whole, _ = grid(render, variables, batches(source, 8)[0], eight, 8)
+    for row, index in zip(rows, (1, 4), strict=True):
+        np.testing.assert_array_equal(row, whole[index])
+
+
+def test_large_pictures_are_shown_at_their_own_size(system, variables, eight):
+    def rendered(variables: Any, batch: Any) -> dict[str, Any]:
+        picture = np.zeros((8, 96, 200, 3), np.float32)
+        return dict.fromkeys(evaluate.LABELS, picture) | {'mask': np.ones(8)}
+
+    empty = np.zeros((8, 1, 1, 1), np.float32)
+    batch = {'condition': empty, 'target': empty, 'mask': np.ones(8, np.float32)}
+    rows, _ = grid(rendered, variables, batch, eight, 1)
+    assert [picture.shape for picture in rows[0]] == [(96, 200, 3)] * 3

@@ -1,0 +1,239 @@
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from chromagan_jax import optim, state, steps
+from chromagan_jax.errors import UserError
+
+FIELD = 'generator_optimizer'
+SHAPES = {'kernel': (3, 5), 'bias': (5,)}
+
+
+def draw(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape) for name, shape in SHAPES.items()}
+
+
+def on_device(tree: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(leaf, jnp.float32) for name, leaf in tree.items()}
+
+
+def configured(tiny: Any, **fields: Any) -> Any:
+    tiny[FIELD].update(fields)
+    return tiny
+
+
+def run(
+    optimizer: optim.Optimizer, params: dict[str, np.ndarray], gradients: list[dict], rate: float
+) -> dict[str, jax.Array]:
+    now = on_device(params)
+    opt_state = optimizer.transform.init(now)
+    for gradient in gradients:
+        now, opt_state = optim.apply_gradients(
+            optimizer, on_device(gradient), opt_state, now, jnp.float32(rate)
+        )
+    return now
+
+
+def plain_adam(
+    params: dict[str, np.ndarray],
+    gradients: list[dict],
+    rate: float,
+    decay: float = 0.0,
+    clip: float = math.inf,
+    b1: float = 0.5,
+    b2: float = 0.999,
+) -> dict[str, np.ndarray]:
+    """Algorithm 1 of Kingma & Ba 2015, with weight decay as in Loshchilov & Hutter 2019."""
+    params = dict(params)
+    first = {name: np.zeros(shape) for name, shape in SHAPES.items()}
+    second = {name: np.zeros(shape) for name, shape in SHAPES.items()}
+    for t, gradient in enumerate(gradients, 1):
+        norm = math.sqrt(sum((g**2).sum() for g in gradient.values()))
+        for name, g in gradient.items():
+            g = g * min(1.0, clip / norm)
+            first[name] = b1 * first[name] + (1 - b1) * g
+            second[name] = b2 * second[name] + (1 - b2) * g**2
+            unbiased = first[name] / (1 - b1**t), second[name] / (1 - b2**t)
+            update = unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
+            if name == 'kernel':
+                update = update + decay * params[name]
+            params[name] = params[name] - rate * update
+    return params
+
+
+def assert_trees_close(got: Any, expected: Any, atol: float = 2e-5) -> None:
+    for name in SHAPES:  # in float32, 1 - 0.999 is off by 5e-5 of itself
+        np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=atol)
+
+
+def test_the_optimizer_is_adam_with_the_numbers_of_pix2pix(tiny):
+    params, gradients = draw(0), [draw(seed) for seed in range(1, 7)]
+    optimizer = optim.make_optimizer(tiny, FIELD)
+    rate = float(optimizer.learning_rate(jnp.int32(0)))
+    assert rate == pytest.approx(2e-4)
+    for count in (1, 2, 6):  # the bias correction matters most at the first steps
+        got = run(optimizer, params, gradients[:count], 0.1)
+        assert_trees_close(got, plain_adam(params, gradients[:count], 0.1))
+
+
+def test_the_optimizer_equals_optax_adam_with_its_learning_rate_inside(tiny):
+    params, gradients = draw(0), [draw(seed) for seed in range(1, 7)]
+    got = run(optim.make_optimizer(configured(tiny, b1=0.9), FIELD), params, gradients, 0.03)
+    reference = optax.adam(0.03, b1=0.9, b2=0.999)
+    expected = on_device(params)
+    opt_state = reference.init(expected)
+    for gradient in gradients:
+        updates, opt_state = reference.update(on_device(gradient), opt_state, expected)
+        expected = optax.apply_updates(expected, updates)
+    assert_trees_close(got, expected, atol=1e-6)
+
+
+def test_without_gradients_weight_decay_shrinks_kernels_only(tiny):
+    params, nothing = draw(0), {name: np.zeros(shape) for name, shape in SHAPES.items()}
+    optimizer = optim.make_optimizer(configured(tiny, weight_decay=0.1), FIELD)
+    got = run(optimizer, params, [nothing] * 3, 0.5)
+    np.testing.assert_allclose(got['kernel'], params['kernel'] * (1 - 0.5 * 0.1) ** 3, rtol=1e-6)
+    np.testing.assert_array_equal(got['bias'], params['bias'].astype(np.float32))
+
+
+def test_weight_decay_is_decoupled_from_adams_moments(tiny):
+    params, gradients = draw(0), [draw(seed) for seed in range(1, 5)]
+    optimizer = optim.make_optimizer(configured(tiny, weight_decay=0.3), FIELD)
+    got = run(optimizer, params, gradients, 0.1)
+    assert_trees_close(got, plain_adam(params, gradients, 0.1, decay=0.3))
+
+
+def test_gradients_are_clipped_to_their_global_norm_before_adam(tiny):
+    params = draw(0)
+    # Norms on both sides of the limit; Adam would not notice a factor common to all steps.
+    gradients = [
+        {name: scale * leaf for name, leaf in draw(seed).items()}
+        for seed, scale in enumerate((0.05, 3.0, 0.1, 10.0), 1)
+    ]
+    optimizer = optim.make_optimizer(configured(tiny, clip=1.0), FIELD)
+    got = run(optimizer, params, gradients, 0.1)
+    assert_trees_close(got, plain_adam(params, gradients, 0.1, clip=1.0))
+    unclipped = plain_adam(params, gradients, 0.1)
+    assert np.abs(unclipped['kernel'] - got['kernel']).max() > 1e-3
+
+
+def test_weight_decay_is_not_clipped(tiny):
+    params, gradients = draw(0), [{name: 9 * leaf for name, leaf in draw(1).items()}]
+    config = configured(tiny, clip=0.01, weight_decay=5.0)
+    got = run(optim.make_optimizer(config, FIELD), params, gradients, 0.1)
+    assert_trees_close(got, plain_adam(params, gradients, 0.1, decay=5.0, clip=0.01))
+
+
+def falling(shape: str, step: int, start: int, end: int) -> float:
+    """Share of the full rate, 1 up to `start` and 0 from `end` on."""
+    t = min(max((step - start) / (end - start), 0.0), 1.0)
+    return {'constant': 1.0, 'linear': 1 - t, 'cosine': 0.5 * (1 + math.cos(math.pi * t))}[shape]
+
+
+@pytest.mark.parametrize('schedule', optim.SCHEDULES)
+@pytest.mark.parametrize(('decay_from', 'start'), [(0.0, 0), (0.5, 20), (0.9, 36)])
+@pytest.mark.parametrize('warmup', [0, 1, 8, 24])
+def test_schedules_follow_their_closed_forms(tiny, schedule, decay_from, start, warmup):
+    tiny.steps = 40
+    configured(tiny, schedule=schedule, decay_from=decay_from, warmup_steps=warmup)
+    rate = optim.make_optimizer(tiny, FIELD).learning_rate
+    got = np.asarray([rate(jnp.int32(step)) for step in range(42)])
+    rise = [min((step + 1) / warmup, 1.0) if warmup else 1.0 for step in range(42)]
+    expected = [2e-4 * falling(schedule, step, start, 40) * rise[step] for step in range(42)]
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-10)
+
+
+@pytest.mark.parametrize('schedule', ['linear', 'cosine'])
+def test_a_rate_stays_full_until_decay_from_and_is_zero_only_at_the_end(tiny, schedule):
+    tiny.steps = 40
+    configured(tiny, schedule=schedule, decay_from=0.5)
+    rate = optim.make_optimizer(tiny, FIELD).learning_rate
+    at = {step: float(rate(jnp.int32(step))) for step in (0, 19, 20, 21, 39, 40)}
+    assert at[0] == at[19] == at[20] == pytest.approx(2e-4)
+    assert at[20] > at[21] > at[39] > at[40] == 0
+
+
+def test_each_network_has_the_schedule_of_its_own_field(tiny):
+    tiny.discriminator_optimizer.learning_rate = 5e-5
+    rates = [
+        float(optim.make_optimizer(tiny, field).learning_rate(jnp.int32(0)))
+        for field in ('generator_optimizer', 'discriminator_optimizer')
+    ]
+    assert rates == pytest.approx([2e-4, 5e-5])
+
+
+class _Scale(nn.Module):
+    """A network of either kind with two parameters."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, *pictures: jax.Array, train: bool) -> jax.Array:
+        return nn.Dense(self.channels, kernel_init=nn.initializers.normal())(pictures[-1])
+
+
+def test_every_update_of_the_discriminator_sees_the_rate_of_the_train_step(tiny):
+    tiny.steps, tiny.discriminator_steps = 10, 3
+    tiny.discriminator_optimizer.update(schedule='linear', decay_from=0.0, learning_rate=0.1)
+    system = state.make_system(tiny)._replace(generator=_Scale(2), discriminator=_Scale(1))
+    at_step = 4
+    constant = tiny.copy_and_resolve_references()
+    constant.discriminator_optimizer.update(schedule='constant', learning_rate=0.1 * (1 - 4 / 10))
+    reference = system._replace(
+        discriminator_optimizer=optim.make_optimizer(constant, 'discriminator_optimizer')
+    )
+    init = jax.jit(lambda: state.init_state(system, jax.random.key(0), (8, 8, 2)))
+    begin = init().replace(step=jnp.int32(at_step))
+    keys = jax.random.split(jax.random.key(1))
+    batch = {
+        'condition': jax.random.normal(keys[0], (2, 8, 8, 1)),
+        'target': jax.random.normal(keys[1], (2, 8, 8, 2)),
+    }
+    got, metrics = jax.jit(functools.partial(steps.train_step, system))(begin, batch)
+    expected, _ = jax.jit(functools.partial(steps.train_step, reference))(begin, batch)
+    assert float(metrics['discriminator/learning_rate']) == pytest.approx(0.06)
+    assert int(got.discriminator.opt_state[0].count) == 3
+    for new, same, old in zip(
+        *(jax.tree.leaves(s.discriminator.params) for s in (got, expected, begin)), strict=True
+    ):
+        np.testing.assert_allclose(new, same, rtol=1e-6)
+        assert np.abs(np.asarray(new) - np.asarray(old)).max() > 0.01
+
+
+@pytest.mark.parametrize('field', ['generator_optimizer', 'discriminator_optimizer'])
+def test_a_schedule_other_than_constant_depends_on_the_steps(tiny, field):
+    assert not optim.depends_on_steps(tiny)
+    for schedule in ('linear', 'cosine'):
+        tiny[field].schedule = schedule
+        assert optim.depends_on_steps(tiny)
+
+
+def test_a_warm_up_alone_does_not_depend_on_the_steps(tiny):
+    configured(tiny, warmup_steps=3)
+    assert not optim.depends_on_steps(tiny)
+    rates = []
+    for tiny.steps in (5, 50):
+        rate = optim.make_optimizer(tiny, FIELD).learning_rate
+        rates.append([float(rate(jnp.int32(step))) for step in range(5)])
+    assert rates[0] == rates[1]
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        ({'schedule': 'step'}, "generator_optimizer.schedule is 'step'.*constant, linear, cosine"),
+        ({'decay_from': 1.0}, 'generator_optimizer.decay_from .* not 1.0'),
+        ({'decay_from': -0.1}, 'generator_optimizer.decay_from .* not -0.1'),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_named(tiny, fields, message):
+    with pytest.raises(UserError, match=message):
+        optim.make_optimizer(configured(tiny, **fields), FIELD)

@@ -1,0 +1,91 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from chromagan_jax import sharding
+from chromagan_jax import state as state_lib
+from chromagan_jax.errors import UserError
+
+
+@pytest.fixture
+def small(tiny):
+    tiny.generator.depth = 2
+    tiny.discriminator.layers = 1
+    tiny.data.size = 16
+    return tiny
+
+
+def test_a_new_state_has_the_shapes_types_and_places_of_the_abstract_one(small):
+    mesh = sharding.make_mesh(2)
+    system = state_lib.make_system(small, mesh)
+    abstract = state_lib.abstract_state(system, small, mesh)
+    state = state_lib.create_state(system, small, mesh)
+    assert jax.tree.structure(state) == jax.tree.structure(abstract)
+    for leaf, shape in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
+        assert (leaf.shape, leaf.dtype) == (shape.shape, shape.dtype)
+        assert leaf.sharding.is_equivalent_to(shape.sharding, leaf.ndim)
+
+
+def test_the_seed_decides_the_weights_and_the_mesh_does_not(small):
+    def weights(seed, devices, fsdp=1):
+        mesh = sharding.make_mesh(fsdp, devices)
+        small.seed = seed
+        state = state_lib.create_state(state_lib.make_system(small, mesh), small, mesh)
+        return np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.generator.params)])
+
+    alone = weights(0, jax.devices()[:1])
+    np.testing.assert_array_equal(alone, weights(0, jax.devices(), 4))
+    assert not np.array_equal(alone, weights(1, jax.devices()[:1]))
+
+
+def test_a_new_state_starts_good_and_at_step_0(small):
+    mesh = sharding.make_mesh()
+    state = state_lib.create_state(state_lib.make_system(small, mesh), small, mesh)
+    assert (state.step, state.bad_step, state.plateau_scale) == (0, -1, 1.0)
+    average = state_lib.generator_variables(state)
+    assert jnp.array_equal(
+        average['params']['out']['kernel'], state.generator.params['out']['kernel']
+    )
+
+
+def test_a_state_can_be_donated(small):
+    mesh = sharding.make_mesh()
+    state = state_lib.create_state(state_lib.make_system(small, mesh), small, mesh)
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in _first_shards(state)]
+    assert len(pointers) == len(set(pointers))  # no buffer stands in it twice
+
+
+def _first_shards(state):
+    leaves = [x for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    return [leaf.addressable_shards[0].data for leaf in leaves]
+
+
+def test_abstract_batches_carry_micro_batches_and_labels(small):
+    small.accumulate = 2
+    small.batch_size = 32
+    small.data.labels = True
+    batch = state_lib.abstract_batch(small, sharding.make_mesh())
+    assert {name: leaf.shape for name, leaf in batch.items()} == {
+        'condition': (2, 16, 16, 16, 1),
+        'target': (2, 16, 16, 16, 2),
+        'label': (2, 16),
+    }
+    assert batch['label'].dtype == jnp.int32
+
+
+def test_sizes_of_training_and_evaluation_are_checked_before_anything_is_computed(small):
+    system = state_lib.make_system(small)
+    state_lib.check_networks(system, small)
+    small.eval.size = 18
+    with pytest.raises(UserError, match='takes sides that 4 divides, not 18 x 18'):
+        state_lib.check_networks(system, small)
+    small.eval.size, small.data.size = 16, 4
+    with pytest.raises(UserError, match='PatchGAN of 1 layers needs pictures of 6 px'):
+        state_lib.check_networks(system, small)
+
+
+def test_a_class_loss_needs_a_class_head(small):
+    small.objective.classes = 1.0
+    with pytest.raises(UserError, match="generator 'unet' has no class head"):
+        state_lib.check_networks(state_lib.make_system(small), small)

@@ -1,0 +1,217 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from chromagan_jax import state as state_lib
+from chromagan_jax import steps
+
+
+@pytest.fixture
+def small(tiny):
+    """As few layers as show everything: batch norm and dropout in both networks' reach."""
+    tiny.generator.depth = 3
+    tiny.discriminator.layers = 1
+    tiny.batch_size = 4
+    return tiny
+
+
+def batch_of(config, seed=1, count=None):
+    size = config.data.size
+    keys = jax.random.split(jax.random.key(seed))
+    shape = (count or config.batch_size, size, size)
+    return {
+        'condition': jax.random.uniform(keys[0], (*shape, 1), minval=-1),
+        'target': jax.random.uniform(keys[1], (*shape, 2), minval=-1),
+    }
+
+
+def build(config):
+    system = state_lib.make_system(config)
+    shape = state_lib.target_shape(config)
+    state = jax.jit(lambda key: state_lib.init_state(system, key, shape))(jax.random.key(0))
+    return system, state, jax.jit(partial(steps.train_step, system))
+
+
+def assert_close(a, b, **tolerance):
+    jax.tree.map(partial(np.testing.assert_allclose, **tolerance), a, b)
+
+
+def assert_same_bits(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def reference_step(config, system, state, batch):
+    """The step written out: plain losses, optax.adam, one network after the other."""
+    condition, target = batch['condition'], batch['target']
+    discriminator, generator = system.discriminator, system.generator
+
+    def bce(logits, label):
+        return optax.sigmoid_binary_cross_entropy(logits, jnp.full_like(logits, label)).mean()
+
+    def train(module, params, stats, *inputs):
+        variables = {'params': params, 'batch_stats': stats}
+        out, new = module.apply(variables, *inputs, train=True, mutable=['batch_stats'])
+        return out, new['batch_stats']
+
+    d_params, d_stats = state.discriminator.params, state.discriminator.batch_stats
+
+    def g_loss(params):
+        fake, stats = train(generator, params, state.generator.batch_stats, condition)
+        logits, _ = train(discriminator, d_params, d_stats, condition, fake)
+        return bce(logits, 1.0) + 100 * jnp.abs(fake - target).mean(), (fake, stats)
+
+    g_gradients, (fake, g_stats) = jax.grad(g_loss, has_aux=True)(state.generator.params)
+    adam = optax.adam(config.generator_optimizer.learning_rate, b1=0.5)
+    updates, _ = adam.update(g_gradients, adam.init(state.generator.params))
+    g_params = optax.apply_updates(state.generator.params, updates)
+
+    opt_state = adam.init(d_params)
+    for _ in range(config.discriminator_steps):
+
+        def d_loss(params, stats=d_stats):
+            real_logits, stats = train(discriminator, params, stats, condition, target)
+            fake_logits, stats = train(discriminator, params, stats, condition, fake)
+            return (bce(real_logits, 0.9) + bce(fake_logits, 0.0)) / 2, stats
+
+        d_gradients, d_stats = jax.grad(d_loss, has_aux=True)(d_params)
+        updates, opt_state = adam.update(d_gradients, opt_state)
+        d_params = optax.apply_updates(d_params, updates)
+    return (g_params, g_stats), (d_params, d_stats)
+
+
+def test_the_step_equals_the_step_written_out(small):
+    system, state, step = build(small)
+    batch = batch_of(small)
+    new, metrics = step(state, batch)
+    reference = jax.jit(partial(reference_step, small, system))(state, batch)
+    for network, (params, stats) in zip((new.generator, new.discriminator), reference, strict=True):
+        # Adam's first update is the sign of the gradient: where that is 0 up to rounding either
+        # sign is right, so that nearly all parameters have to agree, and all statistics.
+        agree = [
+            np.isclose(a, b, rtol=1e-4, atol=1e-6).mean()
+            for a, b in zip(jax.tree.leaves(network.params), jax.tree.leaves(params), strict=True)
+        ]
+        assert min(agree) > 0.97
+        assert_close(network.batch_stats, stats, rtol=1e-3, atol=1e-5)
+    assert new.step == 1
+    assert set(metrics) >= {
+        'generator/loss',
+        'generator/adversarial',
+        'generator/l1',
+        'discriminator/loss',
+        'discriminator/accuracy_real',
+        'discriminator/accuracy_fake',
+    }
+
+
+@pytest.mark.parametrize('updates', [1, 3])
+def test_the_discriminator_is_updated_as_often_as_asked(small, updates):
+    small.discriminator_steps = updates
+    _, state, step = build(small)
+    new, _ = step(state, batch_of(small))
+    assert optax.tree_utils.tree_get(new.discriminator.opt_state, 'count') == updates
+    assert optax.tree_utils.tree_get(new.generator.opt_state, 'count') == 1
+
+
+def test_micro_batches_make_the_update_of_the_whole_batch(small):
+    small.generator.norm = small.discriminator.norm = 'instance'  # no image depends on others
+    _, state, step = build(small)
+    batch = batch_of(small)
+    whole, whole_metrics = step(state, batch)
+    small.accumulate = 2
+    _, _, accumulating = build(small)
+    split = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), batch)
+    parts, metrics = accumulating(state, split)
+    assert_close(metrics, whole_metrics, rtol=1e-4)
+    moments = [optax.tree_utils.tree_get(s.generator.opt_state, 'mu') for s in (whole, parts)]
+    assert_close(*moments, rtol=1e-3, atol=1e-6)
+
+
+def test_batch_statistics_pass_through_the_micro_batches(small):
+    small.accumulate = 2
+    _, state, step = build(small)
+    batch = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), batch_of(small))
+    new, _ = step(state, batch)
+    system = state_lib.make_system(small)
+    variables = {
+        'params': state.generator.params,
+        'batch_stats': state.generator.batch_stats,
+    }
+    for part in batch['condition']:
+        _, changed = system.generator.apply(variables, part, train=True, mutable=['batch_stats'])
+        variables |= changed
+    assert_close(new.generator.batch_stats, variables['batch_stats'], rtol=1e-4, atol=1e-6)
+
+
+def test_the_moving_average_is_warmed_up_and_holds_statistics_too(small):
+    _, state, step = build(small)
+    one, _ = step(state, batch_of(small, 1))
+    two, _ = step(one, batch_of(small, 2))
+    average = state_lib.generator_variables(state)
+    for t, new in enumerate((one, two)):
+        decay = min(small.ema, (1 + t) / (10 + t))
+        raw = {'params': new.generator.params, 'batch_stats': new.generator.batch_stats}
+        average = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, average, raw)
+    assert_close(two.ema, average, rtol=1e-5, atol=1e-7)
+
+
+def test_without_a_moving_average_the_raw_weights_count(small):
+    small.ema = 0.0
+    _, state, step = build(small)
+    new, _ = step(state, batch_of(small))
+    assert new.ema is None
+    assert_same_bits(state_lib.generator_variables(new)['params'], new.generator.params)
+
+
+def test_noise_depends_on_the_step_and_on_nothing_else(small):
+    small.generator.dropout = 0.5
+    _, state, step = build(small)
+    batch = batch_of(small)
+    assert_same_bits(step(state, batch), step(state, batch))
+    later = state.replace(step=state.step + 1)
+    assert step(state, batch)[1]['generator/l1'] != step(later, batch)[1]['generator/l1']
+
+
+def test_a_bad_value_is_remembered_and_changes_no_parameter_from_then_on(small):
+    _, state, step = build(small)
+    good, _ = step(state, batch_of(small, 1))
+    poisoned = batch_of(small, 2)
+    poisoned['target'] = poisoned['target'].at[0, 0, 0, 0].set(jnp.inf)
+    bad, metrics = step(good, poisoned)
+    after, _ = step(bad, batch_of(small, 3))
+    assert (good.bad_step, bad.bad_step, after.bad_step) == (-1, 2, 2)
+    first = next(name for name in sorted(metrics) if not jnp.isfinite(metrics[name]))
+    assert sorted(metrics)[after.bad_term] == first
+    for field in ('generator', 'discriminator', 'ema', 'discriminator_accuracy'):
+        assert_same_bits(getattr(after, field), getattr(good, field))
+
+
+def test_mixed_precision_keeps_parameters_and_losses_in_float32(small):
+    _, state, step = build(small)
+    _, exact = step(state, batch_of(small))
+    small.dtype = 'bfloat16'
+    _, state, step = build(small)
+    new, metrics = step(state, batch_of(small))
+    assert {leaf.dtype for leaf in jax.tree.leaves(new.generator)} <= {
+        jnp.dtype('float32'),
+        jnp.dtype('int32'),
+    }
+    assert {metric.dtype for metric in metrics.values()} == {jnp.dtype('float32')}
+    assert metrics['generator/loss'] != exact['generator/loss']
+    np.testing.assert_allclose(metrics['generator/loss'], exact['generator/loss'], rtol=0.02)
+
+
+def test_learning_rates_of_the_networks_are_their_own_and_scaled_together(small):
+    small.generator_optimizer.learning_rate = 1e-3
+    small.discriminator_optimizer.learning_rate = 4e-3
+    _, state, step = build(small)
+    _, metrics = step(state.replace(plateau_scale=jnp.float32(0.5)), batch_of(small))
+    np.testing.assert_allclose(metrics['generator/learning_rate'], 5e-4, rtol=1e-6)
+    np.testing.assert_allclose(metrics['discriminator/learning_rate'], 2e-3, rtol=1e-6)
