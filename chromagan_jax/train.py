@@ -43,7 +43,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
         profile: trace a few steps into workdir/profile.
 
     Returns:
-        The state after the last step.
+        The state after the last step, which is the restored one if nothing was left to do.
 
     Raises:
         UserError: for what the user can mend.
@@ -63,6 +63,9 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
     say = introduce(config, workdir, source)
     state = starting_state(config, system, mesh, checkpoints, say)
     start = int(state.step)
+    if start >= config.steps:
+        say(f'step {start} is the last one: nothing is left to do')
+        return state
     train_step = compile_train_step(system, config, mesh, say)
     eval_step = evaluate.compile_step(evaluate.eval_step, system, mesh)
     render_step = evaluate.compile_step(evaluate.render_step, system, mesh)

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from PIL import Image
 
 from chromagan_jax import main, train
 from chromagan_jax.errors import UserError
@@ -74,9 +75,7 @@ def changed(*fields: tuple[str, object]) -> ConfigDict:
     ('arguments', 'sentence'),
     [
         ([], 'No config is named: add --config=configs/base.py.'),
-        (['--config.steps=3'], 'No config is named: add --config=configs/base.py.'),
-        (['--config=nope.py'], r"--config cannot be read: No such file or directory: 'nope.py'."),
-        ([TINY, '--config.widht=3'], "There is no field 'widht' in the config."),
+        (['--config=nope.py'], "--config cannot be read: No such file or directory: 'nope.py'."),
         ([TINY, '--config.seed.x=3'], "There is no field 'seed.x' in the config."),
         ([TINY, 'steps=3'], "'steps=3' is no flag: write --config.FIELD=VALUE."),
         (
@@ -85,7 +84,9 @@ def changed(*fields: tuple[str, object]) -> ConfigDict:
         ),
     ],
 )
-def test_a_mistake_exits_with_1_and_one_sentence(arguments, sentence, tmp_path: Path) -> None:
+def test_a_mistake_exits_with_1_and_one_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path
+) -> None:
     process = run(tmp_path, *arguments)
     assert process.stderr == f'chromagan_jax: {sentence}\n'
     assert process.returncode == 1
@@ -153,16 +154,16 @@ def test_cadences_workers_and_steps_may_change_on_a_resume(finished: Path, tmp_p
         ('generator_optimizer.learning_rate', 2e-4, 1e-3),
     ],
 )
-def test_a_workdir_of_another_config_is_refused(finished, field, before, now) -> None:
+def test_a_workdir_of_another_config_is_refused(
+    finished: Path, field: str, before: object, now: object
+) -> None:
     with pytest.raises(UserError, match=re.escape(f'{field}={before!r}, not {now!r}: ')):
         train.train_and_evaluate(changed((field, now)), finished)
 
 
 def test_a_workdir_of_other_data_is_refused(finished: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.new('RGB', (20, 20)).save(tmp_path / 'a.png')
-    with pytest.raises(UserError, match=r'data.source has other files than when .* 1 records; 6'):
+    with pytest.raises(UserError, match=r'data\.source has other files .*1 records; 6 then'):
         train.train_and_evaluate(changed(('data.source', str(tmp_path))), finished)
 
 
@@ -186,7 +187,7 @@ def test_a_workdir_of_other_data_is_refused(finished: Path, tmp_path: Path) -> N
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(
-    field, value, words, tmp_path: Path, monkeypatch
+    field: str, value: object, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'texts').mkdir()
@@ -250,7 +251,9 @@ def test_a_file_in_the_place_of_the_workdir_is_named(inside: str, tmp_path: Path
         ),
     ],
 )
-def test_what_is_wrong_with_a_flag_is_said_in_one_sentence(arguments, sentence, tmp_path) -> None:
+def test_what_is_wrong_with_a_flag_is_said_in_one_sentence(
+    arguments: list[str], sentence: str
+) -> None:
     values = flags.FlagValues()
     argv = ['main', *arguments]
     config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)

@@ -1,6 +1,8 @@
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 
 import pytest
 
@@ -9,15 +11,18 @@ from chromagan_jax.preemption import stop_requests
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+Handler = Callable[[int, FrameType | None], None]
+
+
 class ActedAtOnceError(Exception):
     """What the handler that was there before raises."""
 
 
 @pytest.fixture(autouse=True)
-def previous():
+def previous() -> Iterator[Handler]:
     """Handlers that a test survives, in place of those of pytest."""
 
-    def act(number, frame):
+    def act(number: int, frame: FrameType | None) -> None:
         raise ActedAtOnceError
 
     before = {number: signal.signal(number, act) for number in SIGNALS}
@@ -60,7 +65,9 @@ def test_a_signal_of_the_other_kind_is_a_first_one() -> None:
 
 
 @pytest.mark.parametrize('sent', [(), SIGNALS])
-def test_the_handlers_from_before_are_back_afterwards(sent, previous) -> None:
+def test_the_handlers_from_before_are_back_afterwards(
+    sent: Sequence[signal.Signals], previous: Handler
+) -> None:
     with stop_requests():
         assert [signal.getsignal(number) for number in SIGNALS] != [previous, previous]
         for number in sent:
@@ -68,7 +75,7 @@ def test_the_handlers_from_before_are_back_afterwards(sent, previous) -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == [previous, previous]
 
 
-def test_the_handlers_from_before_are_back_after_an_error(previous) -> None:
+def test_the_handlers_from_before_are_back_after_an_error(previous: Handler) -> None:
     with pytest.raises(KeyError), stop_requests():
         raise KeyError
     assert [signal.getsignal(number) for number in SIGNALS] == [previous, previous]
@@ -81,7 +88,9 @@ def test_one_context_after_another_starts_without_a_request() -> None:
         assert not stopping()
 
 
-def test_sigterm_is_left_to_jax_when_processes_decide_together(previous, monkeypatch) -> None:
+def test_sigterm_is_left_to_jax_when_processes_decide_together(
+    previous: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr('jax.distributed.is_initialized', lambda: True)
     with stop_requests() as stopping:
         assert signal.getsignal(signal.SIGTERM) is previous
@@ -89,7 +98,7 @@ def test_sigterm_is_left_to_jax_when_processes_decide_together(previous, monkeyp
         assert stopping()
 
 
-def test_off_the_main_thread_it_leaves_signals_alone(previous) -> None:
+def test_off_the_main_thread_it_leaves_signals_alone(previous: Handler) -> None:
     found: list[object] = []
 
     def work() -> None:

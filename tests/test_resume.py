@@ -4,13 +4,15 @@ import json
 import os
 import random
 import re
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import jax
 import numpy as np
@@ -19,6 +21,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STEPS = 12
+Process = subprocess.Popen[str]
+Start = Callable[..., Process]
 # Dropout, so that the random keys matter; an evaluation at every step, so that stops meet one.
 RUN = (
     '--config=configs/base.py:tiny',
@@ -42,11 +46,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start(request: pytest.FixtureRequest) -> Iterator:
+def start() -> Iterator[Start]:
     """`launch`, with nothing left running when a test fails."""
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[Process] = []
 
-    def start_(workdir: Path, *flags: str) -> subprocess.Popen[str]:
+    def start_(workdir: Path, *flags: str) -> Process:
         processes.append(launch(workdir, *flags))
         return processes[-1]
 
@@ -54,11 +58,11 @@ def start(request: pytest.FixtureRequest) -> Iterator:
     for process in processes:
         process.kill()
         process.wait()
-        process.stderr.close()
+        said_by(process).close()
 
 
 def test_a_run_killed_between_checkpoints_ends_in_the_same_bits(
-    undisturbed: Path, tmp_path: Path, start
+    undisturbed: Path, tmp_path: Path, start: Start
 ) -> None:
     process = start(tmp_path, f'--config.steps={STEPS}')
     wait_for(process, 'step 5/')
@@ -74,7 +78,7 @@ def test_a_run_killed_between_checkpoints_ends_in_the_same_bits(
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_run_asked_to_stop_saves_that_step_and_ends_in_the_same_bits(
-    number: signal.Signals, undisturbed: Path, tmp_path: Path, start
+    number: signal.Signals, undisturbed: Path, tmp_path: Path, start: Start
 ) -> None:
     process = start(tmp_path, f'--config.steps={STEPS}')
     wait_for(process, 'step 4/')
@@ -82,7 +86,9 @@ def test_a_run_asked_to_stop_saves_that_step_and_ends_in_the_same_bits(
     rest = process.communicate()[1]
     assert process.returncode == 75
     sentence = rest.splitlines()[-1]
-    stopped = int(re.fullmatch(r'chromagan_jax: stopped at step (\d+), .*', sentence)[1])
+    match = re.fullmatch(r'chromagan_jax: stopped at step (\d+), .*', sentence)
+    assert match, sentence
+    stopped = int(match[1])
     assert 4 <= stopped < STEPS
     assert newest(tmp_path) == stopped
     assert 'Traceback' not in rest
@@ -91,29 +97,33 @@ def test_a_run_asked_to_stop_saves_that_step_and_ends_in_the_same_bits(
     assert_same_run(undisturbed, tmp_path)
 
 
-def test_a_killed_run_leaves_no_worker_process_behind(tmp_path: Path, start) -> None:
+def test_a_killed_run_leaves_no_worker_process_behind(tmp_path: Path, start: Start) -> None:
     process = start(tmp_path, '--config.steps=1000', '--config.data.workers=1')
     wait_for(process, 'step 2/')
     workers = descendants(process.pid)
     assert workers
+    ends = [os.pidfd_open(pid) for pid in workers]  # readable once the process has ended
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 60
-    while any(map(alive, workers)):
-        assert time.monotonic() < deadline, f'{workers} outlive the run by a minute'
-        time.sleep(0.05)  # between looks, not for a length of time that must suffice
+    try:
+        for pid, end in zip(workers, ends, strict=True):
+            assert select.select([end], [], [], 60)[0], f'{pid} outlives the run by a minute'
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path, start) -> None:
+def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path, start: Start) -> None:
     flags = ('--config.steps=100', '--config.checkpoint_every=1', '--config.eval_every=2')
     moments = random.Random(0)
     fell: Counter[str] = Counter()
     for kill in range(20):
+        before = unfinished(tmp_path / 'killed')
         process = start(tmp_path / 'killed', *flags)
         lines, place = moments.randrange(20), 'start-up'
         for _ in range(lines):
-            line = process.stderr.readline()
+            line = said_by(process).readline()
             assert line, f'the run ended, {process.wait()}, before kill {kill}: more steps'
             if step := re.match(r'step \d+', line):
                 place = f'after {step[0]}'
@@ -123,10 +133,11 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path, start) -> 
             pass
         process.kill()
         assert process.wait() == -signal.SIGKILL
-        saving = unfinished(tmp_path / 'killed')
+        saving = unfinished(tmp_path / 'killed') - before
         fell[place.split()[0]] += 1
         fell['during a save'] += bool(saving)
-        print(f'kill {kill}: {place}, newest {newest(tmp_path / "killed")}, unfinished {saving}')
+        saved = newest(tmp_path / 'killed')
+        print(f'kill {kill}: {place}, newest checkpoint {saved}, cut short {sorted(saving)}')
     print(dict(fell))
 
     finish(tmp_path / 'killed', *flags)
@@ -137,7 +148,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path, start) -> 
     assert fell['during a save'] >= 1
 
 
-def launch(workdir: Path, *flags: str) -> subprocess.Popen[str]:
+def launch(workdir: Path, *flags: str) -> Process:
     return subprocess.Popen(
         [sys.executable, '-m', 'chromagan_jax.main', *RUN, f'--workdir={workdir}', *flags],
         cwd=ROOT,
@@ -155,14 +166,19 @@ def finish(workdir: Path, *flags: str) -> str:
     return log
 
 
-def wait_for(process: subprocess.Popen[str], words: str) -> None:
+def wait_for(process: Process, words: str) -> None:
     """Reads what the run says until a line starts with `words`."""
     log = []
-    for line in process.stderr:
+    for line in said_by(process):
         if line.startswith(words):
             return
         log.append(line)
     raise AssertionError(f'The run ended without {words!r}:\n{"".join(log)}')
+
+
+def said_by(process: Process) -> IO[str]:
+    assert process.stderr
+    return process.stderr
 
 
 def newest(workdir: Path, folder: str = 'checkpoints') -> int | None:
@@ -170,14 +186,14 @@ def newest(workdir: Path, folder: str = 'checkpoints') -> int | None:
     return max((int(name) for name in saved if name.isdigit()), default=None)
 
 
-def unfinished(workdir: Path) -> list[str]:
+def unfinished(workdir: Path) -> set[str]:
     """Checkpoints that were being written, or removed."""
     found = (path for folder in ('checkpoints', 'best') for path in (workdir / folder).glob('*'))
-    return [
+    return {
         f'{path.parent.name}/{path.name}'
         for path in found
         if not path.name.isdigit() or not (path / 'commit_success.txt').exists()
-    ]
+    }
 
 
 def leaves(workdir: Path, folder: str) -> dict[str, np.ndarray]:
@@ -224,11 +240,3 @@ def descendants(pid: int) -> list[int]:
         for child in (task / 'children').read_text().split()
     ]
     return children + [pid for child in children for pid in descendants(child)]
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and not merely waiting for its end to be noticed."""
-    try:
-        return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
-    except (FileNotFoundError, ProcessLookupError):
-        return False

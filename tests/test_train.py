@@ -1,0 +1,186 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from chromagan_jax import train
+from chromagan_jax.errors import DivergedError, UserError
+
+
+@pytest.fixture
+def small(tiny):
+    tiny.generator.depth = 2
+    tiny.discriminator.layers = 1
+    tiny.data.size = 16
+    return tiny
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of eight photographs."""
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        path = tmp_path / f'data/{number}.png'
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(path)
+    return tmp_path / 'data'
+
+
+def quiet(config):
+    config.eval_every = config.sample_every = 0
+    config.checkpoint_every = 100
+    return config
+
+
+def metrics_of(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').open()]
+
+
+def test_a_run_leaves_what_the_readme_says(small, tmp_path):
+    train.train_and_evaluate(small, tmp_path)
+    lines = metrics_of(tmp_path)
+    assert [line['step'] for line in lines if 'generator/loss' in line] == [1, 2, 3, 4]
+    assert [line['step'] for line in lines if 'eval/psnr' in line] == [2, 4]
+    assert set(lines[0]) >= {
+        'generator/loss',
+        'generator/adversarial',
+        'generator/l1',
+        'discriminator/loss',
+        'discriminator/accuracy_real',
+        'discriminator/accuracy_fake',
+        'images_per_second',
+    }
+    described = json.loads((tmp_path / 'config.json').read_text())
+    assert described['config'] == json.loads(json.dumps(small.to_dict()))
+    assert described['data']['records'] == 6
+    assert set(described['versions']) >= {'jax', 'flax', 'chromagan_jax', 'python'}
+    assert sorted(p.name for p in (tmp_path / 'samples').iterdir()) == [
+        'step_00000002.png',
+        'step_00000004.png',
+    ]
+    assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['2', '4']
+    assert len(list((tmp_path / 'best').iterdir())) == 1
+    assert list((tmp_path / 'tensorboard').rglob('events.*'))
+
+
+def test_metrics_of_a_step_are_read_after_the_next_is_dispatched(small, tmp_path, monkeypatch):
+    events = []
+    compile_train_step = train.compile_train_step
+
+    def spied(*args):
+        step = compile_train_step(*args)
+
+        def dispatch(state, batch):
+            events.append('dispatch')
+            return step(state, batch)
+
+        return dispatch
+
+    device_get = jax.device_get
+
+    def read(value):
+        if isinstance(value, dict) and 'generator/loss' in value:
+            events.append('read')
+        return device_get(value)
+
+    monkeypatch.setattr(train, 'compile_train_step', spied)
+    monkeypatch.setattr(jax, 'device_get', read)
+    train.train_and_evaluate(quiet(small), tmp_path)
+    assert events == ['dispatch'] + ['dispatch', 'read'] * 3 + ['read']
+
+
+def test_nothing_is_compiled_after_the_first_step(small, tmp_path):
+    compiled = []
+
+    def count(event, seconds, **kwargs):
+        if event.endswith('backend_compile_duration'):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        quiet(small).log_every = 2
+        counts = []
+        for steps in (2, 10):
+            small.steps = steps
+            jax.clear_caches()
+            compiled.clear()
+            train.train_and_evaluate(small, tmp_path / str(steps))
+            counts.append(len(compiled))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert counts[0] == counts[1] > 0
+
+
+def test_lines_are_means_over_the_steps_since_the_last(small, tmp_path):
+    train.train_and_evaluate(quiet(small), tmp_path / 'each')
+    small.log_every = 2
+    train.train_and_evaluate(small, tmp_path / 'two')
+    each, two = metrics_of(tmp_path / 'each'), metrics_of(tmp_path / 'two')
+    assert [line['step'] for line in two] == [2, 4]
+    expected = np.mean([line['generator/loss'] for line in each[2:]])
+    np.testing.assert_allclose(two[1]['generator/loss'], expected, rtol=1e-6)
+
+
+def test_a_photograph_that_cannot_be_read_is_named_once_and_counted(small, folder, tmp_path, capfd):
+    (folder / '3.png').write_bytes(b'no image')
+    small.data.source = str(folder)
+    train.train_and_evaluate(quiet(small), tmp_path / 'run')  # four epochs
+    assert capfd.readouterr().err.count('3.png cannot be read') == 1
+    assert [line['data/unreadable'] for line in metrics_of(tmp_path / 'run')] == [1, 1, 1, 1]
+
+
+def test_a_resume_on_other_data_is_refused_and_on_moved_data_is_not(small, folder, tmp_path):
+    small.data.source = str(folder)
+    quiet(small).steps = 1
+    train.train_and_evaluate(small, tmp_path / 'run')
+    small.steps = 2
+    moved = folder.rename(tmp_path / 'moved')
+    small.data.source = str(moved)
+    assert train.train_and_evaluate(small, tmp_path / 'run').step == 2
+    (moved / '7.png').unlink()
+    small.steps = 3
+    with pytest.raises(UserError, match=r'has other files .* \(7 records; 8 then\)'):
+        train.train_and_evaluate(small, tmp_path / 'run')
+
+
+def test_a_finished_run_started_again_says_so_and_does_nothing(small, tmp_path, capfd):
+    train.train_and_evaluate(quiet(small), tmp_path)
+    before = (tmp_path / 'metrics.jsonl').read_bytes()
+    state = train.train_and_evaluate(small, tmp_path)
+    assert state.step == 4
+    assert 'step 4 is the last one: nothing is left to do' in capfd.readouterr().err
+    assert (tmp_path / 'metrics.jsonl').read_bytes() == before
+
+
+def test_init_from_starts_a_new_run_where_the_other_ended(small, tmp_path, capfd):
+    old = train.train_and_evaluate(quiet(small), tmp_path / 'old')
+    small.init_from = str(tmp_path / 'old')
+    small.generator_optimizer.learning_rate = 0.0  # so that the weights stay
+    small.seed = 3
+    new = train.train_and_evaluate(small, tmp_path / 'new')
+    assert 'starts from the weights in' in capfd.readouterr().err
+    assert new.step == 4
+    for a, b in zip(
+        jax.tree.leaves(old.generator.params), jax.tree.leaves(new.generator.params), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_divergence_ends_the_run_and_saves_nothing_bad(small, tmp_path):
+    small.generator_optimizer.learning_rate = 1e30
+    small.checkpoint_every = 1
+    small.steps = 20
+    with pytest.raises(DivergedError, match=r'\w+/\w+ was not finite at step \d+') as error:
+        train.train_and_evaluate(small, tmp_path)
+    step = int(str(error.value).split('at step ')[1].split(':')[0])
+    saved = [int(path.name) for path in (tmp_path / 'checkpoints').iterdir()]
+    assert max(saved) == step - 1
+
+
+def test_the_profile_holds_a_trace(small, tmp_path):
+    quiet(small).steps = 6
+    train.train_and_evaluate(small, tmp_path, profile=True)
+    (trace,) = (tmp_path / 'profile').rglob('*.xplane.pb')
+    assert trace.stat().st_size > 1000
