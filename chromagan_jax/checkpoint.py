@@ -23,18 +23,20 @@ from chromagan_jax import state as state_lib
 from chromagan_jax.errors import UserError
 from chromagan_jax.state import GanState
 
+Manager = ocp.CheckpointManager
+
 CHECKPOINTS = 'checkpoints'
 BEST = 'best'
 UNREADABLE = 'unreadable'  # where checkpoints are moved that cannot be read
 
 
-def open_checkpoints(workdir: Path, max_to_keep: int) -> ocp.CheckpointManager:
+def open_checkpoints(workdir: Path, max_to_keep: int) -> Manager:
     """Manager of the newest states; what a kill left half-written is removed."""
     options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, cleanup_tmp_directories=True)
-    return ocp.CheckpointManager((workdir / CHECKPOINTS).absolute(), options=options)
+    return Manager((workdir / CHECKPOINTS).absolute(), options=options)
 
 
-def open_best(workdir: Path) -> ocp.CheckpointManager:
+def open_best(workdir: Path) -> Manager:
     """Manager of the one state with the lowest score."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=1,
@@ -42,16 +44,16 @@ def open_best(workdir: Path) -> ocp.CheckpointManager:
         best_mode='min',
         cleanup_tmp_directories=True,
     )
-    return ocp.CheckpointManager((workdir / BEST).absolute(), options=options)
+    return Manager((workdir / BEST).absolute(), options=options)
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: GanState) -> None:
+def save(manager: Manager, step: int, state: GanState) -> None:
     """Saves in the background; the state may be donated at once. Does nothing if it is there."""
     if step not in manager.all_steps():
         manager.save(step, args=ocp.args.StandardSave(state))
 
 
-def save_if_best(manager: ocp.CheckpointManager, step: int, state: GanState, score: float) -> bool:
+def save_if_best(manager: Manager, step: int, state: GanState, score: float) -> bool:
     """Saves, and drops the best so far, if `score` is below its; says whether it did."""
     manager.wait_until_finished()  # the score of a save in flight is not there yet
     best = manager.best_step()
@@ -62,7 +64,7 @@ def save_if_best(manager: ocp.CheckpointManager, step: int, state: GanState, sco
 
 
 @contextlib.contextmanager
-def finishing(*managers: ocp.CheckpointManager) -> Iterator[None]:
+def finishing(*managers: Manager) -> Iterator[None]:
     """However the context ends, what is being saved is saved to the end."""
     try:
         yield
@@ -73,7 +75,7 @@ def finishing(*managers: ocp.CheckpointManager) -> Iterator[None]:
 
 
 def restore_newest(
-    manager: ocp.CheckpointManager, abstract: GanState, message: Callable[[str], None]
+    manager: Manager, abstract: GanState, message: Callable[[str], None]
 ) -> GanState | None:
     """The newest state that can be read, laid out as `abstract`; None if none was ever saved.
 
@@ -100,7 +102,7 @@ def restore_newest(
     return None
 
 
-def _move_aside(manager: ocp.CheckpointManager, step: int) -> None:
+def _move_aside(manager: Manager, step: int) -> None:
     directory = Path(manager.directory)
     if jax.process_index() == 0:
         aside = directory.parent / UNREADABLE
@@ -139,7 +141,7 @@ def load_weights(config: Any, workdir: Path, state: GanState, mesh: Mesh) -> Gan
     config_lib.check_same_networks(config, saved.to_dict(), workdir)
     system = state_lib.make_system(saved, mesh)
     options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager((workdir / CHECKPOINTS).absolute(), options=options) as manager:
+    with Manager((workdir / CHECKPOINTS).absolute(), options=options) as manager:
         step = manager.latest_step()
         if step is None:
             raise UserError(f'init_from: {workdir} holds no checkpoint yet.')

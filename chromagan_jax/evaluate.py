@@ -27,9 +27,7 @@ def eval_step(system: System, variables: PyTree, batch: Mapping[str, Array]) -> 
     return {**values, 'mask': batch['mask']}
 
 
-def render_step(
-    system: System, variables: PyTree, batch: Mapping[str, Array]
-) -> dict[str, Array]:
+def render_step(system: System, variables: PyTree, batch: Mapping[str, Array]) -> dict[str, Array]:
     """The pictures 'gray', 'colorized', 'original', (B, H, W, 3), RGB in [0, 1], and the 'mask'."""
     condition, target = batch['condition'], batch['target']
     gray = color.gray_target(condition, target.shape[-1])

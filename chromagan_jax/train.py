@@ -12,7 +12,6 @@ from typing import Any, TextIO
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax import checkpoint, evaluate, sharding, steps, writers
@@ -193,7 +192,7 @@ def starting_state(
     config: Any,
     system: System,
     mesh: Mesh,
-    checkpoints: ocp.CheckpointManager,
+    checkpoints: checkpoint.Manager,
     say: Callable[[str], None],
 ) -> GanState:
     """The newest checkpoint's state, or a new one, with the weights of `init_from` if asked for."""

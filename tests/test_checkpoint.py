@@ -40,7 +40,9 @@ def silent(text):
     raise AssertionError(text)
 
 
-@pytest.mark.parametrize(('before', 'after'), [((8, 1), (8, 4)), ((8, 8), (1, 1)), ((2, 2), (4, 1))])
+@pytest.mark.parametrize(
+    ('before', 'after'), [((8, 1), (8, 4)), ((8, 8), (1, 1)), ((2, 2), (4, 1))]
+)
 def test_a_state_comes_back_bit_for_bit_on_another_mesh(small, tmp_path, before, after):
     meshes = [sharding.make_mesh(fsdp, jax.devices()[:n]) for n, fsdp in (before, after)]
     state, _ = state_of(small, meshes[0], 3)
@@ -124,7 +126,7 @@ def test_nothing_but_torn_checkpoints_is_an_error_and_no_fresh_start(small, tmp_
         checkpoint.save(manager, 1, state)
         manager.wait_until_finished()
         tear(tmp_path / 'checkpoints/1')
-        with pytest.raises(UserError, match='None of the checkpoints in .* could be read'):
+        with pytest.raises(UserError, match=r'None of the checkpoints in .* could be read'):
             checkpoint.restore_newest(manager, abstract, lambda text: None)
 
 

@@ -152,6 +152,6 @@ def test_impossible_meshes_and_batches_are_named():
     mesh = sharding.make_mesh()
     with pytest.raises(UserError, match='batch_size is 12, which 8 devices do not divide'):
         sharding.check_batch_size('batch_size', 12, mesh)
-    with pytest.raises(UserError, match='8 devices x 2 micro-batches.*multiple of 16'):
+    with pytest.raises(UserError, match=r'8 devices x 2 micro-batches.*multiple of 16'):
         sharding.check_batch_size('batch_size', 24, mesh, 2)
     sharding.check_batch_size('batch_size', 32, mesh, 2)

@@ -1,0 +1,44 @@
+"""Lint, format and types are part of the tests, and so is what the README's blocks say."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    'command', [['ruff', 'check', '.'], ['ruff', 'format', '--check', '.'], ['mypy']]
+)
+def test_the_code_passes(command):
+    done = subprocess.run(
+        [sys.executable, '-m', *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_files_stay_short_enough_to_read():
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for folder in ('chromagan_jax', 'configs')
+        for path in (ROOT / folder).rglob('*.py')
+    }
+    assert {path: count for path, count in lines.items() if count > 350} == {}
+
+
+def test_the_first_shell_blocks_of_the_readme_run_the_main_job_and_the_tests():
+    first, second = re.findall(r'```bash\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)[:2]
+    assert 'python -m chromagan_jax.main --config=configs/base.py' in first
+    assert 'python -m pytest' in second
+
+
+def test_only_one_file_imports_orbax():
+    importing = [
+        path.name
+        for path in (ROOT / 'chromagan_jax').rglob('*.py')
+        if re.search(r'^\s*(import|from) orbax', path.read_text(), re.M)
+    ]
+    assert importing == ['checkpoint.py']
