@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from chromagan_jax import state as state_lib
 from chromagan_jax.errors import UserError
 from chromagan_jax.state import GanState
 
-Manager = ocp.CheckpointManager
+Manager: TypeAlias = ocp.CheckpointManager
 
 CHECKPOINTS = 'checkpoints'
 BEST = 'best'
