@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from chromagan_jax import config as config_lib
+from chromagan_jax import sharding
 from chromagan_jax import state as state_lib
 from chromagan_jax.errors import UserError
-from chromagan_jax.state import GanState
+from chromagan_jax.state import GanState, NetworkState, System
 
 Manager: TypeAlias = ocp.CheckpointManager
 
@@ -84,7 +85,7 @@ def restore_newest(
     again.
 
     Raises:
-      UserError: if there are checkpoints and none of them can be read.
+        UserError: if there are checkpoints and none of them can be read.
     """
     steps = sorted(manager.all_steps(), reverse=True)
     for step in steps:
@@ -117,7 +118,7 @@ def read_run(workdir: Path) -> dict[str, Any]:
     """What `config.json` says: 'config', 'data' and 'versions'.
 
     Raises:
-      UserError: if there is none, or it is not JSON.
+        UserError: if there is none, or it is not JSON.
     """
     path = workdir / 'config.json'
     try:
@@ -128,6 +129,51 @@ def read_run(workdir: Path) -> dict[str, Any]:
         raise UserError(f'{path} is damaged ({error}): restore it from a copy.') from None
 
 
+class Loaded(NamedTuple):
+    """A run as one of its checkpoints has it."""
+
+    config: Any
+    system: System
+    state: GanState
+
+
+def load(workdir: Path, which: str = 'newest', mesh: Mesh | None = None) -> Loaded:
+    """A run under its own config, without touching its workdir.
+
+    Args:
+        workdir: of the run.
+        which: 'newest', 'best', or a step that is still kept.
+        mesh: where to put the state; all devices unless given.
+
+    Raises:
+        UserError: if there is no such run or checkpoint, or it cannot be read.
+    """
+    config = ConfigDict(read_run(workdir)['config'])
+    mesh = mesh or sharding.make_mesh()
+    system = state_lib.make_system(config, mesh)
+    abstract = state_lib.abstract_state(system, config, mesh)
+    folder = (workdir / (BEST if which == 'best' else CHECKPOINTS)).absolute()
+    if not folder.is_dir():
+        raise UserError(f'{workdir} holds no checkpoint yet.')
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with Manager(folder, options=options) as manager:
+        kept = sorted(manager.all_steps())
+        if which not in ('newest', 'best', *map(str, kept)):
+            listed = ', '.join(map(str, kept)) or 'none'
+            raise UserError(
+                f'{folder} holds no checkpoint {which!r}; choose newest, best or {listed}.'
+            )
+        if not kept:
+            raise UserError(f'{folder} holds no checkpoint yet.')
+        step = int(which) if which.isdigit() else kept[-1]
+        try:
+            state = manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        except Exception as error:  # see restore_newest
+            reason = str(error).strip().split('\n')[0][:200]
+            raise UserError(f'Checkpoint {step} in {folder} cannot be read ({reason}).') from error
+    return Loaded(config, system, state)
+
+
 def load_weights(config: Any, workdir: Path, state: GanState, mesh: Mesh) -> GanState:
     """`state` with the weights of the newest checkpoint of another run, for fine-tuning.
 
@@ -135,27 +181,34 @@ def load_weights(config: Any, workdir: Path, state: GanState, mesh: Mesh) -> Gan
     random key stay new.
 
     Raises:
-      UserError: if there is no such run, no checkpoint, or its networks are others.
+        UserError: if there is no such run, no checkpoint, or its networks are others.
     """
-    saved = ConfigDict(read_run(workdir)['config'])
-    config_lib.check_same_networks(config, saved.to_dict(), workdir)
-    system = state_lib.make_system(saved, mesh)
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with Manager((workdir / CHECKPOINTS).absolute(), options=options) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise UserError(f'init_from: {workdir} holds no checkpoint yet.')
-        abstract = state_lib.abstract_state(system, saved, mesh)
-        old = manager.restore(step, args=ocp.args.StandardRestore(abstract))
+    config_lib.check_same_networks(config, read_run(workdir)['config'], workdir)
+    old = load(workdir, 'newest', mesh).state
 
-    def weights(new: Any, old: Any) -> Any:
+    def weights(new: NetworkState, old: NetworkState) -> NetworkState:
         return new.replace(params=old.params, batch_stats=old.batch_stats)
 
+    _check_fit(old, state, workdir)
+    ema = state.ema
+    if ema is not None:  # copied: a buffer that stands twice in the state could not be donated
+        ema = jax.tree.map(jnp.copy, state_lib.generator_variables(old))
     return state.replace(
         generator=weights(state.generator, old.generator),
         discriminator=weights(state.discriminator, old.discriminator),
-        # Copied: a buffer that stands twice in the state could not be donated.
-        ema=None
-        if state.ema is None
-        else jax.tree.map(jnp.copy, state_lib.generator_variables(old)),
+        ema=ema,
     )
+
+
+def _check_fit(old: GanState, new: GanState, workdir: Path) -> None:
+    """Raises UserError if the weights of `old` have other shapes or types than those of `new`."""
+    for name in ('generator', 'discriminator'):
+        weights = [
+            (getattr(state, name).params, getattr(state, name).batch_stats) for state in (old, new)
+        ]
+        layouts = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), w) for w in weights]
+        if layouts[0] != layouts[1]:
+            raise UserError(
+                f'init_from: the weights of the {name} in {workdir} have other shapes or types: '
+                'set data.size, generator.depth and param_dtype as they were there.'
+            )

@@ -31,7 +31,7 @@ def validate(config: Any) -> None:
     """Checks every field that can be judged without data or devices.
 
     Raises:
-      UserError: naming the first field that is impossible.
+        UserError: naming the first field that is impossible.
     """
     positive = 'steps batch_size accumulate discriminator_steps log_every checkpoint_every'
     positive += ' data.size data.threads data.prefetch eval.batch_size mesh.fsdp'
@@ -39,18 +39,32 @@ def validate(config: Any) -> None:
         _require(field, _get(config, field), _get(config, field) >= 1, '1 or more')
     for field in ('eval_every', 'sample_every', 'data.workers', 'eval.size'):
         _require(field, _get(config, field), _get(config, field) >= 0, '0 or more')
+    _require('seed', config.seed, 0 <= config.seed < 2**32, '0 <= x < 2**32')
     _choose('color_space', config.color_space, SPACES)
     _choose('dtype', config.dtype, DTYPES)
     _choose('param_dtype', config.param_dtype, DTYPES)
     _require('ema', config.ema, 0 <= config.ema < 1, '0 <= x < 1')
     _require('data.load_ratio', config.data.load_ratio, config.data.load_ratio >= 1, '1 or more')
     _choose('checkpoint.best_metric', config.checkpoint.best_metric, tuple(RANKING))
+    _validate_optimizers(config)
     _validate_objective(config)
+
+
+def _validate_optimizers(config: Any) -> None:
+    for group in ('generator_optimizer', 'discriminator_optimizer'):
+        for name in ('learning_rate', 'weight_decay', 'clip', 'warmup_steps'):
+            value = config[group][name]
+            _require(f'{group}.{name}', value, value >= 0, '0 or more')
+        for name in ('b1', 'b2'):
+            value = config[group][name]
+            _require(f'{group}.{name}', value, 0 <= value < 1, '0 <= x < 1')
 
 
 def _validate_objective(config: Any) -> None:
     c = config.objective
     _choose('objective.adversarial', c.adversarial, tuple(ADVERSARIAL))
+    for name in ('adversarial_weight', 'l1', 'mse', 'classes', 'gradient_penalty'):
+        _require(f'objective.{name}', c[name], c[name] >= 0, '0 or more')
     smoothing = c.label_smoothing
     _require('objective.label_smoothing', smoothing, 0 <= smoothing < 0.5, '0 <= x < 0.5')
     if smoothing and c.adversarial in ('hinge', 'wgan'):
@@ -76,7 +90,7 @@ def check_resume(config: Any, saved: Mapping[str, Any]) -> None:
     """Checks that a run may go on under `config`, which was started under `saved`.
 
     Raises:
-      UserError: naming the first field that differs and may not.
+        UserError: naming the first field that differs and may not.
     """
     may_change = MAY_CHANGE if optim.depends_on_steps(config) else (*MAY_CHANGE, 'steps')
     now, before = dict(flatten(config.to_dict())), dict(flatten(saved))
@@ -94,16 +108,18 @@ def check_same_networks(config: Any, saved: Mapping[str, Any], workdir: Any) -> 
     """Checks that the weights of a run under `saved` fit the networks of `config`.
 
     Raises:
-      UserError: naming the first field that differs.
+        UserError: naming the first field that differs.
     """
-    for group in ('color_space', 'generator', 'discriminator'):
-        now, before = ({group: c[group]} for c in (config.to_dict(), saved))
-        for field, value in flatten(now):
-            if dict(flatten(before)).get(field) != value and not field.endswith('.dropout'):
-                raise UserError(
-                    f'init_from: the weights in {workdir} were trained with '
-                    f'{field}={dict(flatten(before)).get(field)!r}, not {value!r}.'
-                )
+    groups = ('color_space', 'generator', 'discriminator')
+    now = dict(flatten({group: config.to_dict()[group] for group in groups}))
+    before = dict(flatten({group: saved.get(group, {}) for group in groups}))
+    for field in dict.fromkeys([*now, *before]):
+        fits = field.endswith(('.dropout', '.test_mode'))  # as they have no weights
+        if not fits and now.get(field) != before.get(field):
+            raise UserError(
+                f'init_from: the weights in {workdir} were trained with '
+                f'{field}={before.get(field)!r}, not {now.get(field)!r}.'
+            )
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:

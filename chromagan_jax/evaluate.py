@@ -9,22 +9,23 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax import color, metrics, sharding, steps, writers
+from chromagan_jax.errors import UserError
 from chromagan_jax.state import System
 
 Array = jax.Array
 PyTree = Any
 
-# Metrics that can rank checkpoints, and the sign that makes the lower score the better one.
 VISIBLE = 128  # px to which smaller pictures are enlarged in a grid
 LABELS = ('gray', 'colorized', 'original')
+# Metrics that can rank checkpoints, and the sign that makes the lower score the better one.
 RANKING = {'ab_mae': 1, 'colorfulness_gap': 1, 'psnr': -1, 'ssim': -1}
 
 
 def eval_step(system: System, variables: PyTree, batch: Mapping[str, Array]) -> dict[str, Array]:
-    """Metrics of each image, (B,), and the batch's 'mask', which is 0 where none counts."""
+    """Metrics of each image, (B,), beside the batch's 'mask' (0 where none counts) and 'index'."""
     prediction = steps.predict(system, variables, batch['condition'])
     values = metrics.image_metrics(batch['condition'], batch['target'], prediction)
-    return {**values, 'mask': batch['mask']}
+    return {**values, 'mask': batch['mask'], 'index': batch['index']}
 
 
 def render_step(system: System, variables: PyTree, batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -47,45 +48,57 @@ def compile_step(
     return jax.jit(partial(step, system), out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def evaluate(
+def image_scores(
     step: Callable[[PyTree, Mapping[str, Array]], dict[str, Array]],
     variables: PyTree,
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: Mesh,
-) -> dict[str, float]:
-    """Means over all images of `batches`, which hold each image once.
+    report: Callable[[np.ndarray], None] = lambda unreadable: None,
+) -> dict[str, np.ndarray]:
+    """The metrics of every readable image, (N,) float64 each, and its 'index' in the source.
 
-    The values of single images are gathered and averaged in float64 on the host, so that the
-    figures do not depend on the batch size or on the number of devices and processes.
+    They are gathered on the host, so that means over them do not depend on the batch size or on
+    the number of devices and processes.
 
     Args:
-      step: `eval_step`, compiled.
-      variables: of the generator.
-      batches: this process's rows: 'condition', 'target' and 'mask'.
-      mesh: where to compute.
+        step: `eval_step`, compiled.
+        variables: of the generator.
+        batches: this process's rows; all batches together hold each image once.
+        mesh: where to compute.
+        report: told which of this process's records could not be read.
 
-    Returns:
-      'eval/psnr' and so on, 'eval/colorfulness_gap', and 'eval/images', how many were counted.
+    Raises:
+        UserError: if no image could be read.
     """
     collected: list[dict[str, np.ndarray]] = []
     for batch in batches:
+        report(batch['unreadable'])
         inputs = {name: batch[name] for name in ('condition', 'target', 'mask')}
+        inputs['index'] = batch['index'].astype(np.int32)
         collected.append(jax.device_get(step(variables, sharding.to_global(inputs, mesh))))
-    values = {k: np.concatenate([c[k] for c in collected]).astype(np.float64) for k in collected[0]}
+    values = {name: np.concatenate([c[name] for c in collected]) for name in collected[0]}
     counted = values.pop('mask') > 0
-    # A gray original is no evidence of what gray costs, and its PSNR would be infinite.
-    colored = counted & (values['psnr_gray'] < metrics.PSNR_CAP)
-    means = {
-        name: float(value[colored if name == 'psnr_gray' else counted].mean())
-        for name, value in values.items()
-        if (colored if name == 'psnr_gray' else counted).any()
-    }
-    if counted.any():
-        gap = abs(means['colorfulness'] - means['colorfulness_original'])
-        means['colorfulness_gap'] = gap
-    return {f'eval/{name}': value for name, value in means.items()} | {
-        'eval/images': float(counted.sum())
-    }
+    if not counted.any():
+        raise UserError('No photograph of eval.source could be read: name another folder.')
+    return {name: value[counted].astype(np.float64) for name, value in values.items()}
+
+
+def averages(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """'eval/psnr' and so on: means over the images of `image_scores`.
+
+    'eval/colorfulness_gap' is the distance of the two mean colorfulnesses, 'eval/images' how many
+    images there are. A gray original says nothing about what gray costs and is left out of
+    'eval/psnr_gray', which is missing if all of them are gray.
+    """
+    colored = scores['psnr_gray'] < metrics.PSNR_CAP
+    means = {name: float(value.mean()) for name, value in scores.items() if name != 'index'}
+    if colored.any():
+        means['psnr_gray'] = float(scores['psnr_gray'][colored].mean())
+    else:
+        del means['psnr_gray']
+    means['colorfulness_gap'] = abs(means['colorfulness'] - means['colorfulness_original'])
+    means['images'] = float(len(colored))
+    return {f'eval/{name}': value for name, value in means.items()}
 
 
 def score(metric: str, scores: Mapping[str, float]) -> float:
@@ -95,8 +108,9 @@ def score(metric: str, scores: Mapping[str, float]) -> float:
 
 def summary(step: int, scores: Mapping[str, float]) -> str:
     """One line for people: each figure beside the gray image's."""
+    gray_psnr = f'{scores["eval/psnr_gray"]:.2f}' if 'eval/psnr_gray' in scores else 'no colours'
     return (
-        f'step {step}: PSNR {scores["eval/psnr"]:.2f} dB (gray {scores["eval/psnr_gray"]:.2f}), '
+        f'step {step}: PSNR {scores["eval/psnr"]:.2f} dB (gray {gray_psnr}), '
         f'SSIM {scores["eval/ssim"]:.3f} (gray {scores["eval/ssim_gray"]:.3f}), '
         f'ab error {scores["eval/ab_mae"]:.2f} (gray {scores["eval/ab_mae_gray"]:.2f}), '
         f'colorfulness {scores["eval/colorfulness"]:.1f} '
@@ -107,25 +121,29 @@ def summary(step: int, scores: Mapping[str, float]) -> str:
 def sample_grid(
     step: Callable[[PyTree, Mapping[str, Array]], dict[str, Array]],
     variables: PyTree,
-    batch: Mapping[str, np.ndarray],
+    batches: Iterable[Mapping[str, np.ndarray]],
     mesh: Mesh,
     most: int,
-) -> np.ndarray:
-    """A picture of up to `most` photographs of a batch: gray | colorized | original.
+) -> np.ndarray | None:
+    """The first `most` readable photographs of the batches, each gray | colorized | original.
 
     Args:
         step: `render_step`, compiled.
         variables: of the generator.
-        batch: this process's rows of an evaluation batch.
+        batches: this process's rows of evaluation batches; only as many are read as it takes.
         mesh: where to compute.
         most: how many photographs to show.
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) uint8, or None if no photograph can be read.
     """
-    inputs = {name: batch[name] for name in ('condition', 'target', 'mask')}
-    pictures = jax.device_get(step(variables, sharding.to_global(inputs, mesh)))
-    shown = np.flatnonzero(pictures['mask'])[:most]
-    zoom = max(1, VISIBLE // pictures['gray'].shape[1])
-    rows = [[pictures[label][i].repeat(zoom, 0).repeat(zoom, 1) for label in LABELS] for i in shown]
-    return writers.sample_grid(rows, LABELS)
+    rows: list[list[np.ndarray]] = []
+    for batch in batches:
+        inputs = {name: batch[name] for name in ('condition', 'target', 'mask')}
+        pictures = jax.device_get(step(variables, sharding.to_global(inputs, mesh)))
+        zoom = max(1, VISIBLE // pictures['gray'].shape[1])
+        for i in np.flatnonzero(pictures['mask'])[: most - len(rows)]:
+            rows.append([pictures[label][i].repeat(zoom, 0).repeat(zoom, 1) for label in LABELS])
+        if len(rows) == most:
+            break
+    return writers.sample_grid(rows, LABELS) if rows else None

@@ -33,7 +33,7 @@ def make_optimizer(config: Any, field: str) -> Optimizer:
     `weight_decay` is set; gradients clipped to the global norm `clip` where that is set.
 
     Raises:
-      UserError: if a field has a value that makes no sense.
+        UserError: if a field has a value that makes no sense.
     """
     c = config[field]
     parts = [optax.clip_by_global_norm(c.clip)] if c.clip else []

@@ -24,7 +24,7 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
     """A (data, fsdp) mesh over all devices, `fsdp` of them to a copy of the parameters.
 
     Raises:
-      UserError: if `fsdp` does not divide the number of devices.
+        UserError: if `fsdp` does not divide the number of devices.
     """
     count = len(devices or jax.devices())
     if fsdp < 1 or count % fsdp:

@@ -68,7 +68,7 @@ def make_system(config: Any, mesh: Mesh | None = None) -> System:
     """The system that a config describes.
 
     Raises:
-      UserError: for a network, field or schedule that does not exist.
+        UserError: for a network, field or schedule that does not exist.
     """
     return System(
         generator=models.make_generator(config),
@@ -87,7 +87,7 @@ def init_state(system: System, key: Array, shape: tuple[int, int, int]) -> GanSt
     """A new state for targets of `shape` (H, W, C). Pure: to be jitted, or only shaped.
 
     Raises:
-      UserError: if a network cannot take pictures of this size.
+        UserError: if a network cannot take pictures of this size.
     """
     generator_key, discriminator_key, train_key = jax.random.split(key, 3)
     target = jnp.zeros((1, *shape))
@@ -168,7 +168,7 @@ def check_networks(system: System, config: Any) -> None:
     """Traces both networks at the sizes of training and of evaluation, computing nothing.
 
     Raises:
-      UserError: if a network cannot take a size, or a class loss finds no class head.
+        UserError: if a network cannot take a size, or a class loss finds no class head.
     """
     shapes = jax.eval_shape(lambda: init_state(system, jax.random.key(0), target_shape(config)))
     variables = {'params': shapes.generator.params, 'batch_stats': shapes.generator.batch_stats}

@@ -31,13 +31,13 @@ def train_step(system: System, state: GanState, batch: Batch) -> tuple[GanState,
     they were, from then on, and the state remembers the first such step and term.
 
     Args:
-      system: the networks, optimizers and objective.
-      state: where training stands; donate it.
-      batch: {'condition': (B, H, W, 1), 'target': (B, H, W, C)[, 'label': (B,)]}, with a leading
-        axis of micro-batches, (M, B / M, ...), if `system.accumulate` M is greater than 1.
+        system: the networks, optimizers and objective.
+        state: where training stands; donate it.
+        batch: {'condition': (B, H, W, 1), 'target': (B, H, W, C)[, 'label': (B,)]}, with a leading
+            axis of micro-batches, (M, B / M, ...), if `system.accumulate` M is greater than 1.
 
     Returns:
-      The new state and scalar float32 metrics.
+        The new state and scalar float32 metrics.
     """
     key = jax.random.fold_in(state.key, state.step)
     generator, fake, metrics = _update_generator(system, state, batch, jax.random.fold_in(key, 0))
@@ -64,7 +64,7 @@ def generator_loss(
     """adversarial_weight x adversarial + l1 x L1 + mse x MSE + classes x cross-entropy.
 
     Returns:
-      The loss, and (batch statistics, the fake target (B, H, W, C), the unweighted terms).
+        The loss, and (batch statistics, the fake target (B, H, W, C), the unweighted terms).
     """
     objective = system.objective
     output, batch_stats = _apply(

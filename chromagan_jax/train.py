@@ -73,11 +73,12 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
     progress = writers.Progress(config.steps, start, config.batch_size, _stream())
     metrics_file = writers.Metrics(workdir / 'metrics.jsonl', start) if writes else None
     window: list[dict[str, float]] = []  # metrics of each step since the last line
-    unreadable_seen: set[int] = set()
+    replaced: set[int] = set()  # records of the training source that were named
+    left_out: set[int] = set()  # and of the evaluation source
 
     def read_metrics(step: int, metrics: PyTree, unreadable: np.ndarray) -> None:
         """Waits for `step`, and writes a line if one is due."""
-        for sentence in report_unreadable(source, unreadable, unreadable_seen):
+        for sentence in report_unreadable(source, unreadable, replaced):
             progress.message(sentence)
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not all(math.isfinite(value) for value in values.values()):
@@ -91,6 +92,10 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
                 metrics_file.write(step, means)
             progress.report(step, {name: means[name] for name in SHOWN})
 
+    def report_left_out(unreadable: np.ndarray) -> None:
+        for sentence in report_unreadable(eval_source, unreadable, left_out, 'is left out'):
+            progress.message(sentence)
+
     def at_cadence(step: int, stop: bool) -> None:
         """Does what is due at `step`."""
         last = step == config.steps
@@ -101,7 +106,8 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
         variables = state_lib.generator_variables(state)
         if due(config.eval_every):
             inputs = evaluation_input(config, eval_source, mesh, config.data.workers)
-            scores = evaluate.evaluate(eval_step, variables, inputs, mesh)
+            images = evaluate.image_scores(eval_step, variables, inputs, mesh, report_left_out)
+            scores = evaluate.averages(images)
             if metrics_file:
                 metrics_file.write(step, scores)
             progress.message(evaluate.summary(step, scores))
@@ -110,8 +116,8 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
             checkpoint.save_if_best(best, step, state, score)
         if due(config.sample_every):
             with contextlib.closing(evaluation_input(config, eval_source, mesh)) as inputs:
-                grid = evaluate.sample_grid(render_step, variables, next(inputs), mesh, SAMPLED)
-            if metrics_file:
+                grid = evaluate.sample_grid(render_step, variables, inputs, mesh, SAMPLED)
+            if metrics_file and grid is not None:
                 writers.write_png(workdir / 'samples' / f'step_{step:08d}.png', grid)
                 metrics_file.image(step, 'samples', grid)
         if due(config.checkpoint_every) or stop:

@@ -53,7 +53,10 @@ def training_input(
 def evaluation_input(
     config: Any, source: Source, mesh: Mesh, workers: int = 0
 ) -> Generator[Batch, None, None]:
-    """This process's rows of batches that hold every record of `source` once."""
+    """This process's rows of batches that hold every record of `source` once.
+
+    They are prepared by `workers` processes, which take seconds to start, or by threads if 0.
+    """
     batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
     return eval_batches(
         source,

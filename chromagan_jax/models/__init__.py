@@ -33,7 +33,7 @@ def make_generator(config: Any) -> nn.Module:
     """The generator that `config.generator` names and describes.
 
     Raises:
-      UserError: for an unknown name or a field that the network does not have.
+        UserError: for an unknown name or a field that the network does not have.
     """
     return _make('generator', GENERATORS, config)
 
@@ -44,7 +44,7 @@ def make_discriminator(config: Any) -> nn.Module:
     It maps a condition (B, H, W, 1) and a target (B, H, W, C) to logits of any shape.
 
     Raises:
-      UserError: for an unknown name or a field that the network does not have.
+        UserError: for an unknown name or a field that the network does not have.
     """
     return _make('discriminator', DISCRIMINATORS, config)
 

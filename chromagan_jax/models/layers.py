@@ -194,3 +194,9 @@ def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises UserError if `value` is not one of `choices`."""
     if value not in choices:
         raise UserError(f'{field} is {value!r}; choose one of {", ".join(choices)}.')
+
+
+def check_range(field: str, value: float, good: bool, allowed: str) -> None:
+    """Raises UserError that says which values are `allowed`, unless `good`."""
+    if not good:
+        raise UserError(f'{field} must be {allowed}, not {value!r}.')

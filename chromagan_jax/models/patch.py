@@ -20,7 +20,7 @@ class PatchGAN(nn.Module):
     the first. With three layers a logit sees 70 x 70 px, and 256 px give 30 x 30 logits.
 
     Raises:
-      UserError: if the picture is too small to leave a logit, or a field is unknown.
+        UserError: if the picture is too small to leave a logit, or a field is unknown.
     """
 
     width: int = 64  # features of the first convolution
@@ -33,6 +33,8 @@ class PatchGAN(nn.Module):
 
     @nn.compact
     def __call__(self, condition: Array, target: Array, train: bool) -> Array:
+        layers.check_range('discriminator.width', self.width, self.width >= 1, '1 or more')
+        layers.check_range('discriminator.layers', self.layers, self.layers >= 0, '0 or more')
         layers.check_choice('discriminator.norm', self.norm, layers.NORMS)
         smallest = 3 * 2**self.layers
         if min(target.shape[1:3]) < smallest:

@@ -57,7 +57,7 @@ class UNet(nn.Module):
     after the innermost. With `depth` 0 the network goes down to 1x1 at the training crop `size`.
 
     Raises:
-      UserError: if `depth` halvings do not divide the picture's sides, or a field is unknown.
+        UserError: if `depth` halvings do not divide the picture's sides, or a field is unknown.
     """
 
     channels: int = 2  # of the target: 2 in Lab, 3 in RGB
@@ -73,6 +73,9 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, condition: Array, train: bool) -> Array:
+        layers.check_range('generator.width', self.width, self.width >= 1, '1 or more')
+        layers.check_range('generator.depth', self.depth, self.depth >= 0, '0 or more')
+        layers.check_range('generator.dropout', self.dropout, 0 <= self.dropout < 1, '0 <= x < 1')
         layers.check_choice('generator.norm', self.norm, layers.NORMS)
         layers.check_choice('generator.test_mode', self.test_mode, layers.TEST_MODES)
         depth = self.depth or self.size.bit_length() - 1
