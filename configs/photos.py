@@ -19,8 +19,6 @@ def get_config() -> ConfigDict:
     config.batch_size = 16
     config.dtype = 'bfloat16'
     config.generator.width = 64
-    # No statistics of a batch or of the past: the averaged weights run as they were trained.
-    config.generator.norm = 'instance'
     config.discriminator.width = 64
 
     config.data.source = ''  # to be named on the command line
