@@ -34,7 +34,7 @@ UNREADABLE = 'unreadable'  # where checkpoints are moved that cannot be read
 def open_checkpoints(workdir: Path, max_to_keep: int) -> Manager:
     """Manager of the newest states; what a kill left half-written is removed."""
     options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, cleanup_tmp_directories=True)
-    return Manager((workdir / CHECKPOINTS).absolute(), options=options)
+    return _open(workdir / CHECKPOINTS, options)
 
 
 def open_best(workdir: Path) -> Manager:
@@ -43,9 +43,20 @@ def open_best(workdir: Path) -> Manager:
         max_to_keep=1,
         best_fn=lambda metrics: metrics['score'],
         best_mode='min',
+        keep_checkpoints_without_metrics=False,  # a removal that a kill cut short leaves such
         cleanup_tmp_directories=True,
     )
-    return Manager((workdir / BEST).absolute(), options=options)
+    return _open(workdir / BEST, options)
+
+
+def _open(folder: Path, options: ocp.CheckpointManagerOptions) -> Manager:
+    try:
+        return Manager(folder.absolute(), options=options)
+    except OSError as error:
+        raise UserError(
+            f'{folder} cannot be written ({error.strerror}): make room or permission there, or '
+            'choose another --workdir.'
+        ) from error
 
 
 def save(manager: Manager, step: int, state: GanState) -> None:
@@ -58,7 +69,8 @@ def save_if_best(manager: Manager, step: int, state: GanState, score: float) -> 
     """Saves, and drops the best so far, if `score` is below its; says whether it did."""
     manager.wait_until_finished()  # the score of a save in flight is not there yet
     best = manager.best_step()
-    if best is not None and score >= manager.metrics(best)['score']:
+    # The step may be there: a kill between this save and that of the newest state repeats it.
+    if best is not None and (best == step or score >= manager.metrics(best)['score']):
         return False
     manager.save(step, args=ocp.args.StandardSave(state), metrics={'score': score}, force=True)
     return True

@@ -5,6 +5,7 @@ again; 3 diverged, do not.
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,15 +71,16 @@ def _run() -> None:
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """The arguments that are no flags. Ends the program with one sentence if a flag is wrong."""
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, FileNotFoundError) as error:  # ml_collections raises these
+        arguments = flags.FLAGS(argv)
+        # ml_collections tells of a file that it cannot read when a field is first asked for.
+        getattr(_CONFIG.value, 'steps', None)
+        return arguments
+    except (flags.Error, AttributeError, LookupError, OSError) as error:  # all from ml_collections
         _exit(1, flag_mistake(str(error)))
 
 
 def flag_mistake(error: str) -> str:
     """The one sentence in what absl and ml_collections say about a flag."""
-    import re
-
     if 'Traceback' in error:  # of a config file: the exception stands at its end
         return error.strip().splitlines()[-1].split('UserError: ')[-1]
     # ml_collections quotes quoted messages, ends of lines included.

@@ -56,82 +56,85 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
     state_lib.check_networks(system, config)
     source, eval_source = open_sources(config)
 
-    checkpoints = checkpoint.open_checkpoints(workdir, config.checkpoint.max_to_keep)
-    best = checkpoint.open_best(workdir)
-    claim_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
-    say = introduce(config, workdir, source)
-    state = starting_state(config, system, mesh, checkpoints, say)
-    start = int(state.step)
-    if start >= config.steps:
-        say(f'step {start} is the last one: nothing is left to do')
-        return state
-    train_step = compile_train_step(system, config, mesh, say)
-    eval_step = evaluate.compile_step(evaluate.eval_step, system, mesh)
-    render_step = evaluate.compile_step(evaluate.render_step, system, mesh)
+    with contextlib.ExitStack() as stack:
+        stopping = stack.enter_context(stop_requests())
+        say = introduce(config, workdir, source)
+        checkpoints = checkpoint.open_checkpoints(workdir, config.checkpoint.max_to_keep)
+        best = checkpoint.open_best(workdir)
+        stack.enter_context(checkpoint.finishing(checkpoints, best))
+        claim_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
+        state = starting_state(config, system, mesh, checkpoints, say)
+        start = int(state.step)
+        if start >= config.steps:
+            say(f'step {start} is the last one: nothing is left to do')
+            return state
+        train_step = compile_train_step(system, config, mesh, say)
+        eval_step = evaluate.compile_step(evaluate.eval_step, system, mesh)
+        render_step = evaluate.compile_step(evaluate.render_step, system, mesh)
 
-    writes = jax.process_index() == 0  # one writer a file
-    progress = writers.Progress(config.steps, start, config.batch_size, _stream())
-    metrics_file = writers.Metrics(workdir / 'metrics.jsonl', start) if writes else None
-    window: list[dict[str, float]] = []  # metrics of each step since the last line
-    replaced: set[int] = set()  # records of the training source that were named
-    left_out: set[int] = set()  # and of the evaluation source
+        writes = jax.process_index() == 0  # one writer a file
+        progress = writers.Progress(config.steps, start, config.batch_size, _stream())
+        stack.callback(progress.close)
+        metrics_file = writers.Metrics(workdir / 'metrics.jsonl', start) if writes else None
+        window: list[dict[str, float]] = []  # metrics of each step since the last line
+        replaced: set[int] = set()  # records of the training source that were named
+        left_out: set[int] = set()  # and of the evaluation source
 
-    def read_metrics(step: int, metrics: PyTree, unreadable: np.ndarray) -> None:
-        """Waits for `step`, and writes a line if one is due."""
-        for sentence in report_unreadable(source, unreadable, replaced):
-            progress.message(sentence)
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not all(math.isfinite(value) for value in values.values()):
-            check_finite(state, values)
-        window.append(values | {'data/unreadable': float((unreadable >= 0).sum())})
-        if step % config.log_every == 0:
-            means = {name: float(np.mean([w[name] for w in window])) for name in window[0]}
-            means['images_per_second'] = progress.images_per_second(step)
-            window.clear()
-            if metrics_file:
-                metrics_file.write(step, means)
-            progress.report(step, {name: means[name] for name in SHOWN})
+        def read_metrics(step: int, metrics: PyTree, unreadable: np.ndarray) -> None:
+            """Waits for `step`, and writes a line if one is due."""
+            for sentence in report_unreadable(source, unreadable, replaced):
+                progress.message(sentence)
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            if not all(math.isfinite(value) for value in values.values()):
+                check_finite(state, values)
+            window.append(values | {'data/unreadable': float((unreadable >= 0).sum())})
+            if step % config.log_every == 0 or step == config.steps:
+                means = {name: float(np.mean([w[name] for w in window])) for name in window[0]}
+                means['images_per_second'] = progress.images_per_second(step)
+                window.clear()
+                if metrics_file:
+                    metrics_file.write(step, means)
+                progress.report(step, {name: means[name] for name in SHOWN})
 
-    def report_left_out(unreadable: np.ndarray) -> None:
-        for sentence in report_unreadable(eval_source, unreadable, left_out, 'is left out'):
-            progress.message(sentence)
+        def report_left_out(unreadable: np.ndarray) -> None:
+            for sentence in report_unreadable(eval_source, unreadable, left_out, 'is left out'):
+                progress.message(sentence)
 
-    def at_cadence(step: int, stop: bool) -> None:
-        """Does what is due at `step`."""
-        last = step == config.steps
+        def at_cadence(step: int, stop: bool) -> None:
+            """Does what is due at `step`."""
+            last = step == config.steps
 
-        def due(every: int) -> bool:
-            return every > 0 and not stop and (step % every == 0 or last)
+            def due(every: int) -> bool:
+                return every > 0 and (step % every == 0 or last)
 
-        variables = state_lib.generator_variables(state)
-        if due(config.eval_every):
-            inputs = evaluation_input(config, eval_source, mesh, config.data.workers)
-            images = evaluate.image_scores(eval_step, variables, inputs, mesh, report_left_out)
-            scores = evaluate.averages(images)
-            if metrics_file:
-                metrics_file.write(step, scores)
-            progress.message(evaluate.summary(step, scores))
-            check_finite(state, metrics)
-            score = evaluate.score(config.checkpoint.best_metric, scores)
-            checkpoint.save_if_best(best, step, state, score)
-        if due(config.sample_every):
-            with contextlib.closing(evaluation_input(config, eval_source, mesh)) as inputs:
-                grid = evaluate.sample_grid(render_step, variables, inputs, mesh, SAMPLED)
-            if metrics_file and grid is not None:
-                writers.write_png(workdir / 'samples' / f'step_{step:08d}.png', grid)
-                metrics_file.image(step, 'samples', grid)
-        if due(config.checkpoint_every) or stop:
-            check_finite(state, metrics)
-            checkpoint.save(checkpoints, step, state)
+            variables = state_lib.generator_variables(state)
+            if due(config.eval_every):
+                inputs = evaluation_input(config, eval_source, mesh, config.data.workers)
+                images = evaluate.image_scores(eval_step, variables, inputs, mesh, report_left_out)
+                scores = evaluate.averages(images)
+                if metrics_file:
+                    metrics_file.write(step, scores)
+                progress.message(evaluate.summary(step, scores))
+                check_finite(state, metrics)
+                score = evaluate.score(config.checkpoint.best_metric, scores)
+                checkpoint.save_if_best(best, step, state, score)
+            if due(config.sample_every):
+                with contextlib.closing(evaluation_input(config, eval_source, mesh)) as inputs:
+                    grid = evaluate.sample_grid(render_step, variables, inputs, mesh, SAMPLED)
+                if metrics_file and grid is not None:
+                    writers.write_png(workdir / 'samples' / f'step_{step:08d}.png', grid)
+                    metrics_file.image(step, 'samples', grid)
+            if due(config.checkpoint_every) or stop:
+                check_finite(state, metrics)
+                checkpoint.save(checkpoints, step, state)
 
-    cadences = [e for e in (config.eval_every, config.sample_every, config.checkpoint_every) if e]
-    pending, stop = None, False
-    with (
-        checkpoint.finishing(checkpoints, best),
-        contextlib.closing(training_input(config, source, mesh, start)) as batches,
-        contextlib.closing(progress),
-        stop_requests() as stopping,
-    ):
+        cadences = [
+            e for e in (config.eval_every, config.sample_every, config.checkpoint_every) if e
+        ]
+        batches = stack.enter_context(
+            contextlib.closing(training_input(config, source, mesh, start))
+        )
+        pending = None
         for step in range(start + 1, config.steps + 1):
             batch = next(batches)
             unreadable = batch.pop('unreadable')
@@ -148,10 +151,8 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
                 with progress.paused():
                     at_cadence(step, stop)
             if stop:
-                break
-    if stop:
-        raise PreemptedError(f'stopped at step {step}, which is saved; start it again to go on.')
-    return state
+                raise PreemptedError(f'stopped at step {step}, which is saved; start it again.')
+        return state
 
 
 def compile_train_step(
