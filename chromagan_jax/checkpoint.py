@@ -141,6 +141,15 @@ def read_run(workdir: Path) -> dict[str, Any]:
         raise UserError(f'{path} is damaged ({error}): restore it from a copy.') from None
 
 
+def kept_steps(workdir: Path) -> list[int]:
+    """The steps whose newest states are complete and kept, in order; [] before the first."""
+    folder = (workdir / CHECKPOINTS).absolute()
+    if not folder.is_dir():
+        return []
+    with Manager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+        return sorted(manager.all_steps())
+
+
 class Loaded(NamedTuple):
     """A run as one of its checkpoints has it."""
 

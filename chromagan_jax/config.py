@@ -6,8 +6,8 @@ from typing import Any
 from chromagan_jax import optim
 from chromagan_jax.color import SPACES
 from chromagan_jax.errors import UserError
-from chromagan_jax.evaluate import RANKING
 from chromagan_jax.losses import ADVERSARIAL
+from chromagan_jax.metrics import RANKING
 
 DTYPES = ('float32', 'bfloat16')
 # Fields, or groups of them, that change nothing about what is computed at a step.
@@ -24,6 +24,9 @@ MAY_CHANGE = (
     'data.prefetch',
     'eval.source',
     'eval.batch_size',
+    'eval.checkpoint',
+    'eval.follow',
+    'eval.patience',
 )
 
 
@@ -37,7 +40,7 @@ def validate(config: Any) -> None:
     positive += ' data.size data.threads data.prefetch eval.batch_size mesh.fsdp'
     for field in (*positive.split(), 'checkpoint.max_to_keep'):
         _require(field, _get(config, field), _get(config, field) >= 1, '1 or more')
-    for field in ('eval_every', 'sample_every', 'data.workers', 'eval.size'):
+    for field in ['eval_every', 'sample_every', 'data.workers', 'eval.size', 'eval.patience']:
         _require(field, _get(config, field), _get(config, field) >= 0, '0 or more')
     _require('seed', config.seed, 0 <= config.seed < 2**32, '0 <= x < 2**32')
     _choose('color_space', config.color_space, SPACES)

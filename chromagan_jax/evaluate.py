@@ -1,24 +1,30 @@
-"""Scores over a finite set of photographs, each counted once."""
+"""Scores over a finite set of photographs, each counted once; the job that scores checkpoints."""
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
-from chromagan_jax import color, metrics, sharding, steps, writers
-from chromagan_jax.errors import UserError
-from chromagan_jax.state import System
+from chromagan_jax import checkpoint, color, metrics, sharding, steps, writers
+from chromagan_jax.data.inputs import NOT_HELD_OUT, evaluation_input, is_held_out, open_sources
+from chromagan_jax.data.sources import Picked
+from chromagan_jax.errors import PreemptedError, UserError
+from chromagan_jax.preemption import stop_requests
+from chromagan_jax.state import System, generator_variables
 
 Array = jax.Array
 PyTree = Any
 
 VISIBLE = 128  # px to which smaller pictures are enlarged in a grid
+POLL = 2  # s between looks for a new checkpoint
 LABELS = ('gray', 'colorized', 'original')
-# Metrics that can rank checkpoints, and the sign that makes the lower score the better one.
-RANKING = {'ab_mae': 1, 'colorfulness_gap': 1, 'psnr': -1, 'ssim': -1}
 
 
 def eval_step(system: System, variables: PyTree, batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -102,8 +108,8 @@ def averages(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def score(metric: str, scores: Mapping[str, float]) -> float:
-    """The lower the better, whatever the metric (a key of `RANKING`)."""
-    return RANKING[metric] * scores[f'eval/{metric}']
+    """The lower the better, whatever the metric (a key of `metrics.RANKING`)."""
+    return metrics.RANKING[metric] * scores[f'eval/{metric}']
 
 
 def summary(step: int, scores: Mapping[str, float]) -> str:
@@ -147,3 +153,73 @@ def sample_grid(
         if len(rows) == most:
             break
     return writers.sample_grid(rows, LABELS) if rows else None
+
+
+def evaluate_checkpoints(config: Any, workdir: Path) -> None:
+    """Scores checkpoints of the run in `workdir`: `--mode=eval`.
+
+    The run is taken under its own config, of `config` only `eval` counts. Scores are appended to
+    metrics_eval.jsonl; samples_eval/ gets the four worst and the four best photographs by PSNR.
+
+    Raises:
+        UserError: if there is no run, checkpoint or photograph, or following waits in vain.
+        PreemptedError: after SIGTERM or Ctrl-C, which lose nothing that was scored.
+    """
+    run = ConfigDict(checkpoint.read_run(workdir)['config'])
+    run.eval = config.eval
+    mesh = sharding.make_mesh()
+    source = open_sources(run)[1]
+    say = writers.announcer()
+    if not is_held_out(run):
+        say(NOT_HELD_OUT)
+    metrics_file = writers.Metrics(workdir / 'metrics_eval.jsonl', max(_scored(workdir), default=0))
+    compiled: Any = None
+    with stop_requests() as stopping:
+        for which in _which(config, run, workdir, stopping):
+            loaded = checkpoint.load(workdir, which, mesh)
+            if compiled is None:
+                compiled = [compile_step(s, loaded.system, mesh) for s in (eval_step, render_step)]
+            variables = generator_variables(loaded.state)
+            images = image_scores(
+                compiled[0], variables, evaluation_input(run, source, mesh, run.data.workers), mesh
+            )
+            scores, step = averages(images), int(loaded.state.step)
+            if jax.process_index() == 0:
+                metrics_file.write(step, scores)
+            say(summary(step, scores))
+            order = images['index'][np.argsort(images['psnr'], kind='stable')].astype(int)
+            shown = Picked(source, list(dict.fromkeys([*order[:4], *order[-4:]])))
+            grid = sample_grid(
+                compiled[1], variables, evaluation_input(run, shown, mesh), mesh, len(shown)
+            )
+            if jax.process_index() == 0 and grid is not None:
+                writers.write_png(workdir / 'samples_eval' / f'step_{step:08d}.png', grid)
+
+
+def _scored(workdir: Path) -> set[int]:
+    """The steps in metrics_eval.jsonl."""
+    path = workdir / 'metrics_eval.jsonl'
+    return {json.loads(line)['step'] for line in path.open()} if path.exists() else set()
+
+
+def _which(config: Any, run: Any, workdir: Path, stopping: Callable[[], bool]) -> Iterator[str]:
+    """The checkpoint that is asked for; or, following, each new one until the run's last step."""
+    if not config.eval.follow:
+        yield config.eval.checkpoint
+        return
+    done, newest_at = _scored(workdir), time.monotonic()
+    while not done or max(done) < run.steps:
+        new = [step for step in checkpoint.kept_steps(workdir) if step not in done]
+        if new:
+            done.add(new[0])
+            yield str(new[0])
+            newest_at = time.monotonic()
+        elif time.monotonic() - newest_at > config.eval.patience:
+            raise UserError(
+                f'No new checkpoint in {workdir} for {config.eval.patience} s: see whether the '
+                'training still runs, or raise eval.patience.'
+            )
+        else:
+            time.sleep(POLL)
+        if stopping():
+            raise PreemptedError('stopped between two checkpoints; start it again to go on.')

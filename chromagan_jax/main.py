@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from chromagan_jax import train
+from chromagan_jax import evaluate, train
 from chromagan_jax.errors import DivergedError, PreemptedError, UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -24,7 +24,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     'workdir', '', 'Where the run writes; started again, it goes on there. Default: runs/CONFIG.'
 )
-_MODE = flags.DEFINE_enum('mode', 'train', ['train'], 'What to do.')
+_MODE = flags.DEFINE_enum(
+    'mode', 'train', ['train', 'eval'], 'Train, or score checkpoints of a workdir (config.eval).'
+)
 _PROFILE = flags.DEFINE_bool('profile', False, 'Trace a few steps into workdir/profile.')
 _DISTRIBUTED = flags.DEFINE_bool(
     'distributed',
@@ -65,7 +67,10 @@ def _run() -> None:
         jax.config.update('jax_compilation_cache_dir', _COMPILATION_CACHE.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
     workdir = Path(_WORKDIR.value or f'runs/{name}')
-    train.train_and_evaluate(_CONFIG.value, workdir, _PROFILE.value)
+    if _MODE.value == 'train':
+        train.train_and_evaluate(_CONFIG.value, workdir, _PROFILE.value)
+    else:
+        evaluate.evaluate_checkpoints(_CONFIG.value, workdir)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

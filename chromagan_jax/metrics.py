@@ -16,6 +16,8 @@ from chromagan_jax.errors import UserError
 
 Array = jax.Array
 
+# Metrics that can rank checkpoints, and the sign that makes the lower score the better one.
+RANKING = {'ab_mae': 1, 'colorfulness_gap': 1, 'psnr': -1, 'ssim': -1}
 PSNR_CAP = 60.0
 SSIM_WINDOW = 11  # px, with a Gaussian of sigma 1.5 (Wang et al. 2004)
 

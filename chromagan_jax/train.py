@@ -3,12 +3,10 @@
 import contextlib
 import functools
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +16,13 @@ from chromagan_jax import checkpoint, evaluate, sharding, steps, writers
 from chromagan_jax import config as config_lib
 from chromagan_jax import state as state_lib
 from chromagan_jax.data import Source, report_unreadable
-from chromagan_jax.data.inputs import evaluation_input, open_sources, training_input
+from chromagan_jax.data.inputs import (
+    NOT_HELD_OUT,
+    evaluation_input,
+    is_held_out,
+    open_sources,
+    training_input,
+)
 from chromagan_jax.errors import DivergedError, PreemptedError, UserError
 from chromagan_jax.preemption import stop_requests
 from chromagan_jax.state import GanState, System
@@ -73,7 +77,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
         render_step = evaluate.compile_step(evaluate.render_step, system, mesh)
 
         writes = jax.process_index() == 0  # one writer a file
-        progress = writers.Progress(config.steps, start, config.batch_size, _stream())
+        progress = writers.Progress(config.steps, start, config.batch_size, writers.stream())
         stack.callback(progress.close)
         metrics_file = writers.Metrics(workdir / 'metrics.jsonl', start) if writes else None
         window: list[dict[str, float]] = []  # metrics of each step since the last line
@@ -217,19 +221,14 @@ def starting_state(
 
 def introduce(config: Any, workdir: Path, source: Source) -> Callable[[str], None]:
     """Says where the run writes, what it reads and what that is worth; returns how to say more."""
-    say = functools.partial(print, file=_stream(), flush=True)
+    say = writers.announcer()
     say(f'writes to {workdir.absolute()}')
     say(f'trains on {len(source)} photographs of {config.data.source}')
     if config.data.source == 'sample':
         say('the built-in sample is a handful of photographs: they are memorised, not learned from')
-    if config.eval_every and config.eval.source in ('', config.data.source):
-        say('eval.source is the training source: the figures of the evaluation are not held out')
+    if config.eval_every and not is_held_out(config):
+        say(NOT_HELD_OUT)
     return say
-
-
-def _stream() -> TextIO:
-    """Where process 0 shows what the run does; the others show nothing."""
-    return sys.stderr if jax.process_index() == 0 else open(os.devnull, 'w')
 
 
 def trace(done: int, steps: int, folder: Path, state: GanState) -> None:

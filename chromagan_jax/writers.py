@@ -5,6 +5,7 @@ UserError. Of several processes only one may write a file: the caller sees to th
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import io
 import json
@@ -100,6 +101,16 @@ class _Events:
         length = struct.pack('<Q', len(event))
         checksums = [struct.pack('<I', self._checksum(part)) for part in (length, event)]
         _append(self._path, length + checksums[0] + event + checksums[1])
+
+
+def stream() -> TextIO:
+    """Where process 0 shows what a run does; the other processes show nothing."""
+    return sys.stderr if jax.process_index() == 0 else open(os.devnull, 'w')
+
+
+def announcer() -> Callable[[str], None]:
+    """A function that shows a line, for before and after there is a `Progress`."""
+    return functools.partial(print, file=stream(), flush=True)
 
 
 class Progress:

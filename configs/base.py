@@ -75,6 +75,10 @@ def get_config(arg: str = '') -> ConfigDict:
     config.eval.size = 0  # px, of the centre crop; 0: data.size
     config.eval.batch_size = 8  # photographs at a time; rounded up to a multiple of the devices
 
+    config.eval.checkpoint = 'newest'  # what --mode=eval scores: newest, best or a step
+    config.eval.follow = False  # --mode=eval scores every new checkpoint until training ends
+    config.eval.patience = 3600  # s without a new checkpoint after which following gives up
+
     config.log_every = 20  # steps between lines of metrics.jsonl
     config.eval_every = 200  # steps between evaluations; 0: never
     config.sample_every = 200  # steps between sample grids; 0: never

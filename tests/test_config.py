@@ -24,6 +24,9 @@ FREE = {
     'data.prefetch',
     'eval.source',
     'eval.batch_size',
+    'eval.checkpoint',
+    'eval.follow',
+    'eval.patience',
 }
 SCHEDULES = ('generator_optimizer.schedule', 'discriminator_optimizer.schedule')
 
@@ -77,9 +80,26 @@ IMPOSSIBLE = (
     ]
     + [
         (field, -1, '0 or more')
-        for field in ('eval_every', 'sample_every', 'data.workers', 'eval.size')
+        for field in (
+            'eval_every',
+            'sample_every',
+            'data.workers',
+            'eval.size',
+            'eval.patience',
+            'generator_optimizer.learning_rate',
+            'generator_optimizer.clip',
+            'discriminator_optimizer.weight_decay',
+            'discriminator_optimizer.warmup_steps',
+            'objective.l1',
+            'objective.gradient_penalty',
+        )
     ]
     + [
+        ('seed', -1, '0 <= x < 2**32'),
+        ('seed', 2**32, '0 <= x < 2**32'),
+        ('generator_optimizer.b1', 1.0, '0 <= x < 1'),
+        ('discriminator_optimizer.b2', -0.1, '0 <= x < 1'),
+        ('objective.mse', float('nan'), '0 or more'),
         ('ema', 1.0, '0 <= x < 1'),
         ('ema', -0.1, '0 <= x < 1'),
         ('ema', float('nan'), '0 <= x < 1'),

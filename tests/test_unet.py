@@ -45,6 +45,9 @@ def test_a_network_of_one_size_takes_multiples_of_it():
     [
         (UNet(size=200), 200, 'power of two'),
         (UNet(depth=5), 48, 'takes sides that 32 divides, not 48 x 48'),
+        (UNet(width=0, size=16), 16, 'generator.width must be 1 or more, not 0'),
+        (UNet(depth=-1, size=16), 16, 'generator.depth must be 0 or more, not -1'),
+        (UNet(dropout=1.5, size=16), 16, 'generator.dropout must be 0 <= x < 1, not 1.5'),
         (UNet(norm='layer', size=16), 16, "generator.norm is 'layer'"),
         (UNet(test_mode='x', size=16), 16, "generator.test_mode is 'x'"),
     ],

@@ -10,6 +10,8 @@ from chromagan_jax.data.pipeline import Batch, eval_batches, train_batches
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
 
+NOT_HELD_OUT = 'eval.source is the training source: the figures of the evaluation are not held out'
+
 
 def open_sources(config: Any) -> tuple[Source, Source]:
     """The sources to train on and to evaluate on.
@@ -27,6 +29,13 @@ def open_sources(config: Any) -> tuple[Source, Source]:
     source = make_source(config.data.source, config.data.split, config.data.labels)
     eval_source = make_source(config.eval.source or config.data.source, config.eval.split)
     return source, eval_source
+
+
+def is_held_out(config: Any) -> bool:
+    """Whether the evaluation reads other photographs than the training, as far as names tell."""
+    if config.eval.source not in ('', config.data.source):
+        return True
+    return config.data.source.startswith('tfds:') and config.eval.split != config.data.split
 
 
 def training_input(

@@ -11,7 +11,7 @@ import glob
 import importlib.util
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from chromagan_jax.data.records import (
@@ -206,3 +206,32 @@ def _sample() -> Folder:
             'folder of images instead of the sample.'
         )
     return Folder('sample', str(root), names, None, 0, fingerprint(names))
+
+
+@dataclasses.dataclass(frozen=True)
+class Picked:
+    """Some records of another source, in a given order."""
+
+    source: Source
+    indices: Sequence[int]
+
+    @property
+    def location(self) -> str:
+        return self.source.location
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+    @property
+    def num_classes(self) -> int:
+        return self.source.num_classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.source[self.indices[index]]
+
+    def name(self, index: int) -> str:
+        return self.source.name(self.indices[index])
