@@ -7,6 +7,8 @@ scored ones. `config.json` says under which config and on which data they were m
 
 import contextlib
 import json
+import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -61,19 +63,21 @@ def _open(folder: Path, options: ocp.CheckpointManagerOptions) -> Manager:
 
 def save(manager: Manager, step: int, state: GanState) -> None:
     """Saves in the background; the state may be donated at once. Does nothing if it is there."""
-    if step not in manager.all_steps():
-        manager.save(step, args=ocp.args.StandardSave(state))
+    with _writing(manager):
+        if step not in manager.all_steps():
+            manager.save(step, args=ocp.args.StandardSave(state))
 
 
 def save_if_best(manager: Manager, step: int, state: GanState, score: float) -> bool:
     """Saves, and drops the best so far, if `score` is below its; says whether it did."""
-    manager.wait_until_finished()  # the score of a save in flight is not there yet
-    best = manager.best_step()
-    # The step may be there: a kill between this save and that of the newest state repeats it.
-    if best is not None and (best == step or score >= manager.metrics(best)['score']):
-        return False
-    manager.save(step, args=ocp.args.StandardSave(state), metrics={'score': score}, force=True)
-    return True
+    with _writing(manager):
+        manager.wait_until_finished()  # the score of a save in flight is not there yet
+        best = manager.best_step()
+        # The step may be there: a kill between this save and that of the newest state repeats it.
+        if best is not None and (best == step or score >= manager.metrics(best)['score']):
+            return False
+        manager.save(step, args=ocp.args.StandardSave(state), metrics={'score': score}, force=True)
+        return True
 
 
 @contextlib.contextmanager
@@ -83,8 +87,26 @@ def finishing(*managers: Manager) -> Iterator[None]:
         yield
     finally:
         for manager in managers:
-            manager.wait_until_finished()
-            manager.close()
+            with _writing(manager):
+                manager.wait_until_finished()
+                manager.close()
+
+
+@contextlib.contextmanager
+def _writing(manager: Manager) -> Iterator[None]:
+    """Turns a failure of the file system, now or in the background, into a sentence."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        # TensorStore raises ValueError with the number of the system's error in its text.
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        code = int(number.group(1)) if number else getattr(error, 'errno', None)
+        if code is None:
+            raise
+        raise UserError(
+            f'{manager.directory} cannot be written ({os.strerror(code)}): make room or permission '
+            'there and start again; what was saved before is whole.'
+        ) from error
 
 
 def restore_newest(

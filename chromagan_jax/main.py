@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 import jax
@@ -107,11 +108,23 @@ def flag_mistake(error: str) -> str:
     return text
 
 
+def _show_uncaught(kind: type, error: BaseException, traceback: TracebackType | None) -> None:
+    """Shows an uncaught exception, but for the echoes of a save that failed.
+
+    TensorStore's threads print one for each array that comes too late to the save's event loop; the
+    failure itself is raised in the main thread.
+    """
+    if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
+        sys.__excepthook__(kind, error, traceback)
+
+
 def _exit(code: int, sentence: str) -> NoReturn:
     print(f'chromagan_jax: {sentence}', file=sys.stderr)
     sys.exit(code)
 
 
 if __name__ == '__main__':
-    logging.set_verbosity(logging.WARNING)
+    sys.excepthook = _show_uncaught
+    # Errors of background threads come back to the main thread, which tells of them.
+    logging.set_verbosity(logging.FATAL)
     app.run(main, flags_parser=parse_flags)

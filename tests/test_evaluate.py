@@ -12,7 +12,7 @@ import skimage.metrics
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from chromagan_jax import evaluate, sharding, state, steps, writers
+from chromagan_jax import evaluate, metrics, sharding, state, steps, writers
 from chromagan_jax.data import Source, eval_batches, make_source
 from chromagan_jax.errors import UserError
 from configs import base
@@ -233,8 +233,8 @@ def test_the_score_is_lower_for_the_better_of_two(metric, better, worse):
 
 
 def test_every_metric_that_ranks_is_among_the_scores(scores):
-    assert set(evaluate.RANKING) == {'psnr', 'ssim', 'ab_mae', 'colorfulness_gap'}
-    assert {f'eval/{metric}' for metric in evaluate.RANKING} <= scores.keys()
+    assert set(metrics.RANKING) == {'psnr', 'ssim', 'ab_mae', 'colorfulness_gap'}
+    assert {f'eval/{metric}' for metric in metrics.RANKING} <= scores.keys()
 
 
 def test_the_summary_names_every_figure_beside_grays():

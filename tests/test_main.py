@@ -266,3 +266,34 @@ def test_what_is_wrong_with_a_flag_is_said_in_one_sentence(
 
 def test_what_nobody_foresaw_is_passed_on_in_one_line() -> None:
     assert main.flag_mistake('Two\n  lines of words.') == 'Two lines of words.'
+
+
+def test_a_disk_that_takes_no_more_ends_in_one_sentence_and_loses_nothing(tmp_path):
+    wide = (*SMALL, '--config.generator.width=32', '--config.checkpoint_every=2')
+    wide += ('--config.eval_every=0', '--config.sample_every=0', f'--workdir={tmp_path / "run"}')
+    assert run(tmp_path, *wide).returncode == 0
+    # No file of more than 200 kB can be written: that is, no kernels.
+    done = subprocess.run(
+        [
+            'bash',
+            '-c',
+            'trap "" XFSZ; ulimit -f 200; exec "$@"',
+            'bash',
+            sys.executable,
+            '-m',
+            'chromagan_jax.main',
+            *wide,
+            '--config.steps=8',
+        ],
+        cwd=tmp_path,
+        env=os.environ | {'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert 'Traceback' not in done.stderr
+    assert re.search(r'checkpoints cannot be written \(File too large\): make room', done.stderr)
+    again = run(tmp_path, *wide, '--config.steps=8')
+    assert again.returncode == 0, again.stderr
+    assert 'resumed from step 4' in again.stderr
+    assert sorted(path.name for path in (tmp_path / 'run/checkpoints').iterdir()) == ['6', '8']
