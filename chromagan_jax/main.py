@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NoReturn
 
 import jax
@@ -108,14 +107,14 @@ def flag_mistake(error: str) -> str:
     return text
 
 
-def _show_uncaught(kind: type, error: BaseException, traceback: TracebackType | None) -> None:
-    """Shows an uncaught exception, but for the echoes of a save that failed.
+def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
+    """Shows an exception that no caller can catch, but for the echoes of a save that failed.
 
-    TensorStore's threads print one for each array that comes too late to the save's event loop; the
+    TensorStore's threads raise one for each array that comes too late to the save's event loop; the
     failure itself is raised in the main thread.
     """
-    if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
-        sys.__excepthook__(kind, error, traceback)
+    if str(unraisable.exc_value) != 'Event loop is closed':
+        sys.__unraisablehook__(unraisable)
 
 
 def _exit(code: int, sentence: str) -> NoReturn:
@@ -124,7 +123,7 @@ def _exit(code: int, sentence: str) -> NoReturn:
 
 
 if __name__ == '__main__':
-    sys.excepthook = _show_uncaught
+    sys.unraisablehook = _show_unraisable
     # Errors of background threads come back to the main thread, which tells of them.
     logging.set_verbosity(logging.FATAL)
     app.run(main, flags_parser=parse_flags)
