@@ -28,3 +28,12 @@ def _parsed_flags():
 def tiny():
     """The base config with networks for tests."""
     return base.get_config('tiny')
+
+
+@pytest.fixture
+def small(tiny):
+    """The same with as few layers as there can be."""
+    tiny.generator.depth = 2
+    tiny.discriminator.layers = 1
+    tiny.data.size = 16
+    return tiny

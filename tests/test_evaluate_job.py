@@ -13,14 +13,6 @@ from chromagan_jax.errors import UserError
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.fixture
-def small(tiny):
-    tiny.generator.depth = 2
-    tiny.discriminator.layers = 1
-    tiny.data.size = 16
-    return tiny
-
-
 def scores_of(path):
     lines = [json.loads(line) for line in path.open()]
     return {line['step']: line for line in lines if 'eval/psnr' in line}

@@ -8,14 +8,6 @@ from chromagan_jax import state as state_lib
 from chromagan_jax.errors import UserError
 
 
-@pytest.fixture
-def small(tiny):
-    tiny.generator.depth = 2
-    tiny.discriminator.layers = 1
-    tiny.data.size = 16
-    return tiny
-
-
 def test_a_new_state_has_the_shapes_types_and_places_of_the_abstract_one(small):
     mesh = sharding.make_mesh(2)
     system = state_lib.make_system(small, mesh)

@@ -10,14 +10,6 @@ from chromagan_jax.errors import DivergedError, UserError
 
 
 @pytest.fixture
-def small(tiny):
-    tiny.generator.depth = 2
-    tiny.discriminator.layers = 1
-    tiny.data.size = 16
-    return tiny
-
-
-@pytest.fixture
 def folder(tmp_path):
     """A folder of eight photographs."""
     rng = np.random.default_rng(0)
