@@ -35,25 +35,26 @@ UNREADABLE = 'unreadable'  # where checkpoints are moved that cannot be read
 
 def open_checkpoints(workdir: Path, max_to_keep: int) -> Manager:
     """Manager of the newest states; what a kill left half-written is removed."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, cleanup_tmp_directories=True)
-    return _open(workdir / CHECKPOINTS, options)
+    return _open(workdir / CHECKPOINTS, max_to_keep=max_to_keep)
 
 
 def open_best(workdir: Path) -> Manager:
     """Manager of the one state with the lowest score."""
-    options = ocp.CheckpointManagerOptions(
+    return _open(
+        workdir / BEST,
         max_to_keep=1,
         best_fn=lambda metrics: metrics['score'],
         best_mode='min',
         keep_checkpoints_without_metrics=False,  # a removal that a kill cut short leaves such
-        cleanup_tmp_directories=True,
     )
-    return _open(workdir / BEST, options)
 
 
-def _open(folder: Path, options: ocp.CheckpointManagerOptions) -> Manager:
+def _open(folder: Path, **options: Any) -> Manager:
+    # Both managers may save at once, and of several processes each must wait for its like.
+    barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
+    options |= {'cleanup_tmp_directories': True, 'multiprocessing_options': barriers}
     try:
-        return Manager(folder.absolute(), options=options)
+        return Manager(folder.absolute(), options=ocp.CheckpointManagerOptions(**options))
     except OSError as error:
         raise UserError(
             f'{folder} cannot be written ({error.strerror}): make room or permission there, or '

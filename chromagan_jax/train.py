@@ -247,6 +247,6 @@ def check_finite(state: GanState, metrics: Mapping[str, Any]) -> None:
     if (step := int(state.bad_step)) >= 0:
         term = sorted(metrics)[int(state.bad_term)]
         raise DivergedError(
-            f'{term} was not finite at step {step}: the last checkpoint is good; go on from it '
+            f'{term} was not finite at step {step}: checkpoints before it are good; go on from one '
             'with a lower learning rate or another seed (init_from, in another --workdir).'
         )
