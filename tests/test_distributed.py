@@ -22,7 +22,11 @@ def start(workdir, *arguments, devices=1):
     return subprocess.Popen(
         [sys.executable, '-m', 'chromagan_jax.main', *flags, *arguments],
         cwd=ROOT,
-        env=os.environ | {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'},
+        env=os.environ
+        | {
+            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} '
+            '--xla_backend_optimization_level=0'
+        },
         stderr=subprocess.PIPE,
         text=True,
     )
