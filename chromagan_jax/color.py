@@ -93,14 +93,38 @@ def rgb_to_lab(rgb: ArrayT) -> ArrayT:
     return _namespace(rgb).stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
-def lab_to_rgb(lab: ArrayT) -> ArrayT:
-    """(..., 3) L* in [0, 100], a*, b* to (..., 3) sRGB clipped to [0, 1], same float type."""
+def _lab_to_linear(lab: ArrayT) -> ArrayT:
+    """(..., 3) L*, a*, b* to linear RGB, not clipped."""
     xp = _namespace(lab)
     y = (lab[..., 0] + 16) / 116
     x = y + lab[..., 1] / 500
     z = xp.maximum(y - lab[..., 2] / 200, 0)  # no light has a negative Z: scikit-image's rule
-    xyz = _f_inverse(xp.stack([x, y, z], axis=-1))
-    return xp.clip(_linear_to_srgb(_transform(_FROM_XYZ, xyz)), 0, 1)
+    return _transform(_FROM_XYZ, _f_inverse(xp.stack([x, y, z], axis=-1)))
+
+
+def lab_to_rgb(lab: ArrayT) -> ArrayT:
+    """(..., 3) L* in [0, 100], a*, b* to (..., 3) sRGB clipped to [0, 1], same float type."""
+    return _namespace(lab).clip(_linear_to_srgb(_lab_to_linear(lab)), 0, 1)
+
+
+def lab_to_rgb_of_lightness(lab: ArrayT) -> ArrayT:
+    """`lab_to_rgb` for colours that may lie outside sRGB, whose lightness clipping would change.
+
+    Such a colour is mixed, in linear light, with the gray of its own lightness until it lies
+    inside. Y is linear in that mixture and the same at both of its ends: L* stays what it was, and
+    so does the dominant wavelength.
+    """
+    xp = _namespace(lab)
+    linear = _lab_to_linear(lab)
+    gray = _f_inverse((lab[..., 0] + 16) / 116)
+    r, g, b = linear[..., 0], linear[..., 1], linear[..., 2]  # 8 x as fast as max(axis=-1)
+    over = xp.maximum(xp.maximum(r, g), b) - gray
+    under = gray - xp.minimum(xp.minimum(r, g), b)
+    # The share of the colour that the brightest and the darkest channel allow.
+    share = xp.minimum((1 - gray) / xp.maximum(over, 1e-6), gray / xp.maximum(under, 1e-6))
+    share = xp.clip(share, 0, 1)[..., None]
+    mixed = gray[..., None] + share * (linear - gray[..., None])
+    return xp.clip(_linear_to_srgb(mixed), 0, 1)
 
 
 def lightness_to_gray(lightness: ArrayT) -> ArrayT:

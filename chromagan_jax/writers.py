@@ -127,8 +127,10 @@ class Progress:
         images_per_step: int,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        unit: str = 'step',
     ):
         """Starts the clock at `start_step`; `stream` is standard error unless given."""
+        self._unit = unit
         self._total_steps = total_steps
         self._images_per_step = images_per_step
         self._stream = sys.stderr if stream is None else stream
@@ -165,7 +167,7 @@ class Progress:
             self._seconds_per_step = smoothed + _SMOOTHING * (newest - smoothed)
         self._window_step, self._window_start = step, self._clock()
 
-        head = f'step {step}/{self._total_steps} ({100 * step // self._total_steps}%)'
+        head = f'{self._unit} {step}/{self._total_steps} ({100 * step // self._total_steps}%)'
         names = sorted(scalars, key=lambda name: name not in _SHORT)
         values = [f'{_SHORT.get(n, n.split("/")[-1])} {scalars[n]:.4g}' for n in names]
         tail = [f'{rate:.1f} img/s']

@@ -46,13 +46,11 @@ class UnreadableImage(ValueError):  # noqa: N818
 
 
 def decode(data: bytes, min_side: int = 0) -> np.ndarray:
-    """Decodes an image file to sRGB.
+    """Decodes an image file to sRGB, transparent parts on white.
 
     Args:
-        data: the whole file: JPEG, PNG, WebP, BMP, GIF or TIFF, the first frame of several.
-        min_side: the caller needs no more than this many pixels on the short side; a JPEG at
-            least twice as large is decoded at a half, a quarter or an eighth of its size, which is
-            cheaper. The short side never gets smaller than this. 0 decodes at full size.
+        data: the whole file, as in `load`.
+        min_side: as in `load`.
 
     Returns:
         (H, W, 3) uint8 sRGB.
@@ -60,19 +58,55 @@ def decode(data: bytes, min_side: int = 0) -> np.ndarray:
     Raises:
         UnreadableImage: the bytes are truncated, damaged, too large or no image.
     """
+    colour, alpha = to_srgb(load(data, min_side))
+    if alpha is not None:
+        colour = Image.composite(colour, Image.new('RGB', colour.size, 'white'), alpha)
+    return np.asarray(colour)
+
+
+def load(data: bytes, min_side: int = 0, max_pixels: int | None = None) -> Image.Image:
+    """Reads an image file in its own mode, upright.
+
+    Args:
+        data: the whole file: JPEG, PNG, WebP, BMP, GIF or TIFF, the first frame of several.
+        min_side: the caller needs no more than this many pixels on the short side; a JPEG at
+            least twice as large is decoded at a half, a quarter or an eighth of its size, which is
+            cheaper. The short side never gets smaller than this. 0 decodes at full size.
+        max_pixels: an image with more is refused before memory is taken for it.
+
+    Raises:
+        UnreadableImage: the bytes are truncated, damaged, too large or no image.
+    """
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise UnreadableImage(
+                f'{image.width} x {image.height} px are more than {max_pixels / 1e6:g} megapixels'
+            )
         if min_side:
             image.draft(None, (min_side, min_side))  # does nothing for other formats than JPEG
         image.load()
     except UnidentifiedImageError as error:
         raise UnreadableImage('not a JPEG, PNG, WebP, BMP, GIF or TIFF image') from error
+    except UnreadableImage:
+        raise
     except _DAMAGE as error:
         raise UnreadableImage(str(error) or type(error).__name__) from error
-    pixels = np.asarray(_to_srgb(_upright(image)))
-    if not pixels.size:
+    if not image.width * image.height:
         raise UnreadableImage('it has no pixels')
-    return pixels
+    return _upright(image)
+
+
+def count_frames(data: bytes) -> int:
+    """How many frames an animation or pages a TIFF has; 1 where damage hides it.
+
+    The previews that cameras append to a JPEG (MPO) do not count.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        return 1 if image.format == 'MPO' else getattr(image, 'n_frames', 1)
+    except (*_DAMAGE, EOFError):  # the first frame is whole all the same
+        return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -84,21 +118,19 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow to 'RGB', in sRGB."""
+def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Any mode of Pillow to 'RGB' in sRGB, and the alpha channel ('L') of one that has it."""
     if image.mode[0] in 'IF':  # 'I', 'I;16', 'I;16B', 'F': convert('RGB') would clip them
-        return Image.fromarray(_to_8_bit(image)).convert('RGB')
+        return Image.fromarray(_to_8_bit(image)).convert('RGB'), None
     profile = image.info.get('icc_profile')
     if image.has_transparency_data:
         image = image.convert('RGBA')
-        alpha = image.getchannel('A')
-        colour = _apply_profile(image.convert('RGB'), profile)
-        return Image.composite(colour, Image.new('RGB', image.size, 'white'), alpha)
+        return _apply_profile(image.convert('RGB'), profile), image.getchannel('A')
     if image.mode == 'LAB':  # convert('RGB') does not know it
-        return _lab_transform().apply(image)
+        return _lab_transform().apply(image), None
     if image.mode not in ('RGB', 'L', 'CMYK'):
         image = image.convert('RGB')
-    return _apply_profile(image, profile)
+    return _apply_profile(image, profile), None
 
 
 def _to_8_bit(image: Image.Image) -> np.ndarray:
