@@ -9,6 +9,7 @@ the photograph's own lightness, at full resolution. `colorize` does the same wit
 Exit codes: 0 done; 1 some photographs failed, or a mistake, told in one sentence.
 """
 
+import hashlib
 import os
 import sys
 import time
@@ -36,8 +37,9 @@ from chromagan_jax.state import System
 
 PyTree = Any
 T = TypeVar('T')
-# (n, size, size, 3) uint8, n at most the batch size -> (n, size, size, 2) float32 a*, b*
-Predict = Callable[[Sequence[np.ndarray]], np.ndarray]
+# Up to a batch of (size, size, 3) uint8 photographs, and which sample of each (None: the one
+# without noise) -> their a*, b*, (n, size, size, 2) float32.
+Predict = Callable[[Sequence[np.ndarray], Sequence[int | None]], np.ndarray]
 
 # What may be wrong with one photograph and leave the others alone.
 _FAILURES = (OSError, UnreadableImage, MemoryError)
@@ -50,6 +52,7 @@ def colorize(
     variables: PyTree,
     size: int,
     batch_size: int = 1,
+    sample: int | None = None,
 ) -> list[np.ndarray]:
     """Colour versions of photographs, each at its own resolution and of its own lightness.
 
@@ -64,43 +67,66 @@ def colorize(
         variables: of its generator, `state.generator_variables`.
         size: px, the side of the square that the network sees.
         batch_size: how many photographs it sees at once; there is little to gain above 1.
+        sample: for a network with noise, which of its results; drawn by the photograph's content.
 
     Returns:
         (H, W, 3) uint8 each, (H, W, 4) with the same alpha for RGBA.
 
     Raises:
-        UserError: if the network does not take pictures of `size`.
+        UserError: if the network does not take pictures of `size`, or has no noise to sample.
     """
-    predict = make_predict(system, variables, size, batch_size)
+    predict = make_predict(system, variables, size, batch_size, sample is not None)
     results: list[np.ndarray] = []
     for start in range(0, len(photographs), batch_size):
         batch = photographs[start : start + batch_size]
         small = [images.shrink(pixels, size) for pixels in batch]
-        results += map(images.recolor, batch, small, predict(small))
+        results += map(images.recolor, batch, small, predict(small, [sample] * len(small)))
     return results
 
 
-def make_predict(system: System, variables: PyTree, size: int, batch_size: int) -> Predict:
+def make_predict(
+    system: System, variables: PyTree, size: int, batch_size: int, noise: bool = False
+) -> Predict:
     """The network as a function of up to `batch_size` small photographs, compiled once.
 
     Raises:
-        UserError: if the network does not take pictures of `size`.
+        UserError: if the network does not take pictures of `size`, or has no `noise`.
     """
     shape = jax.ShapeDtypeStruct((batch_size, size, size, 1), jnp.float32)
     target = jax.eval_shape(partial(steps.predict, system), variables, shape)
     space = {channels: name for name, channels in color.TARGET_CHANNELS.items()}[target.shape[-1]]
 
     @jax.jit
-    def colors(variables: PyTree, condition: jax.Array) -> jax.Array:
-        target = steps.predict(system, variables, condition)
+    def colors(variables: PyTree, condition: jax.Array, seeds: jax.Array) -> jax.Array:
+        if noise:  # a stream for each photograph, so that none depends on its neighbours
+            target = jax.vmap(
+                lambda one, seed: steps.predict(system, variables, one[None], jax.random.key(seed))
+            )(condition, seeds)[:, 0]
+        else:
+            target = steps.predict(system, variables, condition)
         return color.to_lab(condition, target)[..., 1:]
 
-    def predict(small: Sequence[np.ndarray]) -> np.ndarray:
+    def predict(small: Sequence[np.ndarray], samples: Sequence[int | None]) -> np.ndarray:
         batch = np.zeros((batch_size, size, size, 3), np.uint8)
         batch[: len(small)] = small
-        return np.array(colors(variables, color.encode(batch, space)[0])[: len(small)])
+        seeds = np.zeros(batch_size, np.uint32)
+        seeds[: len(small)] = [_seed(*pair) for pair in zip(small, samples, strict=True)]
+        return np.array(colors(variables, color.encode(batch, space)[0], seeds)[: len(small)])
 
+    if noise:
+        gray = np.full((size, size, 3), 128, np.uint8)
+        if np.array_equal(predict([gray], [1]), predict([gray], [2])):
+            raise UserError(
+                'The network has no noise, so all samples would be the same: leave --samples out, '
+                'or train one with generator.dropout.'
+            )
     return predict
+
+
+def _seed(small: np.ndarray, sample: int | None) -> int:
+    """Of the noise: a hash of the photograph's content and the sample's number."""
+    content = small.tobytes() + str(sample).encode()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=4).digest(), 'little')
 
 
 class Photograph(NamedTuple):
@@ -215,7 +241,7 @@ def _start_writing(
     batch: Sequence[Photograph], predict: Predict, pool: ThreadPoolExecutor
 ) -> list[tuple[Job, Future[None]]]:
     """Runs the network, and leaves the rest to the threads."""
-    colors = predict([photograph.small for photograph in batch])
+    colors = predict([p.small for p in batch], [p.job.sample for p in batch])
     return [(p.job, pool.submit(_write, p, ab)) for p, ab in zip(batch, colors, strict=True)]
 
 
@@ -241,11 +267,16 @@ def make_flags() -> flags.FlagValues:
     for name, default, help_string in (
         ('size', 0, 'px, the square that the network sees; 0: as it was evaluated.'),
         ('batch_size', 1, 'Photographs that the network sees at once.'),
+        (
+            'samples',
+            0,
+            'Results of each photograph, from the noise of the network; 0: one without.',
+        ),
         ('threads', min(8, os.cpu_count() or 1), 'Threads that read and write photographs.'),
         ('max_megapixels', 200, 'Larger photographs are named and left out; 17 bytes a pixel.'),
     ):
         flags.DEFINE_integer(
-            name, default, help_string, lower_bound=0 if name == 'size' else 1, flag_values=values
+            name, default, help_string, lower_bound=0 if default == 0 else 1, flag_values=values
         )
     return values
 
@@ -276,7 +307,7 @@ def _run(values: flags.FlagValues, paths: Sequence[str]) -> int:
         if not value:
             raise UserError(f'No {name} is named: add {example}.')
     output = Path(values.output)
-    jobs = images.plan(paths, output, f'.{values.format}')
+    jobs = images.plan(paths, output, f'.{values.format}', values.samples)
     wanted = [job for job in jobs if values.overwrite or not job.target.exists()]
     images.check_writable(output)
     colorized = failed = 0
@@ -286,7 +317,7 @@ def _run(values: flags.FlagValues, paths: Sequence[str]) -> int:
         run = checkpoint.load(Path(values.workdir), values.checkpoint, one)
         size = values.size or run.config.eval.size or run.config.data.size
         variables = state_lib.generator_variables(run.state)
-        predict = make_predict(run.system, variables, size, values.batch_size)
+        predict = make_predict(run.system, variables, size, values.batch_size, values.samples > 0)
         print(
             f'{values.workdir}, step {int(run.state.step)}, colorizes at {size} px into {output}: '
             f'{len(wanted)} to do',

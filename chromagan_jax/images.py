@@ -198,12 +198,14 @@ class Job(NamedTuple):
 
     source: Path
     target: Path
+    sample: int | None = None  # which of several results; None: the one without noise
 
 
-def plan(paths: Sequence[str], output: Path, suffix: str) -> list[Job]:
+def plan(paths: Sequence[str], output: Path, suffix: str, samples: int = 0) -> list[Job]:
     """Which files become which: folders searched and mirrored, stems kept.
 
-    Where two photographs of a folder differ only in their suffix, both keep it: `a.jpg.png`.
+    Where two photographs of a folder differ only in their suffix, both keep it: `a.jpg.png`. With
+    `samples` each becomes as many: `a.1.png`, `a.2.png`, ...
 
     Raises:
         UserError: for a folder without photographs, and if a result would replace a photograph or
@@ -225,16 +227,18 @@ def plan(paths: Sequence[str], output: Path, suffix: str) -> list[Job]:
     sources = {source.resolve() for source, _ in found}
     for source, place in found:
         name = place.stem if stems[place.with_suffix('')] == 1 else place.name
-        target = output / place.with_name(name + suffix)
-        if target.resolve() in sources:
-            raise UserError(f'{target} is a photograph to be read: choose another --output.')
-        if target in taken:
-            raise UserError(
-                f'{taken[target]} and {source} would both become {target}: colorize them into '
-                'different folders.'
-            )
-        taken[target] = source
-        jobs.append(Job(source, target))
+        for sample in range(1, samples + 1) if samples else (None,):
+            number = '' if sample is None else f'.{sample}'
+            target = output / place.with_name(name + number + suffix)
+            if target.resolve() in sources:
+                raise UserError(f'{target} is a photograph to be read: choose another --output.')
+            if target in taken:
+                raise UserError(
+                    f'{taken[target]} and {source} would both become {target}: colorize them into '
+                    'different folders.'
+                )
+            taken[target] = source
+            jobs.append(Job(source, target, sample))
     return jobs
 
 

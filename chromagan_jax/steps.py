@@ -134,9 +134,16 @@ def discriminator_loss(
     return loss, (batch_stats, None, {'discriminator/loss': loss, **metrics})
 
 
-def predict(system: System, variables: PyTree, condition: Array) -> Array:
-    """The generator at test time: condition (B, H, W, 1) -> target (B, H, W, C), float32."""
-    output: Any = system.generator.apply(_gathered(system, variables), condition, train=False)
+def predict(
+    system: System, variables: PyTree, condition: Array, noise: Array | None = None
+) -> Array:
+    """The generator at test time: condition (B, H, W, 1) -> target (B, H, W, C), float32.
+
+    With a PRNG key for `noise` the generator's noise (its dropout) is on.
+    """
+    rngs = {} if noise is None else {'noise': noise}
+    variables = _gathered(system, variables)
+    output: Any = system.generator.apply(variables, condition, train=False, rngs=rngs)
     return output.target if isinstance(output, Classified) else output
 
 

@@ -36,9 +36,11 @@ def tiny_config(space='lab'):
     return config
 
 
-def make_run(workdir, space='lab'):
+def make_run(workdir, space='lab', dropout=0.0):
     """A run of random weights, large enough for colours that sRGB does not have."""
     config, mesh = tiny_config(space), sharding.make_mesh(devices=jax.devices()[:1])
+    if dropout:
+        config.generator.depth, config.generator.dropout = 3, dropout
     system = state_lib.make_system(config, mesh)
     state = state_lib.create_state(system, config, mesh)
     params = dict(state.ema['params'])
@@ -589,3 +591,40 @@ def test_help_names_every_flag(capsys):
     said = capsys.readouterr().out
     for name in ('workdir', 'output', 'checkpoint', 'format', 'overwrite', 'size', 'threads'):
         assert f'--{name}' in said or f'--[no]{name}' in said
+
+
+def test_samples_differ_from_each_other_and_are_the_same_every_time(tmp_path):
+    system, variables = make_run(tmp_path, dropout=0.5)
+    first, other = photograph(), photograph(50, 70)
+
+    def sample(number, *photographs, batch_size=1):
+        return colorize.colorize(photographs, system, variables, SIZE, batch_size, number)
+
+    plain = colorize.colorize([first], system, variables, SIZE)[0]
+    one, two = sample(1, first)[0], sample(2, first)[0]
+    assert not np.array_equal(one, two)
+    assert not np.array_equal(one, plain)
+    np.testing.assert_array_equal(one, sample(1, first)[0])
+    np.testing.assert_array_equal(one, sample(1, other, first)[1])
+    close = sample(1, other, first, batch_size=2)[1].astype(int)  # noise is a photograph's own
+    assert np.abs(close - one).max() <= 1
+
+
+def test_the_command_writes_as_many_samples_as_asked(tmp_path, capsys):
+    make_run(tmp_path / 'run', dropout=0.5)
+    images.write(tmp_path / 'a.png', photograph())
+    arguments = [f'--workdir={tmp_path / "run"}', f'--output={tmp_path / "out"}', '--samples=3']
+    assert colorize.main(['', *arguments, str(tmp_path / 'a.png')]) == 0
+    assert '3 colorized' in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
+        'a.1.png',
+        'a.2.png',
+        'a.3.png',
+    ]
+
+
+def test_a_network_without_noise_has_no_samples_to_give(call, tmp_path):
+    images.write(tmp_path / 'a.png', photograph())
+    code, said = call('--samples=2', tmp_path / 'a.png')
+    assert code == 1
+    assert 'The network has no noise' in said

@@ -46,7 +46,9 @@ class Up(nn.Module):
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         x = layers.UpConv(self.features, **types, name='conv')(nn.relu(x))
         x = layers.Norm(self.norm, self.test_mode, **types, name='norm')(x, train)
-        return nn.Dropout(self.dropout, rng_collection='noise')(x, deterministic=not train)
+        # Noise is on wherever its stream is given: in training, and to sample at test time.
+        still = not self.has_rng('noise')
+        return nn.Dropout(self.dropout, rng_collection='noise')(x, deterministic=still)
 
 
 class UNet(nn.Module):
@@ -54,7 +56,8 @@ class UNet(nn.Module):
 
     The levels have width, 2, 4 and then 8 times width features. There is no norm on the first and
     on the innermost level; dropout (the network's noise) follows the three transposed convolutions
-    after the innermost. With `depth` 0 the network goes down to 1x1 at the training crop `size`.
+    after the innermost, whenever the rng stream 'noise' is given. With `depth` 0 the network goes
+    down to 1x1 at the training crop `size`.
 
     Raises:
         UserError: if `depth` halvings do not divide the picture's sides, or a field is unknown.
