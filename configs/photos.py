@@ -3,9 +3,14 @@
     python -m chromagan_jax.main --config=configs/photos.py \
         --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
 
-On a CPU train at --config.data.size=128 --config.generator.width=32
---config.discriminator.width=32 --config.dtype=float32.
+On a CPU make it smaller: --config.data.size=128 --config.generator.width=32
+--config.discriminator.width=32 --config.dtype=float32 --config.batch_size=8. Measured so on two
+cores of a Xeon with 7,697 photographs: 14 images/s; after 2,400 steps (19,200 images, 23 minutes)
+PSNR 21.4 dB on 500 held-out photographs (gray 22.2) and colorfulness 32 of 43: skies and grass are
+found, objects are guessed at. The full recipe was not run to its end on an accelerator yet.
 """
+
+import os
 
 from ml_collections import ConfigDict
 
@@ -23,7 +28,7 @@ def get_config() -> ConfigDict:
 
     config.data.source = ''  # to be named on the command line
     config.data.size = 256
-    config.data.workers = 8
+    config.data.workers = min(8, (os.cpu_count() or 2) // 2)
     config.eval.source = ''
     config.eval.batch_size = 16
 
