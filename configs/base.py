@@ -6,9 +6,8 @@ It proves an installation, not a method: six photographs are memorised, not lear
 on two cores of a Xeon: 34 images/s, a minute and a half in all, and colours one can see (PSNR
 30.2 dB on the training photographs, gray 21.4; colorfulness 47 of 51).
 
-Every
-other config calls `get_config` here and changes some of its fields; all fields are declared here.
-`--config=configs/base.py:tiny` is the same run with networks for tests, over in seconds.
+Every other config calls `get_config` here and changes some of its fields; all fields are declared
+here. `--config=configs/base.py:tiny` is the same run with networks for tests, over in seconds.
 """
 
 from ml_collections import ConfigDict
