@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from chromagan_jax import checkpoint, color, metrics, sharding, steps, writers
+from chromagan_jax import checkpoint, color, files, metrics, sharding, steps, writers
 from chromagan_jax.data.inputs import NOT_HELD_OUT, evaluation_input, is_held_out, open_sources
 from chromagan_jax.data.sources import Picked
 from chromagan_jax.errors import PreemptedError, UserError
@@ -193,7 +193,7 @@ def evaluate_checkpoints(config: Any, workdir: Path) -> None:
                 compiled[1], variables, evaluation_input(run, shown, mesh), mesh, len(shown)
             )
             if jax.process_index() == 0 and grid is not None:
-                writers.write_png(workdir / 'samples_eval' / f'step_{step:08d}.png', grid)
+                files.write_png(workdir / 'samples_eval' / f'step_{step:08d}.png', grid)
 
 
 def _scored(workdir: Path) -> set[int]:

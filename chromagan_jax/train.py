@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from chromagan_jax import checkpoint, evaluate, sharding, steps, writers
+from chromagan_jax import checkpoint, evaluate, files, sharding, steps, writers
 from chromagan_jax import config as config_lib
 from chromagan_jax import state as state_lib
 from chromagan_jax.data import Source, report_unreadable
@@ -76,9 +76,9 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
         eval_step = evaluate.compile_step(evaluate.eval_step, system, mesh)
         render_step = evaluate.compile_step(evaluate.render_step, system, mesh)
 
-        writes = jax.process_index() == 0  # one writer a file
         progress = writers.Progress(config.steps, start, config.batch_size, writers.stream())
         stack.callback(progress.close)
+        writes = jax.process_index() == 0  # one writer a file
         metrics_file = writers.Metrics(workdir / 'metrics.jsonl', start) if writes else None
         window: list[dict[str, float]] = []  # metrics of each step since the last line
         replaced: set[int] = set()  # records of the training source that were named
@@ -126,18 +126,15 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
                 with contextlib.closing(evaluation_input(config, eval_source, mesh)) as inputs:
                     grid = evaluate.sample_grid(render_step, variables, inputs, mesh, SAMPLED)
                 if metrics_file and grid is not None:
-                    writers.write_png(workdir / 'samples' / f'step_{step:08d}.png', grid)
+                    files.write_png(workdir / 'samples' / f'step_{step:08d}.png', grid)
                     metrics_file.image(step, 'samples', grid)
             if due(config.checkpoint_every) or stop:
                 check_finite(state, metrics)
                 checkpoint.save(checkpoints, step, state)
 
-        cadences = [
-            e for e in (config.eval_every, config.sample_every, config.checkpoint_every) if e
-        ]
-        batches = stack.enter_context(
-            contextlib.closing(training_input(config, source, mesh, start))
-        )
+        cadences = (config.eval_every, config.sample_every, config.checkpoint_every)
+        batches = training_input(config, source, mesh, start)
+        stack.callback(batches.close)
         pending = None
         for step in range(start + 1, config.steps + 1):
             batch = next(batches)
@@ -149,7 +146,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
             if profile:
                 trace(step - start, config.steps - start, workdir / 'profile', state)
             stop = step < config.steps and (stopping() or checkpoints.reached_preemption(step))
-            if stop or step == config.steps or any(step % every == 0 for every in cadences):
+            if stop or step == config.steps or any(e and step % e == 0 for e in cadences):
                 read_metrics(*pending)
                 pending = None
                 with progress.paused():
@@ -193,7 +190,7 @@ def claim_workdir(config: Any, workdir: Path, source: Source, resume: bool) -> N
                 'start in another --workdir with init_from.'
             )
     if jax.process_index() == 0:
-        writers.write_json(
+        files.write_json(
             workdir / 'config.json',
             {'config': config.to_dict(), 'data': data, 'versions': writers.versions()},
         )

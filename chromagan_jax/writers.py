@@ -1,13 +1,12 @@
 """What a run shows and writes: progress line, metrics.jsonl, TensorBoard, sample grids, versions.
 
-Plain files of plain values. A failed write (a full disk, a folder without permission) raises
-UserError. Of several processes only one may write a file: the caller sees to that.
+Plain files of plain values, written by `files`. Of several processes only one may write a file:
+the caller sees to that.
 """
 
 import contextlib
 import functools
 import importlib.metadata
-import io
 import json
 import math
 import os
@@ -26,6 +25,7 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageDraw, ImageFont
 
+from chromagan_jax import files
 from chromagan_jax.errors import UserError
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
@@ -53,7 +53,7 @@ class Metrics:
         """
         self._path = Path(path)
         kept = _lines_up_to(self._path, start_step) if self._path.exists() else b''
-        _write_atomically(self._path, kept)
+        files.write_atomically(self._path, kept)
         self._events = _open_events(self._path.parent / 'tensorboard' / self._path.stem, start_step)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -61,7 +61,7 @@ class Metrics:
         values = {name: float(value) for name, value in scalars.items()}
         finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
         line = json.dumps({'step': int(step), **finite}, allow_nan=False) + '\n'
-        _append(self._path, line.encode())
+        files.append(self._path, line.encode())
         if self._events is not None:
             entries = [{'tag': name, 'simple_value': value} for name, value in values.items()]
             self._events.write(step=step, summary={'value': entries})
@@ -71,7 +71,7 @@ class Metrics:
         if self._events is not None:
             height, width, channels = image.shape
             size = {'height': height, 'width': width, 'colorspace': channels}  # 3 is RGB
-            picture = {**size, 'encoded_image_string': _encode_png(image)}
+            picture = {**size, 'encoded_image_string': files.encode_png(image)}
             self._events.write(step=step, summary={'value': [{'tag': name, 'image': picture}]})
 
 
@@ -89,7 +89,7 @@ class _Events:
         self._event, self._checksum = event_pb2.Event, masked_crc32c
         name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{start_step}'
         self._path = folder / name
-        with _writing(folder):
+        with files.writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self.write(file_version='brain.Event:2')
         # TensorBoard hides what older files hold from this step on.
@@ -100,7 +100,7 @@ class _Events:
         event = self._event(wall_time=time.time(), **fields).SerializeToString()
         length = struct.pack('<Q', len(event))
         checksums = [struct.pack('<I', self._checksum(part)) for part in (length, event)]
-        _append(self._path, length + checksums[0] + event + checksums[1])
+        files.append(self._path, length + checksums[0] + event + checksums[1])
 
 
 def stream() -> TextIO:
@@ -253,21 +253,6 @@ def sample_grid(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str]) -> 
     return np.asarray(canvas)
 
 
-def write_png(path: Path, image: np.ndarray) -> None:
-    """Writes `image`, (H, W, 3) uint8, as a PNG file: all of it or nothing."""
-    _write_atomically(Path(path), _encode_png(image))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON in its own order: all of it or nothing.
-
-    Raises:
-        ValueError: for NaN or infinity, which JSON does not have.
-    """
-    text = json.dumps(value, indent=2, allow_nan=False) + '\n'
-    _write_atomically(Path(path), text.encode())
-
-
 def versions() -> dict[str, str]:
     """What a result may depend on: Python, platform, packages, and the devices that JAX sees."""
     found = {'python': platform.python_version(), 'platform': platform.platform()}
@@ -315,45 +300,9 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
     return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
 
 
-def _encode_png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format='PNG')
-    return buffer.getvalue()
-
-
 def _columns(stream: TextIO) -> int:
     try:
         columns = os.get_terminal_size(stream.fileno()).columns
     except OSError:  # no file behind the stream to ask
         columns = 0
     return columns or shutil.get_terminal_size().columns
-
-
-def _append(path: Path, content: bytes) -> None:
-    """Opens the file anew: after a failed write no buffer is left to fail again at exit."""
-    with _writing(path), path.open('ab') as file:
-        file.write(content)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Replaces the file at `path`; a kill leaves the old one or the new one."""
-    temporary = path.with_name(f'.{path.name}.tmp')
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open('wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns a failure of the file system into the sentence that the user needs."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f'{path} cannot be written ({error.strerror or error}): '
-            'make room or permission there, or choose another workdir.'
-        ) from error

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chromagan_jax import checkpoint, sharding, writers
+from chromagan_jax import checkpoint, files, sharding
 from chromagan_jax import state as state_lib
 from chromagan_jax.errors import UserError
 
@@ -138,7 +138,7 @@ def finished_run(small, tmp_path):
     manager = checkpoint.open_checkpoints(tmp_path / 'old', 1)
     with checkpoint.finishing(manager):
         checkpoint.save(manager, 7, state)
-    writers.write_json(tmp_path / 'old/config.json', {'config': small.to_dict()})
+    files.write_json(tmp_path / 'old/config.json', {'config': small.to_dict()})
     return tmp_path / 'old', state
 
 
@@ -164,7 +164,7 @@ def test_init_from_a_run_without_average_starts_the_average_at_its_weights(small
     manager = checkpoint.open_checkpoints(tmp_path, 1)
     with checkpoint.finishing(manager):
         checkpoint.save(manager, 1, old)
-    writers.write_json(tmp_path / 'config.json', {'config': small.to_dict()})
+    files.write_json(tmp_path / 'config.json', {'config': small.to_dict()})
     small.ema = 0.9
     small.seed = 2
     new, _ = state_of(small, mesh)
@@ -188,7 +188,7 @@ def test_init_from_nothing_is_named(small, tmp_path):
     new, _ = state_of(small, mesh)
     with pytest.raises(UserError, match='is not a workdir of a run'):
         checkpoint.load_weights(small, tmp_path / 'nowhere', new, mesh)
-    writers.write_json(tmp_path / 'config.json', {'config': small.to_dict()})
+    files.write_json(tmp_path / 'config.json', {'config': small.to_dict()})
     with pytest.raises(UserError, match='holds no checkpoint yet'):
         checkpoint.load_weights(small, tmp_path, new, mesh)
     (tmp_path / 'config.json').write_text('{"config": ')

@@ -14,7 +14,7 @@ from skimage import data
 from skimage.color import rgb2lab
 from skimage.transform import resize
 
-from chromagan_jax import checkpoint, colorize, images, sharding, steps, writers
+from chromagan_jax import checkpoint, colorize, files, images, sharding, steps
 from chromagan_jax import state as state_lib
 from chromagan_jax.color import encode
 from chromagan_jax.errors import UserError
@@ -49,7 +49,7 @@ def make_run(workdir, space='lab', dropout=0.0):
     manager = checkpoint.open_checkpoints(workdir, 1)
     with checkpoint.finishing(manager):
         checkpoint.save(manager, 0, state)
-    writers.write_json(workdir / 'config.json', {'config': config.to_dict()})
+    files.write_json(workdir / 'config.json', {'config': config.to_dict()})
     return system, state_lib.generator_variables(state)
 
 

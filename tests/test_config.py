@@ -55,8 +55,8 @@ def other(value: Any) -> Any:
 
 
 def test_the_base_config_and_its_tiny_form_are_possible(tiny):
-    config_lib.validate(base.get_config())
-    config_lib.validate(tiny)
+    assert config_lib.validate(base.get_config()) is None
+    assert config_lib.validate(tiny) is None
 
 
 IMPOSSIBLE = (
@@ -179,11 +179,11 @@ def test_values_that_exclude_one_another_are_named(tiny, values, named):
     ],
 )
 def test_what_the_messages_advise_is_possible(tiny, values):
-    config_lib.validate(put(tiny, values))
+    assert config_lib.validate(put(tiny, values)) is None
 
 
 def test_a_run_resumes_under_its_own_config(tiny):
-    config_lib.check_resume(tiny, as_saved(tiny))
+    assert config_lib.check_resume(tiny, as_saved(tiny)) is None
 
 
 @pytest.mark.parametrize('field', FIELDS)

@@ -96,7 +96,7 @@ def test_every_field_can_be_set_on_the_command_line(spec):
 
 @pytest.mark.parametrize('spec', SPECS)
 def test_a_config_is_possible(spec):
-    config_lib.validate(runnable(spec))
+    assert config_lib.validate(runnable(spec)) is None
 
 
 @pytest.mark.parametrize('spec', SPECS)

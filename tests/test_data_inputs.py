@@ -7,7 +7,7 @@ import pytest
 import skimage.data
 from jax.sharding import Mesh, NamedSharding
 
-from chromagan_jax import sharding, writers
+from chromagan_jax import files, sharding
 from chromagan_jax.data import Source, eval_batches, inputs, make_source, train_batches
 from chromagan_jax.errors import UserError
 
@@ -20,7 +20,7 @@ def source(tmp_path_factory) -> Source:
         path = folder / ('ab'[index % 2]) / f'{index:02d}.png'
         path.parent.mkdir(exist_ok=True)
         crop = skimage.data.astronaut()[9 * index : 9 * index + 240 : 6, 30:318:6]
-        writers.write_png(path, np.ascontiguousarray(crop))
+        files.write_png(path, np.ascontiguousarray(crop))
     return make_source(str(folder), labels=True)
 
 
@@ -80,7 +80,7 @@ def test_each_source_is_read_at_its_own_split(tiny, opened, eval_source, expecte
 
 
 def test_both_sources_are_opened(tiny, source, tmp_path):
-    writers.write_png(tmp_path / 'only.png', np.zeros((4, 4, 3), np.uint8))
+    files.write_png(tmp_path / 'only.png', np.zeros((4, 4, 3), np.uint8))
     tiny.data.source, tiny.eval.source = source.location, str(tmp_path)
     trained_on, evaluated_on = inputs.open_sources(tiny)
     assert (len(trained_on), len(evaluated_on)) == (19, 1)

@@ -12,7 +12,7 @@ import skimage.metrics
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from chromagan_jax import evaluate, metrics, sharding, state, steps, writers
+from chromagan_jax import evaluate, files, metrics, sharding, state, steps, writers
 from chromagan_jax.data import Source, eval_batches, make_source
 from chromagan_jax.errors import UserError
 from configs import base
@@ -37,7 +37,7 @@ def source(photographs, tmp_path_factory) -> Source:
     folder = tmp_path_factory.mktemp('photographs')
     places = [i for i in range(COUNT) if i != DAMAGED]
     for place, photograph in zip(places, photographs, strict=True):
-        writers.write_png(folder / f'{place:02d}.png', photograph)
+        files.write_png(folder / f'{place:02d}.png', photograph)
     (folder / f'{DAMAGED:02d}.png').write_bytes(b'no picture')
     return make_source(str(folder))
 

@@ -26,7 +26,7 @@ def test_files_stay_short_enough_to_read():
         for folder in ('chromagan_jax', 'configs')
         for path in (ROOT / folder).rglob('*.py')
     }
-    assert {path: count for path, count in lines.items() if count > 360} == {}
+    assert {path: count for path, count in lines.items() if count > 350} == {}
 
 
 def test_the_first_shell_blocks_of_the_readme_run_the_main_job_and_the_tests():
