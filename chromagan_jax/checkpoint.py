@@ -115,22 +115,26 @@ def restore_newest(
 ) -> GanState | None:
     """The newest state that can be read, laid out as `abstract`; None if none was ever saved.
 
-    A newer one that cannot be read is named through `message` and moved out of the way, to
-    unreadable/ beside the others: nothing that was saved is deleted, and its step can be saved
-    again.
+    A newer one that cannot be read is named through `message` and, once an older one is read, moved
+    out of the way to unreadable/: nothing that was saved is deleted, its step can be saved again,
+    and if none can be read the next start will not take the workdir for a new one.
 
     Raises:
         UserError: if there are checkpoints and none of them can be read.
     """
-    steps = sorted(manager.all_steps(), reverse=True)
-    for step in steps:
+    torn: list[int] = []
+    for step in sorted(manager.all_steps(), reverse=True):
         try:
-            return manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            state = manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except Exception as error:  # Orbax and TensorStore raise a dozen types for torn files
             reason = str(error).strip().split('\n')[0][:200]
             message(f'checkpoint {step} cannot be read and is passed over: {reason}')
-            _move_aside(manager, step)
-    if steps:
+            torn.append(step)
+        else:
+            for newer in torn:
+                _move_aside(manager, newer)
+            return state
+    if torn:
         raise UserError(
             f'None of the checkpoints in {manager.directory} could be read: restore them from a '
             'copy, or start again in another --workdir.'
