@@ -22,9 +22,10 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from chromagan_jax import main as main_lib
-from chromagan_jax import sharding, train
+from chromagan_jax import sharding, startup, steps, train
 from chromagan_jax import state as state_lib
 from chromagan_jax.data.inputs import open_sources, training_input
+from chromagan_jax.models import vgg
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Measurements of each, in turn.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps of a measurement.')
@@ -50,30 +51,33 @@ def main(argv: Sequence[str]) -> None:
     print(json.dumps({'name': 'loop', 'images_per_second': loop, 'of_step': share, **described}))
 
 
-def bare_rate(config: Any, steps: int) -> float:
+def bare_rate(config: Any, count: int) -> float:
     """Images a second of the compiled step on one batch that stays on the devices."""
     mesh = sharding.make_mesh(config.mesh.fsdp)
     system = state_lib.make_system(config, mesh)
-    step = train.compile_train_step(system, config, mesh, lambda text: None)
+    say = lambda text: None
+    step = train.compile_step(system, config, mesh, say, steps.train_step)
     state = state_lib.create_state(system, config, mesh)
+    vgg16 = vgg.load(Path(config.vgg16)) if config.vgg16 else None
+    teacher = startup.place_teacher(system, vgg16, mesh)
     inputs = training_input(config, open_sources(config)[0], mesh, 0)
     batch = next(inputs)
     inputs.close()
     del batch['unreadable']
     placed = sharding.to_global(batch, mesh, config.accumulate)
-    for done in range(WARM_UP + steps):
+    for done in range(WARM_UP + count):
         if done == WARM_UP:
             began = time.perf_counter()
-        state, metrics = step(state, placed)
+        state, metrics = step(state, placed, teacher)
         jax.block_until_ready(metrics)
-    return steps * config.batch_size / (time.perf_counter() - began)
+    return count * config.batch_size / (time.perf_counter() - began)
 
 
 def loop_rate(config: Any, steps: int) -> float:
     """Images a second that the training loop finds over `steps` steps, after warming up."""
     config = ConfigDict(config.to_dict())
     config.steps, config.log_every = WARM_UP + steps, WARM_UP
-    config.eval_every = config.sample_every = 0
+    config.eval_every = config.sample_every = config.plateau.patience = 0
     config.checkpoint_every = 10**9
     with tempfile.TemporaryDirectory() as folder:
         train.train_and_evaluate(config, Path(folder))

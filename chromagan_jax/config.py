@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from chromagan_jax import optim
+from chromagan_jax import optim, postprocess
 from chromagan_jax.color import SPACES
 from chromagan_jax.errors import UserError
 from chromagan_jax.losses import ADVERSARIAL
@@ -27,6 +27,7 @@ MAY_CHANGE = (
     'eval.checkpoint',
     'eval.follow',
     'eval.patience',
+    'colorize',
 )
 
 
@@ -40,7 +41,8 @@ def validate(config: Any) -> None:
     positive += ' data.size data.threads data.prefetch eval.batch_size mesh.fsdp'
     for field in (*positive.split(), 'checkpoint.max_to_keep'):
         _require(field, _get(config, field), _get(config, field) >= 1, '1 or more')
-    for field in ['eval_every', 'sample_every', 'data.workers', 'eval.size', 'eval.patience']:
+    natural = 'eval_every sample_every data.workers eval.size eval.patience pretrain_steps'
+    for field in (*natural.split(), 'plateau.patience'):
         _require(field, _get(config, field), _get(config, field) >= 0, '0 or more')
     _require('seed', config.seed, 0 <= config.seed < 2**32, '0 <= x < 2**32')
     _choose('color_space', config.color_space, SPACES)
@@ -49,6 +51,9 @@ def validate(config: Any) -> None:
     _require('ema', config.ema, 0 <= config.ema < 1, '0 <= x < 1')
     _require('data.load_ratio', config.data.load_ratio, config.data.load_ratio >= 1, '1 or more')
     _choose('checkpoint.best_metric', config.checkpoint.best_metric, tuple(RANKING))
+    most = config.discriminator_max_accuracy
+    _require('discriminator_max_accuracy', most, 0 < most <= 1, '0 < x <= 1')
+    postprocess.make(config.colorize)
     _validate_optimizers(config)
     _validate_objective(config)
 
@@ -61,13 +66,20 @@ def _validate_optimizers(config: Any) -> None:
         for name in ('b1', 'b2'):
             value = config[group][name]
             _require(f'{group}.{name}', value, 0 <= value < 1, '0 <= x < 1')
+    plateau = config.plateau
+    _choose('plateau.metric', plateau.metric, tuple(RANKING))
+    _require('plateau.factor', plateau.factor, 0 < plateau.factor < 1, '0 < x < 1')
+    _require('plateau.min_scale', plateau.min_scale, 0 <= plateau.min_scale <= 1, '0 <= x <= 1')
+    if plateau.patience and not config.eval_every:
+        raise UserError('plateau.patience counts evaluations: set eval_every, or it to 0.')
 
 
 def _validate_objective(config: Any) -> None:
     c = config.objective
     _choose('objective.adversarial', c.adversarial, tuple(ADVERSARIAL))
-    for name in ('adversarial_weight', 'l1', 'mse', 'classes', 'gradient_penalty'):
+    for name in ('adversarial_weight', 'l1', 'mse', 'huber', 'classes', 'gradient_penalty'):
         _require(f'objective.{name}', c[name], c[name] >= 0, '0 or more')
+    _require('objective.huber_delta', c.huber_delta, c.huber_delta > 0, 'above 0')
     smoothing = c.label_smoothing
     _require('objective.label_smoothing', smoothing, 0 <= smoothing < 0.5, '0 <= x < 0.5')
     if smoothing and c.adversarial in ('hinge', 'wgan'):
@@ -79,14 +91,12 @@ def _validate_objective(config: Any) -> None:
         if config.discriminator.get('norm') == 'batch':
             raise UserError(
                 'objective.gradient_penalty needs a discriminator whose judgement of one image '
-                'does not depend on others: set discriminator.norm to none or instance.'
+                'does not depend on others: set discriminator.norm to none, instance or group.'
             )
         if config.dtype != 'float32' or config.param_dtype != 'float32':
             raise UserError(
                 'objective.gradient_penalty needs float32: set dtype and param_dtype to it.'
             )
-    if c.classes and not config.data.labels:
-        raise UserError('objective.classes needs labels: set data.labels to True, or it to 0.')
 
 
 def check_resume(config: Any, saved: Mapping[str, Any]) -> None:
@@ -95,7 +105,11 @@ def check_resume(config: Any, saved: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the first field that differs and may not.
     """
-    may_change = MAY_CHANGE if optim.depends_on_steps(config) else (*MAY_CHANGE, 'steps')
+    may_change = set(MAY_CHANGE)
+    if not optim.depends_on_steps(config):
+        may_change.add('steps')
+    if config.plateau.patience:  # evaluations have a say in the training
+        may_change -= {'eval_every', 'eval.source'}
     now, before = dict(flatten(config.to_dict())), dict(flatten(saved))
     for field in [*now, *(field for field in before if field not in now)]:
         fixed = not any(field == f or field.startswith(f + '.') for f in may_change)
@@ -126,12 +140,12 @@ def check_same_networks(config: Any, saved: Mapping[str, Any], workdir: Any) -> 
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Pairs ('group.field', value), in order."""
+    """Pairs ('group.field', value), in order; lists, which tuples become in JSON, are tuples."""
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f'{prefix}{name}.')
         else:
-            yield prefix + name, value
+            yield prefix + name, tuple(value) if isinstance(value, list) else value
 
 
 def _get(config: Any, field: str) -> Any:

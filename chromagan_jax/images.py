@@ -1,4 +1,4 @@
-"""Photographs at their own resolution: found, read, recoloured and written.
+"""Photographs at their own resolution: read, recoloured and written.
 
 Pixels are sRGB: (H, W) gray, uint8 or uint16; (H, W, 3) RGB or (H, W, 4) RGBA, uint8.
 """
@@ -7,23 +7,44 @@ import contextlib
 import errno
 import functools
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from chromagan_jax import color
+from chromagan_jax import color, postprocess
 from chromagan_jax.data.decode import count_frames, load, resize, to_srgb
-from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
+from chromagan_jax.postprocess import OFF, PostProcess
 
 _STRIP = 2**15  # pixels whose colours are computed at a time: their floats stay in a cache
 _NOISE = 4.0  # variance of L* that is taken for grain, not for an edge
+
+
+def prepare(
+    pixels: np.ndarray, size: int, post: PostProcess = OFF
+) -> tuple[np.ndarray, np.ndarray]:
+    """A photograph whose lightness is to be kept, and what a network sees of it.
+
+    Args:
+        pixels: (H, W), (H, W, 3) or (H, W, 4).
+        size: px, the side of the square that the network sees.
+        post: of it only `denoise_before` counts.
+
+    Returns:
+        `pixels`, or denoised ones, (H, W) uint16 or (H, W, 4) uint8; and `shrink` of them.
+    """
+    if post.denoise_before:
+        gray = postprocess.denoise_gray(to_gray(pixels), post.denoise_before)
+        if pixels.shape[2:] == (4,):
+            gray = cv2.convertScaleAbs(gray, alpha=1 / 257)
+            pixels = cv2.merge([gray, gray, gray, pixels[..., 3]])
+        else:
+            pixels = gray
+    return pixels, shrink(pixels, size)
 
 
 def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -50,7 +71,9 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
     return cv2.add(cv2.multiply(rgb, alpha, scale=1 / 255), 255 - alpha)
 
 
-def recolor(pixels: np.ndarray, small: np.ndarray, ab: np.ndarray) -> np.ndarray:
+def recolor(
+    pixels: np.ndarray, small: np.ndarray, ab: np.ndarray, post: PostProcess = OFF
+) -> np.ndarray:
     """The lightness of a photograph with colours that were found for a small version of it.
 
     Where ab follows L* in the small version, it does so in the large one: with the slope A of the
@@ -65,34 +88,61 @@ def recolor(pixels: np.ndarray, small: np.ndarray, ab: np.ndarray) -> np.ndarray
     64 px to about 500) and within 8 px of a synthetic edge: nearest 5.2 and 3.9, bilinear 5.0
     (photographs), bicubic 4.8 and 3.8, Lanczos 4.8 (photographs), this 4.2 and 0.5.
 
-    L* is that of `pixels` everywhere, up to the rounding of the result: colours that sRGB does not
-    have lose chroma, not lightness.
+    L* is that of `pixels` everywhere, up to the rounding of the result and unless `post.contrast`
+    changes it: colours that sRGB does not have lose chroma, not lightness.
 
     Args:
         pixels: the photograph, (H, W), (H, W, 3) or (H, W, 4).
         small: (h, w, 3) uint8 of the whole of it.
         ab: (h, w, 2) a*, b* of `small`.
+        post: what is done to colours and contrast.
 
     Returns:
         (H, W, 3) uint8, or (H, W, 4) with the alpha of `pixels`.
     """
     height, width = pixels.shape[:2]
-    maps = _guided_maps(lightness(small), ab)
+    seen = lightness(small)
+    maps = _guided_maps(seen, postprocess.treat_chroma(post, seen, ab))
     wide = _mix(maps.transpose(0, 2, 1), *_taps(ab.shape[1], width)).transpose(0, 2, 1)
     wide = np.ascontiguousarray(wide)
     index, weight = _taps(ab.shape[0], height)
     result = np.empty((height, width, 4 if pixels.shape[2:] == (4,) else 3), np.uint8)
-    rows = max(1, _STRIP // width)
-    for top in range(0, height, rows):
-        strip = slice(top, min(top + rows, height))
+    change = _contrast_change(pixels, post) if post.contrast else None
+    for strip in _strips(height, width):
         rest, slope, low, high = np.split(_mix(wide, index[strip], weight[strip]), 4)
         guide = lightness(pixels[strip])
         a, b = np.clip(rest + slope * guide, low, high)
-        rgb = color.lab_to_rgb_of_lightness(np.stack([guide, a, b], axis=-1))
+        light = guide if change is None else np.clip(guide + change[strip], 0, 100)
+        rgb = color.lab_to_rgb_of_lightness(np.stack([light, a, b], axis=-1))
         result[strip, :, :3] = np.rint(rgb * 255)
     if result.shape[2] == 4:
         result[..., 3] = pixels[..., 3]
     return result
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        yield slice(top, min(top + rows, height))
+
+
+def _contrast_change(pixels: np.ndarray, post: PostProcess) -> np.ndarray:
+    steps = np.rint(_lightness_of_gray(np.dtype(np.uint16)) * 2.55).astype(np.uint8)
+    return postprocess.contrast_change(
+        steps[to_gray(pixels)], post.contrast, post.clahe_clip, post.clahe_tiles
+    )
+
+
+def to_gray(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) uint16 gray of the same L*; what alpha hides altogether is white."""
+    if pixels.ndim == 2:
+        return pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * 257
+    gray = np.empty(pixels.shape[:2], np.uint16)
+    for strip in _strips(*pixels.shape[:2]):
+        gray[strip] = np.rint(color.lightness_to_gray(lightness(pixels[strip])) * 65535)
+    if pixels.shape[2] == 4:
+        gray[pixels[..., 3] == 0] = 65535
+    return gray
 
 
 def lightness(pixels: np.ndarray) -> np.ndarray:
@@ -191,59 +241,6 @@ def write(path: Path, pixels: np.ndarray) -> None:
                 '--output.'
             ) from error
         raise
-
-
-class Job(NamedTuple):
-    """One photograph: where it lies and where its colour version goes."""
-
-    source: Path
-    target: Path
-    sample: int | None = None  # which of several results; None: the one without noise
-
-
-def plan(paths: Sequence[str], output: Path, suffix: str, samples: int = 0) -> list[Job]:
-    """Which files become which: folders searched and mirrored, stems kept.
-
-    Where two photographs of a folder differ only in their suffix, both keep it: `a.jpg.png`. With
-    `samples` each becomes as many: `a.1.png`, `a.2.png`, ...
-
-    Raises:
-        UserError: for a folder without photographs, and if a result would replace a photograph or
-            another result.
-    """
-    found: list[tuple[Path, Path]] = []  # (photograph, its place below the output)
-    for path in map(Path, paths):
-        if path.is_dir():
-            if path.resolve() == output.resolve():
-                raise UserError(f'{path} is both read and written: choose another --output.')
-            names = [Path(name) for name in Folder.scan(str(path), path).names]
-            found += [(path / name, name) for name in names if not _below(path / name, output)]
-        else:
-            found.append((path, Path(path.name)))
-    found = list(dict.fromkeys(found))
-    stems = Counter(place.with_suffix('') for _, place in found)
-    jobs: list[Job] = []
-    taken: dict[Path, Path] = {}
-    sources = {source.resolve() for source, _ in found}
-    for source, place in found:
-        name = place.stem if stems[place.with_suffix('')] == 1 else place.name
-        for sample in range(1, samples + 1) if samples else (None,):
-            number = '' if sample is None else f'.{sample}'
-            target = output / place.with_name(name + number + suffix)
-            if target.resolve() in sources:
-                raise UserError(f'{target} is a photograph to be read: choose another --output.')
-            if target in taken:
-                raise UserError(
-                    f'{taken[target]} and {source} would both become {target}: colorize them into '
-                    'different folders.'
-                )
-            taken[target] = source
-            jobs.append(Job(source, target, sample))
-    return jobs
-
-
-def _below(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
 
 
 def check_writable(output: Path) -> None:

@@ -5,11 +5,13 @@ discriminator which is updated twice a step keeps to the same schedule as its ge
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from optax import contrib
 
 from chromagan_jax.errors import UserError
 
@@ -17,6 +19,7 @@ Array = jax.Array
 PyTree = Any
 
 SCHEDULES = ('constant', 'linear', 'cosine')
+PlateauState: TypeAlias = contrib.ReduceLROnPlateauState
 
 
 class Optimizer(NamedTuple):
@@ -78,6 +81,25 @@ def depends_on_steps(config: Any) -> bool:
     """Whether a schedule ends with the run, so that a resume may not change its length."""
     fields = ('generator_optimizer', 'discriminator_optimizer')
     return any(config[field].schedule != 'constant' for field in fields)
+
+
+def init_plateau() -> PlateauState:
+    """Scale 1, and no value seen."""
+    return contrib.reduce_on_plateau().init(jnp.zeros(()))
+
+
+def update_plateau(c: Any, state: PlateauState, score: float) -> PlateauState:
+    """After an evaluation: `scale` falls by `factor` at the last of `patience` vain ones in a row.
+
+    In vain is a score that is not below the best by one part in 10,000, as in PyTorch's
+    ReduceLROnPlateau (which has patience for one more). Every leaf stays where it is on the devices.
+    """
+    plateau = contrib.reduce_on_plateau(c.factor, c.patience, min_scale=c.min_scale)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    update = jax.jit(
+        lambda state, value: plateau.update((), state, value=value)[1], out_shardings=shardings
+    )
+    return update(state, np.float32(score))
 
 
 def apply_gradients(

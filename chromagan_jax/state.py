@@ -1,9 +1,11 @@
 """What stays the same during training (`System`) and what changes (`GanState`), from a config."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -11,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from chromagan_jax import models, optim, sharding
 from chromagan_jax.color import TARGET_CHANNELS
 from chromagan_jax.errors import UserError
+from chromagan_jax.models import vgg
 
 Array = jax.Array
 PyTree = Any
@@ -23,7 +26,9 @@ class Objective(NamedTuple):
     adversarial_weight: float
     l1: float
     mse: float
-    classes: float  # cross-entropy of the generator's class head against the labels
+    huber: float
+    huber_delta: float  # not a weight: the error from which on the Huber loss is linear
+    classes: float  # KL of the class head from the teacher, or cross-entropy against the labels
     label_smoothing: float  # of the discriminator's real labels only
     gradient_penalty: float  # WGAN-GP's, on the interpolated target
 
@@ -37,8 +42,10 @@ class System(NamedTuple):
     discriminator_optimizer: optim.Optimizer
     objective: Objective
     discriminator_steps: int  # discriminator updates a step
+    discriminator_max_accuracy: float  # of the last step, above which it is not updated
     accumulate: int  # micro-batches a step
     ema: float  # decay of the generator's moving average; 0: none is kept
+    teacher: nn.Module | None = None  # whose class probabilities the class head learns
     replicated: NamedSharding | None = None  # where gathered parameters go; None: any device
 
 
@@ -46,7 +53,7 @@ class NetworkState(struct.PyTreeNode):
     """One network and its optimizer."""
 
     params: PyTree
-    batch_stats: PyTree  # {} for a network without batch norm
+    batch_stats: PyTree  # {} for a network without batch or spectral norm
     opt_state: PyTree
 
 
@@ -58,7 +65,7 @@ class GanState(struct.PyTreeNode):
     generator: NetworkState
     discriminator: NetworkState
     ema: PyTree | None  # {'params', 'batch_stats'} of the generator, averaged; None if not kept
-    plateau_scale: Array  # () float32, factor of both learning rates
+    plateau: optim.PlateauState  # its `scale`, () float32, is a factor of both learning rates
     discriminator_accuracy: Array  # () float32, mean over real and fake at the last step
     bad_step: Array  # () int32, the first step with a term that was not finite; -1: none
     bad_term: Array  # () int32, that term's place among the sorted names of the metrics
@@ -70,15 +77,21 @@ def make_system(config: Any, mesh: Mesh | None = None) -> System:
     Raises:
         UserError: for a network, field or schedule that does not exist.
     """
+    objective = Objective(**config.objective)
+    targets = models.class_targets(config)
+    if targets == 'none':
+        objective = objective._replace(classes=0.0)
     return System(
         generator=models.make_generator(config),
         discriminator=models.make_discriminator(config),
         generator_optimizer=optim.make_optimizer(config, 'generator_optimizer'),
         discriminator_optimizer=optim.make_optimizer(config, 'discriminator_optimizer'),
-        objective=Objective(**config.objective),
+        objective=objective,
         discriminator_steps=config.discriminator_steps,
+        discriminator_max_accuracy=config.discriminator_max_accuracy,
         accumulate=config.accumulate,
         ema=config.ema,
+        teacher=vgg.VGG16(dtype=config.dtype) if targets == 'teacher' else None,
         replicated=None if mesh is None else NamedSharding(mesh, PartitionSpec()),
     )
 
@@ -105,7 +118,7 @@ def init_state(system: System, key: Array, shape: tuple[int, int, int]) -> GanSt
         generator=generator,
         discriminator=discriminator,
         ema=ema if system.ema else None,
-        plateau_scale=jnp.ones(()),
+        plateau=optim.init_plateau(),
         discriminator_accuracy=jnp.full((), 0.5),
         bad_step=jnp.full((), -1, jnp.int32),
         bad_term=jnp.zeros((), jnp.int32),
@@ -164,6 +177,46 @@ def abstract_batch(config: Any, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     return {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=placed) for k, v in batch.items()}
 
 
+def abstract_teacher(system: System, config: Any, mesh: Mesh) -> PyTree | None:
+    """Shapes and shardings of the teacher's parameters; None without a teacher."""
+    if system.teacher is None:
+        return None
+    seen = jnp.zeros((1, config.data.size, config.data.size, 3))
+    shapes = jax.eval_shape(system.teacher.init, jax.random.key(0), seen)['params']
+    return jax.tree.map(
+        lambda leaf, spec: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=spec),
+        shapes,
+        sharding.state_shardings(shapes, mesh),
+    )
+
+
+def with_backbone(state: GanState, vgg16: PyTree) -> GanState:
+    """`state` with the generator's backbone, and its average, started from VGG16's parameters.
+
+    Raises:
+        UserError: if the backbone has other widths than VGG16.
+    """
+    params = state.generator.params
+
+    def start(new: Array, old: np.ndarray) -> Array:
+        if new.shape != old.shape:
+            raise UserError(
+                f'vgg16 has a kernel of {old.shape} where the generator has {new.shape}: set '
+                'generator.width to 64.'
+            )
+        return jax.device_put(old.astype(new.dtype), new.sharding)
+
+    backbone = params[vgg.BACKBONE]
+    params = {
+        **params,
+        vgg.BACKBONE: jax.tree.map(start, backbone, {name: vgg16[name] for name in backbone}),
+    }
+    ema = state.ema
+    if ema is not None:  # copied: a buffer that stands twice in the state could not be donated
+        ema = {**ema, 'params': jax.tree.map(jnp.copy, params)}
+    return state.replace(generator=state.generator.replace(params=params), ema=ema)
+
+
 def check_networks(system: System, config: Any) -> None:
     """Traces both networks at the sizes of training and of evaluation, computing nothing.
 
@@ -178,6 +231,11 @@ def check_networks(system: System, config: Any) -> None:
         variables,
         jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32),
     )
+    if config.vgg16 and vgg.BACKBONE not in shapes.generator.params:
+        raise UserError(
+            f'vgg16 names a file, and the generator {config.generator.name!r} is not built on '
+            "VGG16: set it to ''."
+        )
     if system.objective.classes and not isinstance(output, models.Classified):
         raise UserError(
             f'objective.classes is set, and the generator {config.generator.name!r} has no class '
@@ -190,3 +248,37 @@ def generator_variables(state: GanState) -> PyTree:
     if state.ema is not None:
         return state.ema
     return {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}
+
+
+def averaged(most: float, state: GanState, generator: NetworkState) -> PyTree | None:
+    """The moving average of the generator, its batch statistics too, after an update.
+
+    Decay min(most, (1 + t) / (10 + t)) at step t, so that early averages are not of the initial
+    weights (as in TensorFlow's ExponentialMovingAverage).
+    """
+    if state.ema is None:
+        return None
+    t = state.step.astype(jnp.float32)
+    decay = jnp.minimum(most, (1 + t) / (10 + t))
+    new = {'params': generator.params, 'batch_stats': generator.batch_stats}
+    return jax.tree.map(lambda a, b: (decay * a + (1 - decay) * b).astype(a.dtype), state.ema, new)
+
+
+def keep_finite(state: GanState, updated: GanState, metrics: Mapping[str, Array]) -> GanState:
+    """`updated` one step on, or `state` one step on if this or an earlier step went wrong."""
+    finite = jnp.stack([jnp.isfinite(metrics[name]) for name in sorted(metrics)])
+    good_before = state.bad_step < 0
+    good = good_before & finite.all()
+    step = state.step + 1
+    kept = jax.tree.map(
+        lambda new, old: jnp.where(good, new, old),
+        updated.replace(key=None, step=None),
+        state.replace(key=None, step=None),
+    )
+    first_bad = good_before & ~finite.all()
+    return kept.replace(
+        key=state.key,
+        step=step,
+        bad_step=jnp.where(first_bad, step, state.bad_step),
+        bad_term=jnp.where(first_bad, jnp.argmin(finite).astype(jnp.int32), state.bad_term),
+    )

@@ -3,6 +3,7 @@
 The losses of both networks are `generator_loss` and `discriminator_loss`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,8 +13,8 @@ from flax import linen as nn
 from jax import lax
 
 from chromagan_jax import losses, optim
-from chromagan_jax.models import Classified
-from chromagan_jax.state import GanState, NetworkState, System
+from chromagan_jax.models import Classified, vgg
+from chromagan_jax.state import GanState, NetworkState, System, averaged, keep_finite
 
 Array = jax.Array
 PyTree = Any
@@ -23,7 +24,9 @@ Metrics = dict[str, Array]
 LossFunction = Callable[[PyTree, PyTree, Any, Array], tuple[Array, tuple[PyTree, PyTree, Metrics]]]
 
 
-def train_step(system: System, state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
+def train_step(
+    system: System, state: GanState, batch: Batch, teacher: PyTree = None
+) -> tuple[GanState, Metrics]:
     """One generator update and `system.discriminator_steps` discriminator updates.
 
     The generator runs forward once and is updated through the discriminator as it stands; every
@@ -35,33 +38,61 @@ def train_step(system: System, state: GanState, batch: Batch) -> tuple[GanState,
         state: where training stands; donate it.
         batch: {'condition': (B, H, W, 1), 'target': (B, H, W, C)[, 'label': (B,)]}, with a leading
             axis of micro-batches, (M, B / M, ...), if `system.accumulate` M is greater than 1.
+        teacher: parameters of `system.teacher`, if there is one; nothing changes them.
 
     Returns:
         The new state and scalar float32 metrics.
     """
     key = jax.random.fold_in(state.key, state.step)
-    generator, fake, metrics = _update_generator(system, state, batch, jax.random.fold_in(key, 0))
-    discriminator, rounds = state.discriminator, []
-    for update in range(system.discriminator_steps):
-        discriminator, round_metrics = _update_discriminator(
-            system, state, discriminator, batch, fake, jax.random.fold_in(key, update + 1)
+    generator, fake, metrics = _update_generator(
+        system, state, batch, jax.random.fold_in(key, 0), teacher
+    )
+    if system.discriminator_max_accuracy < 1:
+        discriminator, judged = lax.cond(
+            state.discriminator_accuracy > system.discriminator_max_accuracy,
+            functools.partial(_rest_discriminator, system, state),
+            functools.partial(_update_discriminator, system, state),
+            *(batch, fake, key),
         )
-        rounds.append(round_metrics)
-    metrics |= jax.tree.map(lambda *values: jnp.stack(values).mean(), *rounds)
+    else:
+        discriminator, judged = _update_discriminator(system, state, batch, fake, key)
     updated = state.replace(
         generator=generator,
         discriminator=discriminator,
-        ema=_averaged(system, state, generator),
+        ema=averaged(system.ema, state, generator),
         discriminator_accuracy=0.5
-        * (metrics['discriminator/accuracy_real'] + metrics['discriminator/accuracy_fake']),
+        * (judged['discriminator/accuracy_real'] + judged['discriminator/accuracy_fake']),
     )
-    return _keep_finite(state, updated, metrics), metrics
+    metrics |= judged
+    return keep_finite(state, updated, metrics), metrics
+
+
+def pretrain_step(
+    system: System, state: GanState, batch: Batch, teacher: PyTree = None
+) -> tuple[GanState, Metrics]:
+    """One generator update without the adversarial term; the discriminator stays as it is.
+
+    Arguments and results as of `train_step`, whose first steps this can replace.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
+    generator, _, metrics = _update_generator(system, state, batch, key, teacher, alone=True)
+    updated = state.replace(generator=generator, ema=averaged(system.ema, state, generator))
+    return keep_finite(state, updated, metrics), metrics
 
 
 def generator_loss(
-    system: System, state: GanState, params: PyTree, batch_stats: PyTree, batch: Batch, key: Array
+    system: System,
+    state: GanState,
+    params: PyTree,
+    batch_stats: PyTree,
+    batch: Batch,
+    key: Array,
+    teacher: PyTree = None,
+    alone: bool = False,
 ) -> tuple[Array, tuple[PyTree, PyTree, Metrics]]:
-    """adversarial_weight x adversarial + l1 x L1 + mse x MSE + classes x cross-entropy.
+    """The sum of adversarial, L1, MSE, Huber and class terms, each times its weight.
+
+    Without a weight, or `alone`, no adversarial term is computed.
 
     Returns:
         The loss, and (batch statistics, the fake target (B, H, W, C), the unweighted terms).
@@ -71,32 +102,36 @@ def generator_loss(
         system, system.generator, params, batch_stats, key, batch['condition']
     )
     fake = output.target if isinstance(output, Classified) else output
-    # Through the discriminator as it stands: its parameters get no gradient, and the batch
-    # statistics that this pass would leave behind are dropped.
-    logits, _ = _apply(
-        system,
-        system.discriminator,
-        state.discriminator.params,
-        state.discriminator.batch_stats,
-        key,
-        batch['condition'],
-        fake,
-    )
-    terms = {
-        'adversarial': losses.ADVERSARIAL[objective.adversarial].generator(logits),
-        'l1': losses.l1(fake, batch['target']),
-        'mse': losses.mse(fake, batch['target']),
-    }
-    loss = (
-        objective.adversarial_weight * terms['adversarial']
-        + objective.l1 * terms['l1']
-        + objective.mse * terms['mse']
-    )
+    terms, weights = {}, {'adversarial': objective.adversarial_weight}
+    if objective.adversarial_weight and not alone:
+        # Through the discriminator as it stands: its parameters get no gradient, and the batch
+        # statistics that this pass would leave behind are dropped.
+        judge = state.discriminator
+        logits, _ = _apply(
+            *(system, system.discriminator, judge.params, judge.batch_stats, key),
+            *(batch['condition'], fake),
+        )
+        terms['adversarial'] = losses.ADVERSARIAL[objective.adversarial].generator(logits)
+    for name in ('l1', 'mse'):
+        terms[name] = getattr(losses, name)(fake, batch['target'])
+    if objective.huber:
+        terms['huber'] = losses.huber(fake, batch['target'], objective.huber_delta)
     if objective.classes:
-        terms['classes'] = losses.cross_entropy(output.class_logits, batch['label'])
-        loss += objective.classes * terms['classes']
+        terms['classes'] = _class_loss(system, output.class_logits, batch, teacher)
+    weights |= {name: getattr(objective, name) for name in ('l1', 'mse', 'huber', 'classes')}
+    loss = sum((weights[name] * term for name, term in terms.items()), jnp.float32(0))
     metrics = {f'generator/{name}': value for name, value in {'loss': loss, **terms}.items()}
     return loss, (batch_stats, lax.stop_gradient(fake), metrics)
+
+
+def _class_loss(system: System, class_logits: Array, batch: Batch, teacher: PyTree) -> Array:
+    """Of the class head: KL from the teacher's probabilities, or cross-entropy against labels."""
+    if system.teacher is None:
+        return losses.cross_entropy(class_logits, batch['label'])
+    variables = _gathered(system, {'params': teacher})
+    seen = vgg.normalized(batch['condition'], batch['target'].shape[-1])
+    logits: Any = lax.stop_gradient(system.teacher.apply(variables, seen))
+    return losses.kl_divergence(jax.nn.softmax(logits), class_logits)
 
 
 def discriminator_loss(
@@ -148,10 +183,15 @@ def predict(
 
 
 def _update_generator(
-    system: System, state: GanState, batch: Batch, key: Array
+    system: System,
+    state: GanState,
+    batch: Batch,
+    key: Array,
+    teacher: PyTree,
+    alone: bool = False,
 ) -> tuple[NetworkState, Array, Metrics]:
     def loss(params: PyTree, stats: PyTree, batch: Batch, key: Array) -> Any:
-        return generator_loss(system, state, params, stats, batch, key)
+        return generator_loss(system, state, params, stats, batch, key, teacher, alone)
 
     gradients, stats, fake, metrics = _mean_gradient(system, loss, state.generator, batch, key)
     optimizer = system.generator_optimizer
@@ -160,19 +200,44 @@ def _update_generator(
 
 
 def _update_discriminator(
-    system: System,
-    state: GanState,
-    network: NetworkState,
-    batch: Batch,
-    fake: Array,
-    key: Array,
+    system: System, state: GanState, batch: Batch, fake: Array, key: Array
 ) -> tuple[NetworkState, Metrics]:
+    """All updates of one step, and the means of their metrics."""
+
     def loss(params: PyTree, stats: PyTree, batch: tuple[Batch, Array], key: Array) -> Any:
         return discriminator_loss(system, params, stats, batch, key)
 
-    gradients, stats, _, metrics = _mean_gradient(system, loss, network, (batch, fake), key)
-    network, sizes = _update(system.discriminator_optimizer, state, network, gradients, stats)
-    return network, metrics | {f'discriminator/{name}': x for name, x in sizes.items()}
+    network, rounds = state.discriminator, []
+    for update in range(system.discriminator_steps):
+        key_of_update = jax.random.fold_in(key, update + 1)
+        gradients, stats, _, metrics = _mean_gradient(
+            system, loss, network, (batch, fake), key_of_update
+        )
+        network, sizes = _update(system.discriminator_optimizer, state, network, gradients, stats)
+        if system.discriminator_max_accuracy < 1:
+            sizes['rests'] = jnp.float32(0)
+        rounds.append(metrics | {f'discriminator/{name}': x for name, x in sizes.items()})
+    return network, jax.tree.map(lambda *values: jnp.stack(values).mean(), *rounds)
+
+
+def _rest_discriminator(
+    system: System, state: GanState, batch: Batch, fake: Array, key: Array
+) -> tuple[NetworkState, Metrics]:
+    """The discriminator as it was, and the metrics of an update that is not made."""
+    network = state.discriminator
+
+    def judge(batch: tuple[Batch, Array]) -> Metrics:
+        _, (_, _, metrics) = discriminator_loss(
+            system, network.params, network.batch_stats, batch, jax.random.fold_in(key, 1)
+        )
+        return metrics
+
+    if system.accumulate == 1:
+        metrics = judge((batch, fake))
+    else:
+        metrics = jax.tree.map(jnp.mean, lax.map(judge, (batch, fake)))
+    still = {'gradient_norm': 0, 'learning_rate': 0, 'rests': 1}
+    return network, metrics | {f'discriminator/{k}': jnp.float32(v) for k, v in still.items()}
 
 
 def _update(
@@ -183,7 +248,7 @@ def _update(
     batch_stats: PyTree,
 ) -> tuple[NetworkState, Metrics]:
     """One optimizer step of one network."""
-    rate = optimizer.learning_rate(state.step) * state.plateau_scale
+    rate = optimizer.learning_rate(state.step) * state.plateau.scale
     params, opt_state = optim.apply_gradients(
         optimizer, gradients, network.opt_state, network.params, rate
     )
@@ -239,37 +304,3 @@ def _gathered(system: System, variables: PyTree) -> PyTree:
 
 def _global_norm(tree: PyTree) -> Array:
     return jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)))
-
-
-def _averaged(system: System, state: GanState, generator: NetworkState) -> PyTree | None:
-    """The moving average of parameters and batch statistics, warmed up.
-
-    Decay min(d, (1 + t) / (10 + t)) at step t, so that early averages are not of the initial
-    weights (as in TensorFlow's ExponentialMovingAverage).
-    """
-    if state.ema is None:
-        return None
-    t = state.step.astype(jnp.float32)
-    decay = jnp.minimum(system.ema, (1 + t) / (10 + t))
-    new = {'params': generator.params, 'batch_stats': generator.batch_stats}
-    return jax.tree.map(lambda a, b: (decay * a + (1 - decay) * b).astype(a.dtype), state.ema, new)
-
-
-def _keep_finite(state: GanState, updated: GanState, metrics: Metrics) -> GanState:
-    """`updated` one step on, or `state` one step on if this or an earlier step went wrong."""
-    finite = jnp.stack([jnp.isfinite(metrics[name]) for name in sorted(metrics)])
-    good_before = state.bad_step < 0
-    good = good_before & finite.all()
-    step = state.step + 1
-    kept = jax.tree.map(
-        lambda new, old: jnp.where(good, new, old),
-        updated.replace(key=None, step=None),
-        state.replace(key=None, step=None),
-    )
-    first_bad = good_before & ~finite.all()
-    return kept.replace(
-        key=state.key,
-        step=step,
-        bad_step=jnp.where(first_bad, step, state.bad_step),
-        bad_term=jnp.where(first_bad, jnp.argmin(finite).astype(jnp.int32), state.bad_term),
-    )

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from chromagan_jax import checkpoint, evaluate, files, sharding, steps, writers
+from chromagan_jax import checkpoint, evaluate, files, optim, sharding, startup, steps, writers
 from chromagan_jax import config as config_lib
 from chromagan_jax import state as state_lib
-from chromagan_jax.data import Source, report_unreadable
-from chromagan_jax.data.inputs import (
-    NOT_HELD_OUT,
-    evaluation_input,
-    is_held_out,
-    open_sources,
-    training_input,
-)
-from chromagan_jax.errors import DivergedError, PreemptedError, UserError
+from chromagan_jax.data import report_unreadable
+from chromagan_jax.data.inputs import evaluation_input, open_sources, training_input
+from chromagan_jax.errors import DivergedError, PreemptedError
+from chromagan_jax.models import vgg
 from chromagan_jax.preemption import stop_requests
 from chromagan_jax.state import GanState, System
 
@@ -38,7 +33,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
     """Trains to `config.steps`, from the newest checkpoint in `workdir` if there is one.
 
     A step's metrics are read after the next step is dispatched, so that only the cadences wait for
-    the devices. At a cadence the order is: evaluate, sample, save.
+    the devices. At a cadence the order is: evaluate, plateau, sample, save.
 
     Args:
         config: configs/base.py lists the fields.
@@ -62,17 +57,23 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
 
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(stop_requests())
-        say = introduce(config, workdir, source)
+        say = startup.introduce(config, workdir, source)
         checkpoints = checkpoint.open_checkpoints(workdir, config.checkpoint.max_to_keep)
         best = checkpoint.open_best(workdir)
         stack.enter_context(checkpoint.finishing(checkpoints, best))
-        claim_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
-        state = starting_state(config, system, mesh, checkpoints, say)
+        startup.claim_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
+        vgg16 = vgg.load(Path(config.vgg16)) if config.vgg16 else None
+        state = startup.starting_state(config, system, mesh, checkpoints, vgg16, say)
+        teacher = startup.place_teacher(system, vgg16, mesh)
         start = int(state.step)
         if start >= config.steps:
             say(f'step {start} is the last one: nothing is left to do')
             return state
-        train_step = compile_train_step(system, config, mesh, say)
+        compiled = functools.partial(compile_step, system, config, mesh, say)
+        train_step = compiled(steps.train_step)
+        pretrain_step = (
+            compiled(steps.pretrain_step) if start < config.pretrain_steps else train_step
+        )
         eval_step = evaluate.compile_step(evaluate.eval_step, system, mesh)
         render_step = evaluate.compile_step(evaluate.render_step, system, mesh)
 
@@ -93,19 +94,19 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
                 check_finite(state, values)
             window.append(values | {'data/unreadable': float((unreadable >= 0).sum())})
             if step % config.log_every == 0 or step == config.steps:
-                means = {name: float(np.mean([w[name] for w in window])) for name in window[0]}
+                means = mean_metrics(window)
                 means['images_per_second'] = progress.images_per_second(step)
                 window.clear()
                 if metrics_file:
                     metrics_file.write(step, means)
-                progress.report(step, {name: means[name] for name in SHOWN})
+                progress.report(step, {name: means[name] for name in SHOWN if name in means})
 
         def report_left_out(unreadable: np.ndarray) -> None:
             for sentence in report_unreadable(eval_source, unreadable, left_out, 'is left out'):
                 progress.message(sentence)
 
-        def at_cadence(step: int, stop: bool) -> None:
-            """Does what is due at `step`."""
+        def at_cadence(state: GanState, step: int, stop: bool) -> GanState:
+            """Does what is due at `step`; only the plateau changes in the state."""
             last = step == config.steps
 
             def due(every: int) -> bool:
@@ -120,6 +121,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
                     metrics_file.write(step, scores)
                 progress.message(evaluate.summary(step, scores))
                 check_finite(state, metrics)
+                state = reduce_on_plateau(config, state, scores, progress.message)
                 score = evaluate.score(config.checkpoint.best_metric, scores)
                 checkpoint.save_if_best(best, step, state, score)
             if due(config.sample_every):
@@ -131,6 +133,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
             if due(config.checkpoint_every) or stop:
                 check_finite(state, metrics)
                 checkpoint.save(checkpoints, step, state)
+            return state
 
         cadences = (config.eval_every, config.sample_every, config.checkpoint_every)
         batches = training_input(config, source, mesh, start)
@@ -139,7 +142,9 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
         for step in range(start + 1, config.steps + 1):
             batch = next(batches)
             unreadable = batch.pop('unreadable')
-            state, metrics = train_step(state, sharding.to_global(batch, mesh, config.accumulate))
+            update = pretrain_step if step <= config.pretrain_steps else train_step
+            inputs = sharding.to_global(batch, mesh, config.accumulate)
+            state, metrics = update(state, inputs, teacher)
             if pending:
                 read_metrics(*pending)
             pending = (step, metrics, unreadable)
@@ -150,82 +155,58 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
                 read_metrics(*pending)
                 pending = None
                 with progress.paused():
-                    at_cadence(step, stop)
+                    state = at_cadence(state, step, stop)
             if stop:
                 raise PreemptedError(f'stopped at step {step}, which is saved; start it again.')
         return state
 
 
-def compile_train_step(
-    system: System, config: Any, mesh: Mesh, say: Callable[[str], None]
-) -> Callable[[GanState, PyTree], tuple[GanState, dict[str, jax.Array]]]:
-    """The train step for this config and mesh, compiled ahead of its first use."""
+def mean_metrics(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the steps of a window, each metric over those that have it."""
+    names = dict.fromkeys(name for values in window for name in values)
+    return {name: float(np.mean([w[name] for w in window if name in w])) for name in names}
+
+
+def compile_step(
+    system: System,
+    config: Any,
+    mesh: Mesh,
+    say: Callable[[str], None],
+    step: Callable[..., tuple[GanState, dict[str, jax.Array]]],
+) -> Callable[[GanState, PyTree, PyTree], tuple[GanState, dict[str, jax.Array]]]:
+    """A step of `steps` for this config and mesh, compiled ahead of its first use."""
     began = time.monotonic()
     state = state_lib.abstract_state(system, config, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = jax.jit(
-        functools.partial(steps.train_step, system),
+    jitted = jax.jit(
+        functools.partial(step, system),
         donate_argnums=0,
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
     )
-    compiled = step.lower(state, state_lib.abstract_batch(config, mesh)).compile()
-    say(f'compiled the train step in {time.monotonic() - began:.1f} s')
+    inputs = (
+        state_lib.abstract_batch(config, mesh),
+        state_lib.abstract_teacher(system, config, mesh),
+    )
+    compiled = jitted.lower(state, *inputs).compile()
+    name = step.__name__.replace('_', ' ')
+    say(f'compiled the {name} in {time.monotonic() - began:.1f} s')
     return compiled
 
 
-def claim_workdir(config: Any, workdir: Path, source: Source, resume: bool) -> None:
-    """Writes config.json, after checking that a run which resumes is the one that it describes.
-
-    Raises:
-        UserError: naming the field, or the data, that differs.
-    """
-    data = {'records': len(source), 'fingerprint': source.fingerprint}
-    if resume:
-        run = checkpoint.read_run(workdir)
-        config_lib.check_resume(config, run['config'])
-        if run['data'] != data:
-            raise UserError(
-                f'data.source has other files than when {workdir} was started '
-                f'({data["records"]} records; {run["data"]["records"]} then): set it back, or '
-                'start in another --workdir with init_from.'
-            )
-    if jax.process_index() == 0:
-        files.write_json(
-            workdir / 'config.json',
-            {'config': config.to_dict(), 'data': data, 'versions': writers.versions()},
-        )
-
-
-def starting_state(
-    config: Any,
-    system: System,
-    mesh: Mesh,
-    checkpoints: checkpoint.Manager,
-    say: Callable[[str], None],
+def reduce_on_plateau(
+    config: Any, state: GanState, scores: Mapping[str, float], say: Callable[[str], None]
 ) -> GanState:
-    """The newest checkpoint's state, or a new one, with the weights of `init_from` if asked for."""
-    abstract = state_lib.abstract_state(system, config, mesh)
-    state = checkpoint.restore_newest(checkpoints, abstract, say)
-    if state is not None:
-        say(f'resumed from step {int(state.step)}')
+    """Counts an evaluation in, and says so if the learning rates fall."""
+    if not config.plateau.patience:
         return state
-    state = state_lib.create_state(system, config, mesh)
-    if config.init_from:
-        state = checkpoint.load_weights(config, Path(config.init_from), state, mesh)
-        say(f'starts from the weights in {config.init_from}')
-    return state
-
-
-def introduce(config: Any, workdir: Path, source: Source) -> Callable[[str], None]:
-    """Says where the run writes, what it reads and what that is worth; returns how to say more."""
-    say = writers.announcer()
-    say(f'writes to {workdir.absolute()}')
-    say(f'trains on {len(source)} photographs of {config.data.source}')
-    if config.data.source == 'sample':
-        say('the built-in sample is a handful of photographs: they are memorised, not learned from')
-    if config.eval_every and not is_held_out(config):
-        say(NOT_HELD_OUT)
-    return say
+    score = evaluate.score(config.plateau.metric, scores)
+    plateau = optim.update_plateau(config.plateau, state.plateau, score)
+    if plateau.scale != state.plateau.scale:
+        say(
+            f'{config.plateau.metric} has not improved for {config.plateau.patience} evaluations: '
+            f'the learning rates fall to {float(plateau.scale):.3g} of theirs'
+        )
+    return state.replace(plateau=plateau)
 
 
 def trace(done: int, steps: int, folder: Path, state: GanState) -> None:

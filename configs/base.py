@@ -25,6 +25,8 @@ def get_config(arg: str = '') -> ConfigDict:
     config.batch_size = 6  # photographs a step, over all devices
     config.accumulate = 1  # micro-batches a step: less memory, the same effective batch
     config.discriminator_steps = 2  # discriminator updates a step
+    config.discriminator_max_accuracy = 1.0  # it rests while it was right more often; 1: never
+    config.pretrain_steps = 0  # first steps, in which the generator learns without adversary
     config.color_space = 'lab'  # lab: L -> ab; rgb: gray -> RGB
     config.dtype = 'float32'  # of the computation: float32 or bfloat16
     config.param_dtype = 'float32'  # of the parameters and the optimizer state
@@ -35,7 +37,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.generator.name = 'unet'  # a key of models.GENERATORS
     config.generator.width = 32  # features of the first level
     config.generator.depth = 0  # halvings; 0: down to 1x1
-    config.generator.norm = 'batch'  # batch, instance or none
+    config.generator.norm = 'batch'  # batch, instance, group or none
     config.generator.dropout = 0.0  # rate, in the three levels after the innermost
     config.generator.test_mode = 'running'  # batch norm at test time: running, or batch (its own)
 
@@ -43,7 +45,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.discriminator.name = 'patch'  # a key of models.DISCRIMINATORS
     config.discriminator.width = 32  # features of the first convolution
     config.discriminator.layers = 3  # convolutions of stride 2: 3 is the 70 x 70 px patch
-    config.discriminator.norm = 'batch'  # batch, instance or none
+    config.discriminator.norm = 'batch'  # batch, instance, group or none
     config.discriminator.conditional = True  # sees the gray image beside the colours
 
     config.objective = ConfigDict()
@@ -51,12 +53,20 @@ def get_config(arg: str = '') -> ConfigDict:
     config.objective.adversarial_weight = 1.0  # of the generator's adversarial loss
     config.objective.l1 = 100.0  # weight of the mean absolute error of the target
     config.objective.mse = 0.0  # weight of its mean squared error
-    config.objective.classes = 0.0  # weight of the class head's cross-entropy; needs data.labels
+    config.objective.huber = 0.0  # weight of its mean Huber loss
+    config.objective.huber_delta = 0.1  # error from which on the Huber loss grows linearly
+    config.objective.classes = 0.0  # weight of the class head's error; needs vgg16 or data.labels
     config.objective.label_smoothing = 0.1  # the discriminator's real labels are 1 - this
     config.objective.gradient_penalty = 0.0  # weight of WGAN-GP's penalty; 10 with 'wgan'
 
     config.generator_optimizer = adam()
     config.discriminator_optimizer = adam()
+
+    config.plateau = ConfigDict()  # both learning rates fall when an evaluation metric does not
+    config.plateau.metric = 'ab_mae'  # what is watched; as checkpoint.best_metric
+    config.plateau.patience = 0  # evaluations without a better value before they fall; 0: never
+    config.plateau.factor = 0.1  # what they are multiplied by
+    config.plateau.min_scale = 0.001  # share of the rates below which they do not fall
 
     config.mesh = ConfigDict()
     config.mesh.fsdp = 1  # devices that share one copy of the parameters and optimizer states
@@ -91,6 +101,19 @@ def get_config(arg: str = '') -> ConfigDict:
     config.checkpoint.max_to_keep = 2  # newest checkpoints kept
     config.checkpoint.best_metric = 'ab_mae'  # lower is better; the best is kept apart in best/
     config.init_from = ''  # a workdir whose newest weights a new run starts from
+    config.vgg16 = ''  # file of VGG16's weights, for a generator that is built on them (chromagan)
+
+    config.colorize = ConfigDict()  # what chromagan_jax.colorize does beside; flags override it
+    config.colorize.sample_noise = False  # keep the network's noise on: the result is a sample
+    config.colorize.saturation = 1.0  # gain of the chroma; 1: as the network has it
+    config.colorize.white_balance = 'none'  # none, gray_world or percentile
+    config.colorize.white_balance_strength = 1.0  # share of that correction
+    config.colorize.contrast = 0.0  # share of CLAHE's lightness in the result; 0: none
+    config.colorize.clahe_clip = 2.0  # CLAHE's clip limit
+    config.colorize.clahe_tiles = 8  # CLAHE's tiles a side
+    config.colorize.denoise_before = 0.0  # strength, in 8-bit steps, on the gray photograph
+    config.colorize.denoise_after = 0.0  # strength, in 8-bit steps, on the colours
+    config.colorize.denoise_method = 'nlm'  # of the colours: nlm (non-local means) or bilateral
 
     if arg == 'tiny':
         config.steps, config.batch_size, config.eval.batch_size = 4, 8, 8

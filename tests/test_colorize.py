@@ -1,6 +1,8 @@
 """Colour versions at full resolution: what they keep of the photograph, and the command."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from chromagan_jax import checkpoint, colorize, files, images, sharding, steps
 from chromagan_jax import state as state_lib
 from chromagan_jax.color import encode
 from chromagan_jax.errors import UserError
+from chromagan_jax.postprocess import PostProcess
 from configs import base
 
 ROOT = Path(__file__).parents[1]
@@ -36,11 +39,12 @@ def tiny_config(space='lab'):
     return config
 
 
-def make_run(workdir, space='lab', dropout=0.0):
+def make_run(workdir, space='lab', dropout=0.0, **post):
     """A run of random weights, large enough for colours that sRGB does not have."""
     config, mesh = tiny_config(space), sharding.make_mesh(devices=jax.devices()[:1])
     if dropout:
         config.generator.depth, config.generator.dropout = 3, dropout
+    config.colorize.update(post)
     system = state_lib.make_system(config, mesh)
     state = state_lib.create_state(system, config, mesh)
     params = dict(state.ema['params'])
@@ -407,21 +411,6 @@ def test_results_in_a_folder_below_the_photographs_are_not_photographs(call, tmp
         assert said.endswith('1 colorized, 0 failed, 0 skipped\n')
 
 
-def test_plan_refuses_to_write_over_a_photograph_or_a_result(tmp_path):
-    one, two = (save(photograph(), tmp_path / folder / 'a.png') for folder in ('one', 'two'))
-    with pytest.raises(
-        UserError, match=r'one/a\.png and .*two/a\.png would both become .*x/a\.png'
-    ):
-        images.plan([str(one), str(two)], tmp_path / 'x', '.png')
-    with pytest.raises(UserError, match=r'one/a\.png is a photograph to be read: choose another'):
-        images.plan([str(one)], tmp_path / 'one', '.png')
-    with pytest.raises(UserError, match='is both read and written: choose another --output'):
-        images.plan([str(tmp_path / 'one')], tmp_path / 'one', '.jpg')
-    (tmp_path / 'empty').mkdir()
-    with pytest.raises(UserError, match='holds no images'):
-        images.plan([str(tmp_path / 'empty')], tmp_path / 'x', '.png')
-
-
 def test_jpg_is_written_at_full_colour_resolution(call, tmp_path):
     path = save(photograph(), tmp_path / 'a.png')
     assert call(path, '--format=jpg')[0] == 0
@@ -517,10 +506,10 @@ def test_not_enough_memory_for_one_is_not_the_end(call, tmp_path, monkeypatch):
     paths = [save(photograph(height), tmp_path / f'{height}.png') for height in (30, 40)]
     recolor = images.recolor
 
-    def short(pixels, small, ab):
+    def short(pixels, *others):
         if len(pixels) == 30:
             raise MemoryError
-        return recolor(pixels, small, ab)
+        return recolor(pixels, *others)
 
     monkeypatch.setattr(images, 'recolor', short)
     code, said = call(*paths)
@@ -558,6 +547,79 @@ def test_failing_files_are_named_the_rest_go_on_and_the_exit_code_says_so(workdi
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['good.png']
 
 
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_with_one_sentence_and_started_again_it_goes_on(
+    number, workdir, call, tmp_path
+):
+    for name in range(12):
+        save(photograph(300, 300), tmp_path / f'photos/{name}.png')
+    arguments = [f'--workdir={workdir}', f'--output={tmp_path}/out', str(tmp_path / 'photos')]
+    with subprocess.Popen(
+        [sys.executable, '-m', 'chromagan_jax.colorize', *arguments],
+        cwd=ROOT,
+        env=os.environ | {'XLA_FLAGS': ''},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        begins = process.stderr.readline()
+        process.send_signal(number)
+        said = process.stderr.read()
+    assert begins.endswith('12 to do\n')
+    assert process.returncode == 75
+    told = re.fullmatch(
+        r'chromagan_jax: Interrupted: (\d+) colorized, 0 failed, (\d+) left; started again, it '
+        r'goes on with these\.\n',
+        said,
+    )
+    done, left = map(int, told.groups())
+    assert done + left == 12
+    files_there = sorted((tmp_path / 'out').iterdir())
+    assert len(files_there) == done
+    assert all(read(path).shape == (300, 300, 3) for path in files_there)
+    assert f'{left} colorized, 0 failed, {done} skipped' in call(tmp_path / 'photos')[1]
+
+
+def test_ctrl_c_counts_what_is_done_and_the_same_command_goes_on(call, tmp_path, monkeypatch):
+    paths = [save(photograph(30 + i), tmp_path / f'{i}.png') for i in range(5)]
+    make_predict = colorize.make_predict
+
+    def interrupted(*arguments):
+        predict = make_predict(*arguments)
+        calls = iter(range(5))
+
+        def predict_then_signal(*batch):
+            if next(calls) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            return predict(*batch)
+
+        return predict_then_signal
+
+    monkeypatch.setattr(colorize, 'make_predict', interrupted)
+    code, said = call(*paths)
+    assert code == 75
+    assert said.splitlines()[-1] == (
+        'chromagan_jax: Interrupted: 2 colorized, 0 failed, 3 left; started again, it goes on with '
+        'these.'
+    )
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['0.png', '1.png']
+    monkeypatch.undo()
+    assert call(*paths)[1].splitlines()[-1].startswith('3 colorized, 0 failed, 2 skipped')
+    monkeypatch.setattr(colorize, 'make_predict', interrupted)
+    assert 'it begins anew with --overwrite' in call(*paths, '--overwrite')[1]
+
+
+def test_a_second_ctrl_c_is_one_sentence_too(call, tmp_path, monkeypatch):
+    def twice(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(checkpoint, 'load', twice)
+    assert call(save(photograph(), tmp_path / 'a.png')) == (
+        75,
+        'chromagan_jax: Interrupted: started again, it goes on with what is missing.\n',
+    )
+
+
 @pytest.mark.parametrize(
     ('changed', 'sentence'),
     [
@@ -571,6 +633,14 @@ def test_failing_files_are_named_the_rest_go_on_and_the_exit_code_says_so(workdi
         ({'batch_size': '0'}, 'batch_size'),
         ({'format': 'gif'}, 'format'),
         ({'sise': '3'}, 'sise'),
+        ({'saturation': 'x'}, "--saturation must be a number, not 'x'."),
+        ({'clahe_tiles': '2.5'}, "--clahe_tiles must be a whole number, not '2.5'."),
+        ({'contrast': '2'}, 'colorize.contrast must be 0 <= x <= 1, not 2.0.'),
+        (
+            {'white_balance': 'gry'},
+            "colorize.white_balance is 'gry'; choose one of none, gray_world, percentile.",
+        ),
+        ({'sample_noise': 'true'}, 'The network has no noise'),
         ({'output': '/proc/nowhere'}, '/proc/nowhere cannot be written'),
     ],
 )
@@ -589,7 +659,8 @@ def test_a_mistake_is_one_sentence(changed, sentence, workdir, tmp_path, capsys)
 def test_help_names_every_flag(capsys):
     assert colorize.main(['', '--help']) == 0
     said = capsys.readouterr().out
-    for name in ('workdir', 'output', 'checkpoint', 'format', 'overwrite', 'size', 'threads'):
+    own = ('workdir', 'output', 'checkpoint', 'format', 'overwrite', 'size', 'threads')
+    for name in (*own, *PostProcess._fields):
         assert f'--{name}' in said or f'--[no]{name}' in said
 
 
@@ -628,3 +699,95 @@ def test_a_network_without_noise_has_no_samples_to_give(call, tmp_path):
     code, said = call('--samples=2', tmp_path / 'a.png')
     assert code == 1
     assert 'The network has no noise' in said
+
+
+# Post-processing
+
+OTHER = {
+    'saturation': 1.5,
+    'white_balance': 'percentile',
+    'white_balance_strength': 0.5,
+    'contrast': 0.5,
+    'clahe_clip': 9.0,
+    'clahe_tiles': 1,
+    'denoise_before': 6.0,
+    'denoise_after': 9.0,
+    'denoise_method': 'bilateral',
+}
+SET = {
+    'saturation': 0.5,
+    'white_balance': 'gray_world',
+    'white_balance_strength': 1.0,
+    'contrast': 1.0,
+    'denoise_before': 12.0,
+    'denoise_after': 4.0,
+}
+
+
+@pytest.fixture(scope='module')
+def restoring(tmp_path_factory):
+    """A workdir whose config post-processes, a large enough photograph, and what becomes of it."""
+    folder = tmp_path_factory.mktemp('restore')
+    network = make_run(folder / 'run', **SET)
+    predict = colorize.make_predict(*network, SIZE, 1)
+    path = save(photograph(200, 200), folder / 'a.png')
+
+    def expected(**fields):
+        post = PostProcess(**fields)
+        pixels, small = images.prepare(read(path), SIZE, post)
+        return images.recolor(pixels, small, predict([small], [None])[0], post)
+
+    return folder / 'run', path, expected, network
+
+
+def colorized_by(workdir, path, output, *arguments):
+    arguments = [f'--workdir={workdir}', f'--output={output}', *arguments, str(path)]
+    assert colorize.main(['', *arguments]) == 0
+    return read(output / 'a.png')
+
+
+def test_command_and_function_do_what_the_config_of_the_run_says(restoring, tmp_path):
+    workdir, path, expected, network = restoring
+    np.testing.assert_array_equal(colorized_by(workdir, path, tmp_path), expected(**SET))
+    (result,) = colorize.colorize([read(path)], *network, SIZE, post=PostProcess(**SET))
+    np.testing.assert_array_equal(result, expected(**SET))
+    assert not np.array_equal(result, expected())
+
+
+@pytest.mark.parametrize('field', OTHER)
+def test_a_flag_takes_the_place_of_its_field_of_the_config(field, restoring, tmp_path):
+    workdir, path, expected, _ = restoring
+    found = colorized_by(workdir, path, tmp_path, f'--{field}={OTHER[field]}')
+    np.testing.assert_array_equal(found, expected(**{**SET, field: OTHER[field]}))
+    assert not np.array_equal(found, expected(**SET))
+
+
+def test_all_steps_off_give_the_bits_of_a_run_that_knows_none(restoring, tmp_path):
+    workdir, path, _, network = restoring
+    off = ['--saturation=1', '--white_balance=none', '--contrast=0']
+    off += ['--denoise_before=0', '--denoise_after=0']
+    (plain,) = colorize.colorize([read(path)], *network, SIZE)
+    np.testing.assert_array_equal(colorized_by(workdir, path, tmp_path / 'off', *off), plain)
+    config = checkpoint.read_run(workdir)['config']
+    config.pop('colorize')
+    older = tmp_path / 'older'
+    older.mkdir()
+    (older / 'checkpoints').symlink_to(workdir / 'checkpoints')
+    files.write_json(older / 'config.json', {'config': config})
+    np.testing.assert_array_equal(colorized_by(older, path, tmp_path / 'new'), plain)
+
+
+def test_sample_noise_gives_the_first_sample_under_the_plain_name(tmp_path):
+    network = make_run(tmp_path / 'run', dropout=0.5, sample_noise=True)
+    path = save(photograph(), tmp_path / 'a.png')
+    (first,) = colorize.colorize([read(path)], *network, SIZE, sample=1)
+    (plain,) = colorize.colorize([read(path)], *network, SIZE)
+    (by_post,) = colorize.colorize([read(path)], *network, SIZE, post=PostProcess(True))
+    np.testing.assert_array_equal(by_post, first)
+    run, out = tmp_path / 'run', tmp_path / 'out'
+    np.testing.assert_array_equal(colorized_by(run, path, out), first)
+    found = colorized_by(run, path, out, '--nosample_noise', '--overwrite')
+    np.testing.assert_array_equal(found, plain)
+    assert colorize.main(['', f'--workdir={run}', f'--output={out}', '--samples=2', str(path)]) == 0
+    np.testing.assert_array_equal(read(out / 'a.1.png'), first)
+    assert not np.array_equal(read(out / 'a.2.png'), first)

@@ -27,6 +27,16 @@ FREE = {
     'eval.checkpoint',
     'eval.follow',
     'eval.patience',
+    'colorize.sample_noise',
+    'colorize.saturation',
+    'colorize.white_balance',
+    'colorize.white_balance_strength',
+    'colorize.contrast',
+    'colorize.clahe_clip',
+    'colorize.clahe_tiles',
+    'colorize.denoise_before',
+    'colorize.denoise_after',
+    'colorize.denoise_method',
 }
 SCHEDULES = ('generator_optimizer.schedule', 'discriminator_optimizer.schedule')
 
@@ -86,6 +96,8 @@ IMPOSSIBLE = (
             'data.workers',
             'eval.size',
             'eval.patience',
+            'pretrain_steps',
+            'plateau.patience',
             'generator_optimizer.learning_rate',
             'generator_optimizer.clip',
             'discriminator_optimizer.weight_decay',
@@ -95,6 +107,12 @@ IMPOSSIBLE = (
         )
     ]
     + [
+        ('discriminator_max_accuracy', 0.0, '0 < x <= 1'),
+        ('discriminator_max_accuracy', 1.1, '0 < x <= 1'),
+        ('objective.huber_delta', 0.0, 'above 0'),
+        ('plateau.factor', 1.0, '0 < x < 1'),
+        ('plateau.min_scale', -0.1, '0 <= x <= 1'),
+        ('plateau.metric', 'l1', 'ab_mae'),
         ('seed', -1, '0 <= x < 2**32'),
         ('seed', 2**32, '0 <= x < 2**32'),
         ('generator_optimizer.b1', 1.0, '0 <= x < 1'),
@@ -159,7 +177,7 @@ PENALTY = {'objective.gradient_penalty': 10.0, 'discriminator.norm': 'none'}
         (PENALTY | {'discriminator.norm': 'batch'}, 'discriminator.norm'),
         (PENALTY | {'dtype': 'bfloat16'}, 'dtype'),
         (PENALTY | {'param_dtype': 'bfloat16'}, 'param_dtype'),
-        ({'objective.classes': 0.1}, 'data.labels'),
+        ({'plateau.patience': 3, 'eval_every': 0}, 'eval_every'),
     ],
 )
 def test_values_that_exclude_one_another_are_named(tiny, values, named):
@@ -213,6 +231,24 @@ def test_a_resume_may_not_change_the_steps_where_a_schedule_ends_with_them(tiny,
     config_lib.check_resume(tiny, saved)
     with pytest.raises(UserError, match=re.escape('steps=4, not 5')):
         config_lib.check_resume(put(tiny, {'steps': 5}), saved)
+
+
+def test_where_evaluations_change_the_rates_a_resume_may_not_change_the_evaluations(tiny):
+    for field, value in (('eval_every', 1), ('eval.source', 'elsewhere')):
+        tiny.plateau.patience = 0
+        config_lib.check_resume(put(copy.deepcopy(tiny), {field: value}), as_saved(tiny))
+        tiny.plateau.patience = 3
+        with pytest.raises(UserError, match=f'{field}='):
+            config_lib.check_resume(put(copy.deepcopy(tiny), {field: value}), as_saved(tiny))
+
+
+def test_tuples_are_the_same_after_json(tiny):
+    tiny.generator.widths = (4, 8)
+    config_lib.check_resume(tiny, as_saved(tiny))
+    saved = as_saved(tiny)
+    tiny.generator.widths = (4, 4)
+    with pytest.raises(UserError, match=re.escape('generator.widths=(4, 8), not (4, 4)')):
+        config_lib.check_resume(tiny, saved)
 
 
 @pytest.mark.parametrize('field', ['seed', 'generator.width', 'objective.l1'])
@@ -279,5 +315,5 @@ def test_weights_fit_whatever_else_a_new_run_changes(tiny, field, value):
 
 def test_flatten_joins_the_names_of_groups_in_order():
     nested = {'a': 1, 'b': {'c': 2, 'd': {'e': 'x'}}, 'f': [3, 4]}
-    assert list(config_lib.flatten(nested)) == [('a', 1), ('b.c', 2), ('b.d.e', 'x'), ('f', [3, 4])]
+    assert list(config_lib.flatten(nested)) == [('a', 1), ('b.c', 2), ('b.d.e', 'x'), ('f', (3, 4))]
     assert list(config_lib.flatten({'c': 2}, 'b.')) == [('b.c', 2)]

@@ -38,9 +38,7 @@ RELIED_ON = {
     'eval.source',
     'eval.size',
     'generator.name',
-    'generator.width',
     'discriminator.name',
-    'discriminator.width',
 }
 
 
@@ -75,7 +73,8 @@ def fields(config: ConfigDict) -> dict[str, Any]:
 
 
 def test_the_recipes_are_found():
-    assert {'base', 'photos'} <= set(NAMES)
+    systems = 'base chromatic_dreams image_colorizer rgb_colorizer pix2pix restore chromagan'
+    assert {'photos', *systems.split()} <= set(NAMES)
 
 
 @pytest.mark.parametrize('spec', SPECS)

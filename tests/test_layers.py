@@ -110,6 +110,40 @@ def test_instance_norm_leaves_single_pixels_alone():
     np.testing.assert_array_equal(layers.Norm('instance').apply({}, x, train=True), x)
 
 
+@pytest.mark.parametrize(('channels', 'groups'), [(64, 32), (48, 24), (12, 12), (37, 1)])
+def test_group_norm_equals_flax_with_as_many_groups_as_divide_the_channels(channels, groups):
+    x = 5 + 3 * normal(1, 2, 4, 3, channels) * jnp.arange(1, channels + 1)
+    norm = layers.Norm('group')
+    variables = norm.init(KEY, x, train=True)
+    params = {'scale': normal(2, channels), 'bias': normal(3, channels)}
+    assert jax.tree.map(jnp.shape, variables) == {'params': jax.tree.map(jnp.shape, params)}
+    expected = nn.GroupNorm(groups, epsilon=1e-5).apply({'params': params}, x)
+    for train in (True, False):
+        np.testing.assert_allclose(norm.apply({'params': params}, x, train), expected, atol=1e-4)
+
+
+def test_group_norm_leaves_single_pixels_alone_only_where_a_group_is_one_channel():
+    one, two = normal(1, 2, 1, 1, 32), normal(1, 2, 1, 1, 64)
+    norm = layers.Norm('group')
+    assert norm.init(KEY, one, train=True) == {}
+    np.testing.assert_array_equal(norm.apply({}, one, train=True), one)
+    params = {'scale': jnp.ones(64), 'bias': jnp.zeros(64)}
+    out = norm.apply({'params': params}, two, train=True).reshape(2, 32, 2)
+    np.testing.assert_allclose(out.mean(-1), 0, atol=1e-5)
+    assert np.median(np.abs(out)) > 0.9
+
+
+def test_group_norm_computes_its_statistics_in_float32():
+    x = (100 + normal(1, 1, 32, 32, 4)).astype(jnp.bfloat16)
+    norm = layers.Norm('group', dtype=jnp.bfloat16)
+    out = norm.apply({'params': {'scale': jnp.ones(4), 'bias': jnp.zeros(4)}}, x, train=True)
+    assert out.dtype == jnp.bfloat16
+    expected = nn.GroupNorm(4, epsilon=1e-5, use_bias=False, use_scale=False).apply(
+        {}, x.astype(jnp.float32)
+    )
+    np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.02)
+
+
 def test_batch_norm_in_test_mode_batch_does_not_depend_on_neighbours():
     x = normal(1, 3, 4, 4, 2) * jnp.arange(1, 4).reshape(3, 1, 1, 1)
     norm = layers.Norm('batch', test_mode='batch')

@@ -1,6 +1,9 @@
+import json
+
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
+from ml_collections import ConfigDict
 
 from chromagan_jax import models
 from chromagan_jax.errors import UserError
@@ -36,6 +39,13 @@ def test_a_generator_is_added_by_naming_it(tiny, monkeypatch):
     assert models.make_generator(tiny) == OneConv(channels=2, gain=2.0)
 
 
+def test_a_network_from_a_saved_config_is_the_same(tiny):
+    tiny.generator.widths = (4, 8, 8)
+    saved = ConfigDict(json.loads(json.dumps(tiny.to_dict())))
+    assert models.make_generator(saved) == models.make_generator(tiny)
+    hash(models.make_generator(saved))
+
+
 def test_a_field_that_the_network_lacks_is_an_error_that_says_so(tiny, monkeypatch):
     monkeypatch.setitem(models.GENERATORS, 'one_conv', OneConv)
     tiny.generator.name = 'one_conv'
@@ -60,4 +70,12 @@ def test_remat_is_refused_by_a_network_that_cannot(tiny, monkeypatch):
     tiny.generator = {'name': 'one_conv'}
     tiny.remat = True
     with pytest.raises(UserError, match='cannot rematerialise'):
+        models.make_generator(tiny)
+
+
+def test_a_class_head_that_the_teacher_does_not_fit_is_an_error(tiny):
+    tiny.generator = {'name': 'chromagan', 'classes': 10}
+    tiny.objective.classes = 0.003
+    tiny.vgg16 = 'vgg16.npz'
+    with pytest.raises(UserError, match=r'generator\.classes is 10, and vgg16 knows 1000'):
         models.make_generator(tiny)

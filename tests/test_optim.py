@@ -237,3 +237,60 @@ def test_a_warm_up_alone_does_not_depend_on_the_steps(tiny):
 def test_a_schedule_that_makes_no_sense_is_named(tiny, fields, message):
     with pytest.raises(UserError, match=message):
         optim.make_optimizer(configured(tiny, **fields), FIELD)
+
+
+def reduced(scores: list[float], c: Any) -> list[float]:
+    """The rule written out: the scale after each score."""
+    best, vain, scale, scales = np.inf, 0, 1.0, []
+    for score in scores:
+        if score < best * (1 - 1e-4):
+            best, vain = score, 0
+        else:
+            vain += 1
+        if vain == c.patience:
+            scale, vain = max(scale * c.factor, c.min_scale), 0
+        scales.append(scale)
+    return scales
+
+
+@pytest.mark.parametrize('patience', [1, 2, 3])
+def test_learning_rates_fall_on_a_plateau_and_not_below_their_floor(tiny, patience):
+    tiny.plateau.update(patience=patience, factor=0.5, min_scale=0.2)
+    scores = [
+        5.0,
+        4.0,
+        4.0,
+        4.1,
+        3.9999,
+        4.2,
+        3.0,
+        3.0,
+        3.0,
+        2.9,
+        2.95,
+        3.0,
+        3.1,
+        3.2,
+        3.3,
+        3.4,
+        9.0,
+    ]
+    state, scales = optim.init_plateau(), []
+    for score in scores:
+        state = optim.update_plateau(tiny.plateau, state, score)
+        scales.append(float(state.scale))
+    np.testing.assert_allclose(scales, reduced(scores, tiny.plateau), rtol=1e-6)
+    assert scales[0] == 1.0
+    assert scales[-1] < 1.0
+
+
+def test_the_plateau_stays_where_it_was_on_the_devices(tiny):
+    placed = jax.sharding.NamedSharding(
+        jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)),
+        jax.sharding.PartitionSpec(),
+    )
+    state = jax.device_put(optim.init_plateau(), placed)
+    tiny.plateau.patience = 1
+    new = optim.update_plateau(tiny.plateau, state, 1.0)
+    kinds = [jax.tree.map(lambda x: (x.dtype, x.weak_type, x.sharding), t) for t in (state, new)]
+    assert kinds[0] == kinds[1]

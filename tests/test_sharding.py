@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from chromagan_jax import sharding, train
+from chromagan_jax import sharding, steps, train
 from chromagan_jax import state as state_lib
 from chromagan_jax.errors import UserError
 
@@ -31,7 +31,7 @@ def small(tiny):
 def compiled(config, devices=None):
     mesh = sharding.make_mesh(config.mesh.fsdp, devices)
     system = state_lib.make_system(config, mesh)
-    step = train.compile_train_step(system, config, mesh, lambda text: None)
+    step = train.compile_step(system, config, mesh, lambda text: None, steps.train_step)
     return step, state_lib.create_state(system, config, mesh), mesh
 
 
@@ -49,7 +49,7 @@ def trajectory(config, devices=None):
     step, state, mesh = compiled(config, devices)
     metrics = []
     for batch in batches(config, 4):
-        state, values = step(state, sharding.to_global(batch, mesh, config.accumulate))
+        state, values = step(state, sharding.to_global(batch, mesh, config.accumulate), None)
         metrics.append(jax.device_get(values))
     return metrics, step
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from chromagan_jax import sharding
 from chromagan_jax import state as state_lib
 from chromagan_jax.errors import UserError
+from chromagan_jax.models import vgg
 
 
 def test_a_new_state_has_the_shapes_types_and_places_of_the_abstract_one(small):
@@ -34,7 +37,7 @@ def test_the_seed_decides_the_weights_and_the_mesh_does_not(small):
 def test_a_new_state_starts_good_and_at_step_0(small):
     mesh = sharding.make_mesh()
     state = state_lib.create_state(state_lib.make_system(small, mesh), small, mesh)
-    assert (state.step, state.bad_step, state.plateau_scale) == (0, -1, 1.0)
+    assert (state.step, state.bad_step, state.plateau.scale) == (0, -1, 1.0)
     average = state_lib.generator_variables(state)
     assert jnp.array_equal(
         average['params']['out']['kernel'], state.generator.params['out']['kernel']
@@ -79,5 +82,60 @@ def test_sizes_of_training_and_evaluation_are_checked_before_anything_is_compute
 
 def test_a_class_loss_needs_a_class_head(small):
     small.objective.classes = 1.0
+    small.data.labels = True
     with pytest.raises(UserError, match="generator 'unet' has no class head"):
         state_lib.check_networks(state_lib.make_system(small), small)
+
+
+def test_weights_of_vgg16_need_a_generator_that_is_built_on_them(small):
+    small.vgg16 = 'vgg16.npz'
+    with pytest.raises(UserError, match=r"vgg16 names a file, and the generator 'unet' is not"):
+        state_lib.check_networks(state_lib.make_system(small), small)
+
+
+def test_the_class_head_and_its_term_are_there_if_something_teaches_them(small):
+    small.generator = {'name': 'chromagan', 'width': 4}
+    small.data.size = 32
+    small.objective.classes = 0.003
+
+    def layout():
+        system = state_lib.make_system(small)
+        shapes = jax.eval_shape(
+            lambda: state_lib.init_state(system, jax.random.key(0), (32, 32, 2))
+        )
+        assert ('class_0' in shapes.generator.params) == (system.objective.classes > 0)
+        return system.objective.classes, system.teacher is not None
+
+    assert layout() == (0.0, False)
+    small.data.labels = True
+    assert layout() == (0.003, False)
+    small.vgg16 = 'vgg16.npz'
+    assert layout() == (0.003, True)
+
+
+def test_the_backbone_and_its_average_start_from_vgg16(small):
+    small.generator = {'name': 'chromagan', 'width': 4, 'classes': 0}
+    small.data.size = 32
+    mesh = sharding.make_mesh()
+    state = state_lib.create_state(state_lib.make_system(small, mesh), small, mesh)
+    seen = jnp.zeros((1, 32, 32, 3))
+    teacher = jax.jit(vgg.VGG16(width=4, classes=3).init)(jax.random.key(5), seen)['params']
+    started = state_lib.with_backbone(state, teacher)
+    for params in (started.generator.params, started.ema['params']):
+        backbone = params['backbone']
+        assert 'conv4_3' in backbone
+        assert 'fc6' not in backbone
+        for name in backbone:
+            np.testing.assert_array_equal(backbone[name]['kernel'], teacher[name]['kernel'])
+    others = [k for k in state.generator.params if k != 'backbone']
+    for name in others:
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            started.generator.params[name],
+            state.generator.params[name],
+        )
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in _first_shards(started)]
+    assert len(pointers) == len(set(pointers))  # it can be donated
+    wider = jax.tree.map(lambda leaf: np.ones((*leaf.shape, 2)), teacher)
+    with pytest.raises(UserError, match=r'set generator\.width to 64'):
+        state_lib.with_backbone(state, wider)

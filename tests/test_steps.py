@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.special import rel_entr
 
 from chromagan_jax import state as state_lib
 from chromagan_jax import steps
+from chromagan_jax.models import vgg
 
 
 @pytest.fixture
@@ -212,6 +214,108 @@ def test_learning_rates_of_the_networks_are_their_own_and_scaled_together(small)
     small.generator_optimizer.learning_rate = 1e-3
     small.discriminator_optimizer.learning_rate = 4e-3
     _, state, step = build(small)
-    _, metrics = step(state.replace(plateau_scale=jnp.float32(0.5)), batch_of(small))
+    halved = state.replace(plateau=state.plateau._replace(scale=jnp.float32(0.5)))
+    _, metrics = step(halved, batch_of(small))
     np.testing.assert_allclose(metrics['generator/learning_rate'], 5e-4, rtol=1e-6)
     np.testing.assert_allclose(metrics['discriminator/learning_rate'], 2e-3, rtol=1e-6)
+
+
+def test_pretraining_updates_the_generator_by_its_reconstruction_alone(small):
+    system, state, _ = build(small)
+    batch = batch_of(small)
+    new, metrics = jax.jit(partial(steps.pretrain_step, system))(state, batch)
+    assert_same_bits(new.discriminator, state.discriminator)
+    assert not any('discriminator' in name or 'adversarial' in name for name in metrics)
+    np.testing.assert_allclose(metrics['generator/loss'], 100 * metrics['generator/l1'], rtol=1e-6)
+    # The same as a step whose adversarial term has no weight.
+    small.objective.adversarial_weight = 0.0
+    _, _, step = build(small)
+    unjudged, _ = step(state, batch)
+    assert_close(new.generator.params, unjudged.generator.params, rtol=1e-5, atol=1e-6)
+    assert_close(new.ema, unjudged.ema, rtol=1e-5, atol=1e-6)
+    assert new.step == 1
+
+
+def test_without_a_weight_the_adversary_is_not_asked(small):
+    small.objective.adversarial_weight = 0.0
+    _, state, step = build(small)
+    new, metrics = step(state, batch_of(small))
+    other = jax.tree.map(lambda p: p + 1, state.discriminator.params)
+    blind = state.replace(discriminator=state.discriminator.replace(params=other))
+    assert 'generator/adversarial' not in metrics
+    assert_same_bits(step(blind, batch_of(small))[0].generator, new.generator)
+    assert metrics['discriminator/gradient_norm'] > 0  # it is trained nevertheless
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_the_discriminator_rests_while_it_was_right_too_often(small, accumulate):
+    small.discriminator_max_accuracy = 0.8
+    small.discriminator_steps = 2
+    small.accumulate = accumulate
+    _, state, step = build(small)
+    batch = batch_of(small)
+    if accumulate > 1:
+        batch = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+    good = state.replace(discriminator_accuracy=jnp.float32(0.81))
+    rested, metrics = step(good, batch)
+    assert_same_bits(rested.discriminator, state.discriminator)
+    assert metrics['discriminator/rests'] == 1
+    assert metrics['discriminator/learning_rate'] == 0
+    # It is judged while it rests, so that it comes back once the fakes have caught up.
+    worked, worked_metrics = step(state.replace(discriminator_accuracy=jnp.float32(0.8)), batch)
+    assert worked_metrics['discriminator/rests'] == 0
+    assert optax.tree_utils.tree_get(worked.discriminator.opt_state, 'count') == 2
+    assert set(metrics) == set(worked_metrics)
+    assert_same_bits(rested.generator, worked.generator)
+    names = 'discriminator/accuracy_real', 'discriminator/accuracy_fake'
+    np.testing.assert_allclose(
+        rested.discriminator_accuracy, np.mean([metrics[name] for name in names]), rtol=1e-6
+    )
+
+
+def test_every_reconstruction_term_counts_with_its_weight(small):
+    small.objective.update(l1=3.0, mse=5.0, huber=7.0, huber_delta=0.2, adversarial_weight=0.5)
+    system, state, step = build(small)
+    batch = batch_of(small)
+    _, metrics = step(state, batch)
+    variables = {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}
+    fake, _ = system.generator.apply(
+        variables, batch['condition'], train=True, mutable=['batch_stats']
+    )
+    error = np.abs(np.asarray(fake - batch['target'], np.float64))
+    huber = np.where(error <= 0.2, error**2 / 2, 0.2 * (error - 0.1)).mean()
+    reconstruction = 3 * error.mean() + 5 * (error**2).mean() + 7 * huber
+    expected = 0.5 * metrics['generator/adversarial'] + reconstruction
+    np.testing.assert_allclose(metrics['generator/loss'], expected, rtol=1e-4)
+
+
+@pytest.fixture
+def chromagan(small, monkeypatch):
+    """ChromaGAN's generator and a teacher, both narrow."""
+    monkeypatch.setattr(state_lib.vgg, 'VGG16', partial(vgg.VGG16, width=2))
+    small.vgg16 = 'teacher.npz'
+    small.generator = {'name': 'chromagan', 'width': 4}
+    small.data.size = 32
+    small.objective.classes = 2.0
+    return small
+
+
+def test_the_class_head_learns_the_probabilities_of_a_teacher_that_stays_as_it_is(chromagan):
+    system, state, step = build(chromagan)
+    batch = batch_of(chromagan)
+    seen = vgg.normalized(batch['condition'], 2)
+    teacher = jax.tree.map(  # an opinion of its own
+        lambda leaf: 1.5 * leaf, jax.jit(system.teacher.init)(jax.random.key(3), seen)['params']
+    )
+    new, metrics = step(state, batch, teacher)
+    variables = {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}
+    generate = jax.jit(partial(system.generator.apply, train=True, mutable=['batch_stats']))
+    output, _ = generate(variables, batch['condition'])
+    opinion = jax.jit(system.teacher.apply)({'params': teacher}, seen)
+    p = np.asarray(jax.nn.softmax(opinion), np.float64)
+    q = np.asarray(jax.nn.softmax(output.class_logits), np.float64)
+    kl = rel_entr(p, q).sum(1).mean()
+    np.testing.assert_allclose(metrics['generator/classes'], kl, rtol=1e-3)
+    for _ in range(8):
+        new, metrics = step(new, batch, teacher)
+    assert metrics['generator/classes'] < kl

@@ -1,7 +1,9 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -59,14 +61,14 @@ def test_a_run_leaves_what_the_readme_says(small, tmp_path):
 
 def test_metrics_of_a_step_are_read_after_the_next_is_dispatched(small, tmp_path, monkeypatch):
     events = []
-    compile_train_step = train.compile_train_step
+    compile_step = train.compile_step
 
     def spied(*args):
-        step = compile_train_step(*args)
+        step = compile_step(*args)
 
-        def dispatch(state, batch):
+        def dispatch(state, batch, teacher):
             events.append('dispatch')
-            return step(state, batch)
+            return step(state, batch, teacher)
 
         return dispatch
 
@@ -77,7 +79,7 @@ def test_metrics_of_a_step_are_read_after_the_next_is_dispatched(small, tmp_path
             events.append('read')
         return device_get(value)
 
-    monkeypatch.setattr(train, 'compile_train_step', spied)
+    monkeypatch.setattr(train, 'compile_step', spied)
     monkeypatch.setattr(jax, 'device_get', read)
     train.train_and_evaluate(quiet(small), tmp_path)
     assert events == ['dispatch'] + ['dispatch', 'read'] * 3 + ['read']
@@ -158,6 +160,49 @@ def test_init_from_starts_a_new_run_where_the_other_ended(small, tmp_path, capfd
         jax.tree.leaves(old.generator.params), jax.tree.leaves(new.generator.params), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def assert_same_bits(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_pretraining_comes_first_and_a_resume_knows_where_it_ends(small, tmp_path, capfd):
+    small.pretrain_steps = 3
+    small.sample_every = small.eval_every = 0
+    whole = train.train_and_evaluate(small, tmp_path / 'whole')
+    lines = metrics_of(tmp_path / 'whole')
+    assert ['discriminator/loss' in line for line in lines] == [False, False, False, True]
+    assert optax.tree_utils.tree_get(whole.discriminator.opt_state, 'count') == 2
+    assert 'compiled the pretrain step' in capfd.readouterr().err
+    small.steps = 2
+    train.train_and_evaluate(small, tmp_path / 'parts')
+    small.steps = 4
+    assert_same_bits(train.train_and_evaluate(small, tmp_path / 'parts'), whole)
+    assert metrics_of(tmp_path / 'parts')[-1]['generator/loss'] == lines[-1]['generator/loss']
+
+
+def test_learning_rates_fall_where_evaluations_stop_improving(small, tmp_path, capfd):
+    small.steps, small.eval_every, small.sample_every = 6, 1, 0
+    small.plateau.patience, small.plateau.factor = 2, 0.5
+    small.generator_optimizer.learning_rate = 1e-12  # nothing can improve
+    small.ema = 0.0
+    small.generator.test_mode = 'batch'
+    whole = train.train_and_evaluate(small, tmp_path / 'whole')
+    rates = [
+        line['discriminator/learning_rate'] / small.discriminator_optimizer.learning_rate
+        for line in metrics_of(tmp_path / 'whole')
+        if 'generator/loss' in line
+    ]
+    np.testing.assert_allclose(rates, [1, 1, 1, 0.5, 0.5, 0.25], rtol=1e-6)
+    said = 'ab_mae has not improved for 2 evaluations: the learning rates fall to 0.5 of theirs'
+    assert said in capfd.readouterr().err
+    small.steps = 4
+    train.train_and_evaluate(small, tmp_path / 'parts')
+    small.steps = 6
+    assert_same_bits(train.train_and_evaluate(small, tmp_path / 'parts'), whole)
 
 
 def test_divergence_ends_the_run_and_saves_nothing_bad(small, tmp_path):

@@ -7,26 +7,26 @@ config may set under `generator`; those in `_COMMON` come from elsewhere in the 
 
 import dataclasses
 import difflib
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 from flax import linen as nn
 
 from chromagan_jax.color import TARGET_CHANNELS
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import patch, unet
+from chromagan_jax.models import chromagan, dense, encoder_decoder, patch, unet
+from chromagan_jax.models.chromagan import Classified as Classified
 
-GENERATORS: dict[str, type[nn.Module]] = {'unet': unet.UNet}
-DISCRIMINATORS: dict[str, type[nn.Module]] = {'patch': patch.PatchGAN}
+GENERATORS: dict[str, type[nn.Module]] = {
+    'unet': unet.UNet,
+    'encoder_decoder': encoder_decoder.EncoderDecoder,
+    'chromagan': chromagan.TwoBranch,
+}
+DISCRIMINATORS: dict[str, type[nn.Module]] = {
+    'patch': patch.PatchGAN,
+    'dense': dense.DenseDiscriminator,
+}
 
 _COMMON = ('channels', 'size', 'dtype', 'param_dtype', 'remat')
-
-
-class Classified(NamedTuple):
-    """What a generator with a class head returns."""
-
-    target: jax.Array  # (B, H, W, channels)
-    class_logits: jax.Array  # (B, classes)
 
 
 def make_generator(config: Any) -> nn.Module:
@@ -49,8 +49,18 @@ def make_discriminator(config: Any) -> nn.Module:
     return _make('discriminator', DISCRIMINATORS, config)
 
 
+def class_targets(config: Any) -> str:
+    """What a class head learns: of the 'teacher' (VGG16), the 'labels' of the data, or 'none'."""
+    if not config.objective.classes:
+        return 'none'
+    if config.vgg16:
+        return 'teacher'
+    return 'labels' if config.data.labels else 'none'
+
+
 def _make(kind: str, networks: dict[str, type[nn.Module]], config: Any) -> nn.Module:
-    fields = dict(config[kind])
+    # Tuples come back from config.json as lists.
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config[kind].items()}
     name = fields.pop('name')
     if name not in networks:
         raise UserError(f'{kind}.name is {name!r}; choose one of {", ".join(networks)}.')
@@ -62,6 +72,14 @@ def _make(kind: str, networks: dict[str, type[nn.Module]], config: Any) -> nn.Mo
         raise UserError(f'The {kind} {name!r} has no {_listed(set(unknown))}; {hint}')
     if config.remat and 'remat' not in declared:
         raise UserError(f'The {kind} {name!r} cannot rematerialise: set remat to False.')
+    if 'classes' in declared:
+        targets = class_targets(config)
+        if targets == 'none':
+            fields['classes'] = 0  # a head that nothing teaches would only take memory
+        elif targets == 'teacher' and fields.get('classes', 1000) != 1000:
+            raise UserError(
+                f'{kind}.classes is {fields["classes"]}, and vgg16 knows 1000: leave it at 1000.'
+            )
     common = {
         'channels': TARGET_CHANNELS[config.color_space],
         'size': config.data.size,

@@ -19,9 +19,10 @@ from chromagan_jax.errors import UserError
 Array = jax.Array
 Dtype = Any
 
-NORMS = ('batch', 'instance', 'none')
+NORMS = ('batch', 'instance', 'group', 'none')
 TEST_MODES = ('running', 'batch')
 _EPSILON = 1e-5
+_GROUPS = 32  # of group norm, at most (Wu and He 2018, https://arxiv.org/abs/1803.08494)
 _MOMENTUM = 0.9  # of the running statistics; PyTorch writes it as 1 - 0.9 = 0.1
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
@@ -130,13 +131,15 @@ def add_bias(module: Any, x: Array) -> Array:
 
 
 class Norm(nn.Module):
-    """Batch or instance norm with a learned scale and shift, statistics in float32.
+    """Batch, instance or group norm with a learned scale and shift, statistics in float32.
 
-    kind: 'batch', 'instance' or 'none'. Batch norm keeps running statistics as PyTorch does
-    (momentum 0.1, unbiased variance, epsilon 1e-5). test_mode says what it uses outside training:
-    'running' these, 'batch' those of each image by itself, so that no result depends on its
-    neighbours. Statistics over a single value say nothing: at 1x1 px instance norm is skipped and
-    batch norm in test mode 'batch' falls back to the running statistics.
+    kind: 'batch', 'instance', 'group' or 'none'. Batch norm keeps running statistics as PyTorch
+    does (momentum 0.1, unbiased variance, epsilon 1e-5). test_mode says what it uses outside
+    training: 'running' these, 'batch' those of each image by itself, so that no result depends on
+    its neighbours. Group norm takes its statistics over the pixels and the channels of a group, in
+    as many groups as divide the channels, 32 at most. Statistics over a single value say nothing:
+    at 1x1 px instance norm and group norm of one channel a group are skipped, and batch norm in
+    test mode 'batch' falls back to the running statistics.
     """
 
     kind: str = 'batch'
@@ -147,13 +150,17 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         single = x.shape[1] * x.shape[2] == 1
-        if self.kind == 'none' or (self.kind == 'instance' and single):
-            return x
         channels = (x.shape[-1],)
+        groups = _group_count(x.shape[-1])
+        per_channel = self.kind == 'instance' or (self.kind == 'group' and groups == x.shape[-1])
+        if self.kind == 'none' or (per_channel and single):
+            return x
         scale = self.param('scale', scale_init, channels, self.param_dtype)
         shift = self.param('bias', nn.initializers.zeros, channels, self.param_dtype)
         if self.kind == 'instance':
             mean, variance = moments(x, (1, 2))
+        elif self.kind == 'group':
+            mean, variance = _group_moments(x, groups)
         else:
             mean, variance = self._batch_statistics(x, train, single)
         scale = scale * lax.rsqrt(variance + _EPSILON)
@@ -182,6 +189,19 @@ def moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     x = x.astype(jnp.float32)
     mean = x.mean(axes, keepdims=True)
     return mean, jnp.maximum(jnp.square(x).mean(axes, keepdims=True) - jnp.square(mean), 0.0)
+
+
+def _group_count(channels: int) -> int:
+    """The largest divisor of `channels` that is not above 32."""
+    return next(n for n in range(min(_GROUPS, channels), 0, -1) if channels % n == 0)
+
+
+def _group_moments(x: Array, groups: int) -> tuple[Array, Array]:
+    """`moments` of (B, H, W, C) over pixels and groups of neighbouring channels, (B, 1, 1, C)."""
+    b, h, w, c = x.shape
+    mean, variance = moments(x.reshape(b, h, w, groups, c // groups), (1, 2, 4))
+    spread = lambda value: jnp.repeat(value.reshape(b, 1, 1, groups), c // groups, axis=-1)
+    return spread(mean), spread(variance)
 
 
 def output_activation(x: Array, channels: int) -> Array:

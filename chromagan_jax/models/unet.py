@@ -1,5 +1,7 @@
 """U-Net of pix2pix (Isola et al. 2017, https://arxiv.org/abs/1611.07004)."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +12,10 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.models import layers
 
 Array = jax.Array
+
+_leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.2)
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {'relu': nn.relu, 'leaky_relu': _leaky_relu}
+_DROPOUT_BLOCKS = 3
 
 
 class Down(nn.Module):
@@ -26,16 +32,17 @@ class Down(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         if self.activate:
-            x = nn.leaky_relu(x, 0.2)
+            x = _leaky_relu(x)
         x = layers.DownConv(self.features, **types, name='conv')(x)
         return layers.Norm(self.norm, self.test_mode, **types, name='norm')(x, train)
 
 
 class Up(nn.Module):
-    """ReLU, 4x4 stride-2 transposed convolution, norm, dropout."""
+    """Activation, 4x4 stride-2 transposed convolution, norm, dropout."""
 
     features: int
     dropout: float
+    activation: str
     norm: str
     test_mode: str
     dtype: Any
@@ -44,7 +51,8 @@ class Up(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        x = layers.UpConv(self.features, **types, name='conv')(nn.relu(x))
+        x = _ACTIVATIONS[self.activation](x)
+        x = layers.UpConv(self.features, **types, name='conv')(x)
         x = layers.Norm(self.norm, self.test_mode, **types, name='norm')(x, train)
         # Noise is on wherever its stream is given: in training, and to sample at test time.
         still = not self.has_rng('noise')
@@ -54,21 +62,30 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """(B, H, W, 1) -> (B, H, W, channels): `depth` halvings, as many doublings, skips between.
 
-    The levels have width, 2, 4 and then 8 times width features. There is no norm on the first and
-    on the innermost level; dropout (the network's noise) follows the three transposed convolutions
-    after the innermost, whenever the rng stream 'noise' is given. With `depth` 0 the network goes
-    down to 1x1 at the training crop `size`.
+    The levels have width, 2, 4 and then 8 times width features, or those of `widths`. No norm
+    follows the convolution of the picture itself and the innermost; dropout follows three of the
+    transposed convolutions. It and the noise channels are on whenever the rng stream 'noise' is
+    given. With neither `depth` nor `widths` the network goes down to 1x1 at the training crop
+    `size`; any sides that 2**depth divides will do.
+
+    A `stem` is a level without a halving: a 3x3 convolution of the picture, whose features the way
+    up meets again at full size, where the last convolution is then a 3x3 one.
 
     Raises:
         UserError: if `depth` halvings do not divide the picture's sides, or a field is unknown.
     """
 
     channels: int = 2  # of the target: 2 in Lab, 3 in RGB
-    size: int = 256  # training crop, px; only read for depth 0
-    width: int = 64  # features of the first level
-    depth: int = 0  # halvings; 0: down to 1x1
-    norm: str = 'batch'  # batch, instance or none
+    size: int = 256  # training crop, px; only read for depth 0 without widths
+    width: int = 64  # features of the first level; not read with widths
+    widths: tuple[int, ...] = ()  # features of each level, outermost first; (): as width says
+    depth: int = 0  # halvings; 0: one for each of widths, or down to 1x1
+    stem: int = 0  # features of a level at full size before the first; 0: there is none
+    norm: str = 'batch'  # batch, instance, group or none
+    activation: str = 'relu'  # of the way up: relu, or leaky_relu (0.2) as on the way down
     dropout: float = 0.5  # rate
+    dropout_from: int = 1  # first of the three transposed convolutions with it; 0: the innermost
+    noise_channels: int = 0  # channels of Gaussian noise beside the condition
     test_mode: str = 'running'  # batch norm at test time: running, or batch (each image's own)
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -76,34 +93,63 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, condition: Array, train: bool) -> Array:
-        layers.check_range('generator.width', self.width, self.width >= 1, '1 or more')
-        layers.check_range('generator.depth', self.depth, self.depth >= 0, '0 or more')
-        layers.check_range('generator.dropout', self.dropout, 0 <= self.dropout < 1, '0 <= x < 1')
-        layers.check_choice('generator.norm', self.norm, layers.NORMS)
-        layers.check_choice('generator.test_mode', self.test_mode, layers.TEST_MODES)
-        depth = self.depth or self.size.bit_length() - 1
+        self._check_fields()
+        depth = len(self.widths) or self.depth or self.size.bit_length() - 1
         self._check_size(depth, *condition.shape[1:3])
-        features = [self.width * min(2**level, 8) for level in range(depth)]
+        widths = self.widths or [self.width * min(2**level, 8) for level in range(depth)]
         down = nn.remat(Down, static_argnums=(2,)) if self.remat else Down
         up = nn.remat(Up, static_argnums=(2,)) if self.remat else Up
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         common = {'test_mode': self.test_mode, **types}
 
-        x, skips = condition.astype(self.dtype), []
-        for level, f in enumerate(features):
-            norm = self.norm if 0 < level < depth - 1 else 'none'
-            x = down(f, level > 0, norm, **common, name=f'down_{level}')(x, train)
+        x, skips = self._with_noise(condition).astype(self.dtype), []
+        if self.stem:
+            x = _conv3x3(self.stem, use_bias=False, **types, name='stem')(x)
             skips.append(x)
-        skips.pop()
-        for level in reversed(range(1, depth)):
-            dropout = self.dropout if depth - 4 <= level <= depth - 2 else 0.0
-            x = up(features[level - 1], dropout, self.norm, **common, name=f'up_{level}')(x, train)
-            x = jnp.concatenate([x, skips.pop()], axis=-1)
-        x = layers.UpConv(self.channels, use_bias=True, **types, name='out')(nn.relu(x))
+        for level, features in enumerate(widths):
+            first, innermost = not skips, level == depth - 1
+            norm = 'none' if first or innermost else self.norm
+            x = down(features, not first, norm, **common, name=f'down_{level}')(x, train)
+            skips.append(x)
+        for block, skip in enumerate(reversed(skips[:-1])):
+            noisy = 0 <= block - self.dropout_from < _DROPOUT_BLOCKS
+            fields = skip.shape[-1], self.dropout if noisy else 0.0, self.activation, self.norm
+            x = up(*fields, **common, name=f'up_{depth - 1 - block}')(x, train)
+            x = jnp.concatenate([x, skip], axis=-1)
+        last = _conv3x3 if self.stem else layers.UpConv
+        x = last(self.channels, use_bias=True, **types, name='out')(
+            _ACTIVATIONS[self.activation](x)
+        )
         return layers.output_activation(x, self.channels)
 
+    def _with_noise(self, condition: Array) -> Array:
+        """The condition beside the noise channels, which are 0 where no noise is asked for."""
+        if not self.noise_channels:
+            return condition
+        shape = (*condition.shape[:3], self.noise_channels)
+        still = not self.has_rng('noise')
+        noise = jnp.zeros(shape) if still else jax.random.normal(self.make_rng('noise'), shape)
+        return jnp.concatenate([condition, noise.astype(condition.dtype)], axis=-1)
+
+    def _check_fields(self) -> None:
+        layers.check_range('generator.width', self.width, self.width >= 1, '1 or more')
+        for field in ('depth', 'stem', 'dropout_from', 'noise_channels'):
+            value = getattr(self, field)
+            layers.check_range(f'generator.{field}', value, value >= 0, '0 or more')
+        least = min(self.widths, default=1)
+        layers.check_range('generator.widths', least, least >= 1, '1 or more each')
+        layers.check_range('generator.dropout', self.dropout, 0 <= self.dropout < 1, '0 <= x < 1')
+        layers.check_choice('generator.norm', self.norm, layers.NORMS)
+        layers.check_choice('generator.activation', self.activation, tuple(_ACTIVATIONS))
+        layers.check_choice('generator.test_mode', self.test_mode, layers.TEST_MODES)
+        if self.widths and self.depth not in (0, len(self.widths)):
+            raise UserError(
+                f'generator.depth is {self.depth}, but generator.widths has {len(self.widths)} '
+                'levels: set generator.depth to 0.'
+            )
+
     def _check_size(self, depth: int, height: int, width: int) -> None:
-        if self.depth == 0 and self.size & (self.size - 1):
+        if not self.depth and not self.widths and self.size & (self.size - 1):
             raise UserError(
                 f'generator.depth is 0, which needs a data.size that is a power of two, not '
                 f'{self.size}: set generator.depth to the number of halvings that divide it.'
@@ -113,3 +159,8 @@ class UNet(nn.Module):
                 f'A U-Net of depth {depth} takes sides that {2**depth} divides, not {height} x '
                 f'{width} px: change the size (data.size, eval.size) or lower generator.depth.'
             )
+
+
+def _conv3x3(features: int, **kwargs: Any) -> nn.Conv:
+    """3x3, stride 1, padding 1."""
+    return nn.Conv(features, (3, 3), padding=1, kernel_init=layers.kernel_init, **kwargs)

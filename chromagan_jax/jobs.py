@@ -1,0 +1,208 @@
+"""Many photographs: which file becomes which, read, colorized and written side by side."""
+
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from chromagan_jax import images, writers
+from chromagan_jax.data.decode import UnreadableImage
+from chromagan_jax.data.sources import Folder
+from chromagan_jax.errors import UserError
+from chromagan_jax.postprocess import OFF, PostProcess
+
+T = TypeVar('T')
+# Up to a batch of (size, size, 3) uint8 photographs, and which sample of each (None: the one
+# without noise) -> their a*, b*, (n, size, size, 2) float32.
+Predict = Callable[[Sequence[np.ndarray], Sequence[int | None]], np.ndarray]
+
+# What may be wrong with one photograph and leave the others alone.
+_FAILURES = (OSError, UnreadableImage, MemoryError)
+_BATCH_PIXELS = 2**25  # a batch ends early when its photographs have as many pixels
+
+
+class Job(NamedTuple):
+    """One photograph: where it lies and where its colour version goes."""
+
+    source: Path
+    target: Path
+    sample: int | None = None  # which of several results; None: the one without noise
+
+
+def plan(paths: Sequence[str], output: Path, suffix: str, samples: int = 0) -> list[Job]:
+    """Which files become which: folders searched and mirrored, stems kept.
+
+    Where two photographs of a folder differ only in their suffix, both keep it: `a.jpg.png`. With
+    `samples` each becomes as many: `a.1.png`, `a.2.png`, ...
+
+    Raises:
+        UserError: for a folder without photographs, and if a result would replace a photograph or
+            another result.
+    """
+    found: list[tuple[Path, Path]] = []  # (photograph, its place below the output)
+    for path in map(Path, paths):
+        if path.is_dir():
+            if path.resolve() == output.resolve():
+                raise UserError(f'{path} is both read and written: choose another --output.')
+            names = [Path(name) for name in Folder.scan(str(path), path).names]
+            found += [(path / name, name) for name in names if not _below(path / name, output)]
+        else:
+            found.append((path, Path(path.name)))
+    found = list(dict.fromkeys(found))
+    stems = Counter(place.with_suffix('') for _, place in found)
+    jobs: list[Job] = []
+    taken: dict[Path, Path] = {}
+    sources = {source.resolve() for source, _ in found}
+    for source, place in found:
+        name = place.stem if stems[place.with_suffix('')] == 1 else place.name
+        for sample in range(1, samples + 1) if samples else (None,):
+            number = '' if sample is None else f'.{sample}'
+            target = output / place.with_name(name + number + suffix)
+            if target.resolve() in sources:
+                raise UserError(f'{target} is a photograph to be read: choose another --output.')
+            if target in taken:
+                raise UserError(
+                    f'{taken[target]} and {source} would both become {target}: colorize them into '
+                    'different folders.'
+                )
+            taken[target] = source
+            jobs.append(Job(source, target, sample))
+    return jobs
+
+
+def _below(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+class Photograph(NamedTuple):
+    """A photograph between reading and writing."""
+
+    job: Job
+    pixels: np.ndarray
+    small: np.ndarray  # (size, size, 3) uint8, what the network sees
+
+
+class Counts:
+    """How many photographs ended how, and the lines about them."""
+
+    def __init__(self, total: int):
+        self.colorized = self.failed = 0
+        self._progress = writers.Progress(total, 0, 1, unit='photograph')
+        self._interval = 1 if sys.stderr.isatty() else 30  # seconds between reports
+        self._reported = time.monotonic()
+        self.message, self.close = self._progress.message, self._progress.close
+
+    def fail(self, job: Job, error: BaseException) -> None:
+        """Names a photograph that is given up."""
+        self.failed += 1
+        reason = getattr(error, 'strerror', None) or str(error) or 'not enough memory'
+        self.message(f'{job.source} failed: {reason}')
+
+    def collect(self, job: Job, writing: Future[None]) -> None:
+        """Waits for a photograph to be written; shows the progress if it was not shown just now."""
+        try:
+            writing.result()
+            self.colorized += 1
+        except _FAILURES as error:
+            self.fail(job, error)
+        if time.monotonic() - self._reported >= self._interval:
+            self._reported = time.monotonic()
+            self._progress.report(self.colorized + self.failed, {})
+
+
+def colorize_files(
+    jobs: Sequence[Job],
+    predict: Predict,
+    size: int,
+    batch_size: int = 1,
+    threads: int = 2,
+    max_pixels: int = 200_000_000,
+    post: PostProcess = OFF,
+    stopping: Callable[[], bool] = lambda: False,
+) -> tuple[int, int]:
+    """Reads, colorizes and writes; names on standard error what fails, and goes on.
+
+    Once `stopping()` no photograph is begun, and those that the network has seen are finished.
+
+    Threads read and write while the network runs. In memory are a batch, of at most `batch_size`
+    photographs and about 33 megapixels, and no more than `threads` photographs before it and as
+    many after it.
+
+    Returns:
+        How many were colorized and how many failed.
+
+    Raises:
+        UserError: if nothing more can be written.
+    """
+    counts = Counts(len(jobs))
+    batch: list[Photograph] = []
+    writing: deque[tuple[Job, Future[None]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            readings = (pool.submit(_read, job, size, max_pixels, post) for job in jobs)
+            for job, reading in _ahead(zip(jobs, readings, strict=True), threads):
+                if stopping():
+                    batch = []
+                    break
+                try:
+                    photograph, notes = reading.result()
+                except _FAILURES as error:
+                    counts.fail(job, error)
+                    continue
+                for note in notes:
+                    counts.message(f'{job.source}: {note}')
+                batch.append(photograph)
+                pixels = sum(p.pixels.shape[0] * p.pixels.shape[1] for p in batch)
+                if len(batch) == batch_size or pixels >= _BATCH_PIXELS:
+                    writing += _start_writing(batch, predict, pool, post)
+                    batch = []
+                while len(writing) > threads:
+                    counts.collect(*writing.popleft())
+            if batch:
+                writing += _start_writing(batch, predict, pool, post)
+            for job, future in writing:
+                counts.collect(job, future)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            counts.close()
+    return counts.colorized, counts.failed
+
+
+def _ahead(items: Iterable[T], ahead: int) -> Iterator[T]:
+    """The items in order; as one is handed out, `ahead` of those after it were already made."""
+    pending: deque[T] = deque()
+    for item in items:
+        pending.append(item)
+        if len(pending) > ahead:
+            yield pending.popleft()
+    while pending:
+        yield pending.popleft()
+
+
+def _read(job: Job, size: int, max_pixels: int, post: PostProcess) -> tuple[Photograph, list[str]]:
+    pixels, frames = images.read(job.source, max_pixels)
+    notes = [f'the first of its {frames} frames is colorized'] if frames > 1 else []
+    if pixels.shape[2:] == (4,) and job.target.suffix == '.jpg':
+        notes.append('JPEG has no transparency: its transparent parts become white')
+    return Photograph(job, *images.prepare(pixels, size, post)), notes
+
+
+def _start_writing(
+    batch: Sequence[Photograph], predict: Predict, pool: ThreadPoolExecutor, post: PostProcess
+) -> list[tuple[Job, Future[None]]]:
+    """Runs the network, and leaves the rest to the threads."""
+    colors = predict([p.small for p in batch], [p.job.sample for p in batch])
+    return [(p.job, pool.submit(_write, p, ab, post)) for p, ab in zip(batch, colors, strict=True)]
+
+
+def _write(photograph: Photograph, ab: np.ndarray, post: PostProcess) -> None:
+    result = images.recolor(photograph.pixels, photograph.small, ab, post)
+    target = photograph.job.target
+    images.write(target, images.on_white(result) if target.suffix == '.jpg' else result)

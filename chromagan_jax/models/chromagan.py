@@ -1,0 +1,125 @@
+"""Generator of ChromaGAN (Vitoria et al. 2020, https://arxiv.org/abs/1907.09837)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from chromagan_jax.errors import UserError
+from chromagan_jax.models import layers, vgg
+
+Array = jax.Array
+
+_kernel_init = nn.initializers.glorot_uniform()  # Keras's default, which ChromaGAN uses
+
+
+class Classified(NamedTuple):
+    """What a generator with a class head returns."""
+
+    target: Array  # (B, H, W, channels)
+    class_logits: Array  # (B, classes)
+
+
+class Block(nn.Module):
+    """SAME convolution, ReLU, norm."""
+
+    features: int
+    side: int  # px, of the kernel
+    strides: int
+    norm: str
+    test_mode: str
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+        window = (self.side, self.side)
+        x = nn.Conv(
+            self.features, window, self.strides, kernel_init=_kernel_init, **types, name='conv'
+        )(x)
+        return layers.Norm(self.norm, self.test_mode, **types, name='norm')(nn.relu(x), train)
+
+
+class TwoBranch(nn.Module):
+    """(B, size, size, 1) -> (B, size, size, channels), with class logits if there are `classes`.
+
+    VGG16's features at an eighth of the size go two ways: a local branch keeps the map, a global
+    one reduces it to one vector, which is repeated over the map. Together they become the target
+    at half the size, each pixel of which is repeated. A head on the global branch tells the class.
+    Dense layers on a flattened map tie the network to one size.
+
+    Raises:
+        UserError: if the picture is not `size` x `size`, or a field is impossible.
+    """
+
+    channels: int = 2  # of the target: 2 in Lab, 3 in RGB
+    size: int = 224  # px, the only one that the network takes
+    width: int = 64  # features of VGG16's first block, the measure of all others
+    classes: int = 1000  # of the class head; 0: none
+    test_mode: str = 'running'  # batch norm at test time: running, or batch (each image's own)
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, condition: Array, train: bool) -> Array | Classified:
+        self._check(*condition.shape[1:3])
+        w, types = self.width, {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+
+        def convolve(x: Array, features: int, name: str, side: int = 3, **kwargs: Any) -> Array:
+            fields = {'strides': 1, 'norm': 'batch', 'test_mode': self.test_mode, **types, **kwargs}
+            return block(features, side, **fields, name=name)(x, train)
+
+        def dense(x: Array, widths: tuple[int, ...], name: str) -> Array:
+            for index, features in enumerate(widths):  # linear, all of them, as in the original
+                layer = nn.Dense(
+                    features, kernel_init=_kernel_init, **types, name=f'{name}_{index}'
+                )
+                x = layer(x)
+            return x
+
+        picture = vgg.normalized(condition, self.channels)
+        features = vgg.Backbone(w, remat=self.remat, **types, name=vgg.BACKBONE)(picture)
+
+        x = features
+        for index, strides in enumerate((2, 1, 2, 1)):
+            x = convolve(x, 8 * w, f'global_{index}', strides=strides)
+        flat = x.reshape(len(x), -1)
+        vector = dense(flat, (16 * w, 8 * w, 4 * w), 'vector')
+
+        x = convolve(features, 8 * w, 'local_0')
+        x = convolve(x, 4 * w, 'local_1')
+        repeated = jnp.broadcast_to(vector[:, None, None], (*x.shape[:3], 4 * w))
+        x = jnp.concatenate([x, repeated], axis=-1)
+        x = convolve(x, 4 * w, 'fusion', side=1, norm='none')
+        x = convolve(x, 2 * w, 'out_0', norm='none')
+        x = convolve(_enlarged(x), w, 'out_1', norm='none')
+        x = convolve(x, w, 'out_2', norm='none')
+        x = convolve(_enlarged(x), w // 2, 'out_3', norm='none')
+        x = nn.Conv(self.channels, (3, 3), kernel_init=_kernel_init, **types, name='out_4')(x)
+        target = _enlarged(layers.output_activation(x, self.channels))
+        if not self.classes:
+            return target
+        class_logits = dense(flat, (64 * w, 64 * w, self.classes), 'class')
+        return Classified(target, class_logits.astype(jnp.float32))
+
+    def _check(self, height: int, width: int) -> None:
+        layers.check_range('generator.width', self.width, self.width >= 2, '2 or more')
+        layers.check_range('generator.classes', self.classes, self.classes >= 0, '0 or more')
+        layers.check_choice('generator.test_mode', self.test_mode, layers.TEST_MODES)
+        # From 24 px on, the map of an eighth of the size can be halved twice.
+        fits = self.size >= 24 and self.size % 8 == 0
+        layers.check_range('data.size', self.size, fits, 'a multiple of 8 px, 24 or more')
+        if (height, width) != (self.size, self.size):
+            raise UserError(
+                f"ChromaGAN's generator takes only the size that it is trained at, {self.size} x "
+                f'{self.size} px, not {height} x {width}: set eval.size to data.size.'
+            )
+
+
+def _enlarged(x: Array) -> Array:
+    """Each pixel repeated as a 2x2 block: (B, H, W, C) -> (B, 2H, 2W, C)."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)

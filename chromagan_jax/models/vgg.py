@@ -1,0 +1,240 @@
+"""VGG16 (Simonyan and Zisserman 2015, https://arxiv.org/abs/1409.1556) and its weights from a file.
+
+The layers bear the names of the paper, flat at the top of the parameters, so that those of a
+`Backbone` are a part of those of a `VGG16` and of what `load` returns.
+"""
+
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from flax import linen as nn
+
+from chromagan_jax import color
+from chromagan_jax.errors import UserError
+
+Array = jax.Array
+Params = dict[str, dict[str, np.ndarray]]
+
+BACKBONE = 'backbone'  # the name of a `Backbone` in the parameters of a generator
+
+# Of each block: convolutions, and their features as multiples of the first block's.
+_BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
+_POOLED = 7  # px, the side of the map that the dense layers see, whatever the picture's
+
+# ImageNet's, of RGB in [0, 1], as torchvision's weights expect.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+# What NumPy, zipfile and safetensors raise for a file that is not what its name says.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    safetensors.SafetensorError,
+)
+
+
+def normalized(condition: Array, channels_of_target: int) -> Array:
+    """The gray picture of a condition as VGG16 wants it: (B, H, W, 1) -> (B, H, W, 3), float32.
+
+    Three times the sRGB value of the gray, less ImageNet's mean, over its standard deviation: that
+    is what the weights were trained on. (ChromaGAN's own code gives it L* three times, which is
+    another brightness curve on another scale.)
+
+    Args:
+        condition: as `color` says: L*/50 - 1 if the target has 2 channels (lab), the gray value in
+            [0, 1] if it has 3 (rgb).
+        channels_of_target: 2 or 3.
+    """
+    gray = jnp.asarray(condition, jnp.float32)
+    if channels_of_target == color.TARGET_CHANNELS['lab']:
+        gray = color.lightness_to_gray((gray + 1) * 50)
+    return (gray - jnp.array(_MEAN, jnp.float32)) / jnp.array(_STD, jnp.float32)
+
+
+class Backbone(nn.Module):
+    """(B, H, W, 3) normalised RGB -> (B, H // 8, W // 8, 8 width): conv4_3 after its ReLU."""
+
+    width: int = 64  # features of the first block; pretrained weights need 64
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: bool = False  # keeps the first map of each block and computes the others again
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        block = nn.remat(_block, static_argnums=(2,)) if self.remat else _block
+        for index in range(4):
+            x = block(self, x if index == 0 else max_pool(x), index)
+        return x
+
+
+class VGG16(nn.Module):
+    """(B, H, W, 3) normalised RGB -> (B, classes) logits, float32, for a frozen teacher.
+
+    Configuration D of the paper. Dropout is off. Pictures of any size are taken, as in torchvision:
+    the last map is averaged to 7 x 7.
+
+    Raises:
+        UserError: if the picture is smaller than 32 px.
+    """
+
+    width: int = 64  # features of the first block; pretrained weights need 64
+    classes: int = 1000  # pretrained weights need 1000
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if min(x.shape[1:3]) < 32:
+            raise UserError(
+                f'VGG16 needs pictures of 32 px or more, not {x.shape[1]} x {x.shape[2]}: raise '
+                'data.size.'
+            )
+        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+        for index in range(len(_BLOCKS)):
+            x = max_pool(_block(self, x, index))
+        x = adaptive_average_pool(x, _POOLED).reshape(len(x), -1)
+        x = nn.relu(nn.Dense(64 * self.width, **types, name='fc6')(x))
+        x = nn.relu(nn.Dense(64 * self.width, **types, name='fc7')(x))
+        return nn.Dense(self.classes, **types, name='fc8')(x).astype(jnp.float32)
+
+
+def _block(module: Any, x: Array, index: int) -> Array:
+    """The convolutions of one block, as layers of `module`."""
+    convolutions, multiple = _BLOCKS[index]
+    for number in range(1, convolutions + 1):
+        convolution = nn.Conv(
+            module.width * multiple,
+            (3, 3),
+            padding=1,
+            dtype=module.dtype,
+            param_dtype=module.param_dtype,
+            kernel_init=nn.initializers.he_normal(),
+            name=f'conv{index + 1}_{number}',
+        )
+        x = nn.relu(convolution(x))
+    return x
+
+
+def max_pool(x: Array) -> Array:
+    """The largest of each 2x2 block of pixels: (B, H, W, C) -> (B, H // 2, W // 2, C).
+
+    Written out because the gradient of a `reduce_window` takes twenty times as long on a CPU.
+    """
+    _, h, w, _ = x.shape
+    x = x[:, : h - h % 2, : w - w % 2]
+    rows = jnp.maximum(x[:, ::2], x[:, 1::2])
+    return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+
+
+def adaptive_average_pool(x: Array, side: int) -> Array:
+    """(B, H, W, C) -> (B, side, side, C): PyTorch's AdaptiveAvgPool2d.
+
+    Output i is the mean over the pixels from floor(i n / side) to ceil((i + 1) n / side), of which
+    neighbours may share some, and all of them one where the map is smaller than `side`.
+    """
+    rows, columns = (jnp.asarray(_window_means(n, side), x.dtype) for n in x.shape[1:3])
+    return jnp.einsum('ih,bhwc,jw->bijc', rows, x, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def _window_means(n: int, side: int) -> np.ndarray:
+    """(side, n): row i averages window i."""
+    i, pixel = np.arange(side)[:, None], np.arange(n)
+    inside = (pixel >= i * n // side) & (pixel < -(-(i + 1) * n // side))
+    return inside / inside.sum(1, keepdims=True)
+
+
+def load(path: str | pathlib.Path) -> Params:
+    """VGG16's parameters from a file in torchvision's layout, for `VGG16` and `Backbone`.
+
+    The file holds the state dict of `torchvision.models.vgg16`: features.0.weight ...
+    features.28.bias, classifier.0, 3 and 6, in any float type. Kernels become (H, W, in, out) or
+    (in, out), and the inputs of fc6, which PyTorch flattens from (512, 7, 7), follow (7, 7, 512).
+
+    Args:
+        path: a .safetensors or .npz file.
+
+    Returns:
+        {'conv1_1': {'kernel', 'bias'}, ..., 'fc8': {'kernel', 'bias'}}, float32.
+
+    Raises:
+        UserError: for a file that is missing, damaged, of another type or of another network.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.suffix not in ('.npz', '.safetensors'):
+        raise UserError(f'VGG16 weights are read from .safetensors or .npz files, not from {path}.')
+    if not path.is_file():
+        raise UserError(f'there is no file of VGG16 weights {path}: correct the path.')
+    shapes = dict(_torchvision_shapes())
+    try:
+        arrays = _read(path, list(shapes))
+    except _UNREADABLE as error:
+        raise UserError(
+            f'{path} cannot be read: it is damaged, not a {path.suffix} file or not yours to '
+            'read; save or copy it again.'
+        ) from error
+    for key, shape in shapes.items():
+        if key not in arrays:
+            raise UserError(f"{path} has no {key}: save the state dict of torchvision's vgg16.")
+        if arrays[key].shape != shape:
+            raise UserError(
+                f"{key} in {path} has the shape {arrays[key].shape}, and in torchvision's vgg16 "
+                f'{shape}: save the state dict of that network.'
+            )
+    return {
+        name: {
+            'kernel': _kernel(name, arrays.pop(f'{key}.weight')),
+            'bias': arrays.pop(f'{key}.bias').astype(np.float32),
+        }
+        for name, key in _torchvision_names()
+    }
+
+
+def _read(path: pathlib.Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of the arrays `keys` that the file has."""
+    if path.suffix == '.safetensors':
+        with safetensors.safe_open(path, 'numpy') as file:
+            present = set(file.keys())
+            return {key: file.get_tensor(key) for key in keys if key in present}
+    if not zipfile.is_zipfile(path):
+        raise ValueError('an .npz file is a zip archive')
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in keys if key in file}
+
+
+def _kernel(name: str, weight: np.ndarray) -> np.ndarray:
+    """PyTorch's weight, output first, as Flax's kernel, output last."""
+    if name == 'fc6':
+        by_place = weight.reshape(len(weight), -1, _POOLED, _POOLED)
+        weight = by_place.transpose(0, 2, 3, 1).reshape(weight.shape)
+    order = (2, 3, 1, 0) if weight.ndim == 4 else (1, 0)
+    return np.ascontiguousarray(weight.transpose(order), np.float32)
+
+
+def _torchvision_names() -> Iterator[tuple[str, str]]:
+    """(name here, torchvision's) of each layer; there ReLUs, pools and dropout are counted too."""
+    place = 0
+    for index, (convolutions, _) in enumerate(_BLOCKS):
+        for number in range(convolutions):
+            yield f'conv{index + 1}_{number + 1}', f'features.{place}'
+            place += 2
+        place += 1
+    yield from (('fc6', 'classifier.0'), ('fc7', 'classifier.3'), ('fc8', 'classifier.6'))
+
+
+def _torchvision_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(key, shape) of each array of torchvision's state dict."""
+    variables = jax.eval_shape(VGG16().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    for name, key in _torchvision_names():
+        *window, inputs, outputs = variables['params'][name]['kernel'].shape
+        yield f'{key}.weight', (outputs, inputs, *window)
+        yield f'{key}.bias', (outputs,)

@@ -1,0 +1,96 @@
+"""How a run begins: what it says, the workdir that it claims, the state that it starts from."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from chromagan_jax import checkpoint, files, models, sharding, writers
+from chromagan_jax import config as config_lib
+from chromagan_jax import state as state_lib
+from chromagan_jax.data import Source
+from chromagan_jax.data.inputs import NOT_HELD_OUT, is_held_out
+from chromagan_jax.errors import UserError
+from chromagan_jax.models import vgg
+from chromagan_jax.state import GanState, System
+
+PyTree = Any
+
+
+def claim_workdir(config: Any, workdir: Path, source: Source, resume: bool) -> None:
+    """Writes config.json, after checking that a run which resumes is the one that it describes.
+
+    Raises:
+        UserError: naming the field, or the data, that differs.
+    """
+    data = {'records': len(source), 'fingerprint': source.fingerprint}
+    if resume:
+        run = checkpoint.read_run(workdir)
+        config_lib.check_resume(config, run['config'])
+        if run['data'] != data:
+            raise UserError(
+                f'data.source has other files than when {workdir} was started '
+                f'({data["records"]} records; {run["data"]["records"]} then): set it back, or '
+                'start in another --workdir with init_from.'
+            )
+    if jax.process_index() == 0:
+        files.write_json(
+            workdir / 'config.json',
+            {'config': config.to_dict(), 'data': data, 'versions': writers.versions()},
+        )
+
+
+def starting_state(
+    config: Any,
+    system: System,
+    mesh: Mesh,
+    checkpoints: checkpoint.Manager,
+    vgg16: PyTree | None,
+    say: Callable[[str], None],
+) -> GanState:
+    """The newest checkpoint's state, or a new one, with weights from `init_from` or VGG16's."""
+    abstract = state_lib.abstract_state(system, config, mesh)
+    state = checkpoint.restore_newest(checkpoints, abstract, say)
+    if state is not None:
+        say(f'resumed from step {int(state.step)}')
+        return state
+    state = state_lib.create_state(system, config, mesh)
+    if config.init_from:
+        say(f'starts from the weights in {config.init_from}')
+        return checkpoint.load_weights(config, Path(config.init_from), state, mesh)
+    if vgg16 is not None:
+        say(f'the backbone starts from VGG16 in {config.vgg16}')
+        return state_lib.with_backbone(state, vgg16)
+    if vgg.BACKBONE in state.generator.params:
+        say('the backbone starts from scratch: vgg16 names no file of weights')
+    return state
+
+
+def place_teacher(system: System, vgg16: PyTree | None, mesh: Mesh) -> PyTree | None:
+    """VGG16 on the devices, if the system has it for a teacher."""
+    if system.teacher is None or vgg16 is None:
+        return None
+    return jax.device_put(vgg16, sharding.state_shardings(vgg16, mesh))
+
+
+def introduce(config: Any, workdir: Path, source: Source) -> Callable[[str], None]:
+    """Says where the run writes, what it reads and what that is worth; returns how to say more."""
+    say = writers.announcer()
+    say(f'writes to {workdir.absolute()}')
+    say(f'trains on {len(source)} photographs of {config.data.source}')
+    if config.data.source == 'sample':
+        say('the built-in sample is a handful of photographs: they are memorised, not learned from')
+    if config.eval_every and not is_held_out(config):
+        say(NOT_HELD_OUT)
+    if config.objective.classes:
+        say(
+            {
+                'teacher': f'the class head learns from VGG16 in {config.vgg16}',
+                'labels': 'the class head learns from the labels of the data',
+                'none': 'the class term is off, and the class head left out: set vgg16 to a file '
+                "of VGG16's weights, or data.labels",
+            }[models.class_targets(config)]
+        )
+    return say

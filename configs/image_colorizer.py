@@ -1,0 +1,72 @@
+"""U-Net with LeakyReLU both ways against a max-pool and dense discriminator, in Lab.
+
+    python -m chromagan_jax.main --config=configs/image_colorizer.py \
+        --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
+
+The reference ("IMAGE COLORIZER") says: L in, a and b out through tanh; G is a U-Net of Conv,
+BatchNorm, LeakyReLU down and ConvTranspose, BatchNorm, LeakyReLU up; D is convolutions with max
+pooling, flatten, linear layers, sigmoid (here in the loss); binary cross-entropy with label smoothing
+0.1 plus 100 x L1; ReduceLROnPlateau; batch norm and regularization against overfitting; 25,000
+images. It is silent on the rest, chosen so: the widths, dropout, Adam 2e-4 (0.5, 0.999) and batch 16
+of a related public code; 256 px (its seven halvings need 128 or more); D's widths; smoothing of the
+real labels only; one D update a step; the plateau watches the L1 of the evaluation (`ab_mae` is 110
+times it) with PyTorch's factor and patience; weight decay 0.01, decoupled.
+
+For its troubles: rates that diverge, `plateau`; a discriminator that wins, its own learning rate,
+discriminator_steps, or discriminator_max_accuracy=0.8, with which it rests while it is right more
+often; noise and overfitting, generator.norm='instance' and generator.dropout, which it names as what
+to try next. No data set is too large: photographs are read as they are needed.
+
+MEASURED
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """`base` with the reference's networks, and rates that fall on a plateau."""
+    config = base.get_config()
+    config.steps = 100_000  # 64 epochs of 25,000 photographs
+    config.batch_size = 16
+    config.discriminator_steps = 1
+    config.ema = 0.0  # the raw weights count
+
+    config.generator.widths = (64, 128, 256, 512, 512, 512, 512)  # seven halvings
+    config.generator.stem = 64  # features at full resolution, before the first halving
+    config.generator.activation = 'leaky_relu'  # of the way up too
+    config.generator.dropout = 0.5  # after the three transposed convolutions of 512 features ...
+    config.generator.dropout_from = 0  # ... which are the innermost
+
+    config.discriminator = ConfigDict()
+    config.discriminator.name = 'dense'  # a key of models.DISCRIMINATORS
+    config.discriminator.widths = (
+        32,
+        64,
+        128,
+        256,
+        256,
+    )  # of the blocks, each halved by max pooling
+    config.discriminator.kernels = (3, 3, 3, 3, 3)  # px, of their convolutions
+    config.discriminator.convolutions = 1  # in each block
+    config.discriminator.padding = 'same'  # or valid
+    config.discriminator.hidden = (128,)  # dense layers before the logit
+    config.discriminator.slope = 0.2  # of LeakyReLU
+    config.discriminator.norm = 'batch'  # batch, instance, group or none
+    config.discriminator.conditional = True  # judges the whole Lab picture
+
+    config.objective.label_smoothing = 0.1
+    for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
+        optimizer.weight_decay = 0.01
+    config.plateau.metric = 'ab_mae'
+    config.plateau.patience = 10
+    config.plateau.factor = 0.1
+
+    config.data.size = 256
+    config.eval.batch_size = 16
+    config.log_every = 100
+    config.eval_every = 1_500  # about an epoch
+    config.sample_every = 1_500
+    config.checkpoint_every = 1_500
+    return config

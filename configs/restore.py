@@ -1,0 +1,34 @@
+"""`base`, and colorized photographs that are restored: colours, contrast and noise.
+
+    python -m chromagan_jax.main --config=configs/restore.py \
+        --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
+    python -m chromagan_jax.colorize --workdir=runs/restore --output=restored old_photos/
+
+The reference ("Image Colorization using GAN") says: train a conditional GAN on gray and colour
+images; the generator "samples from the learned distribution" (colorize --samples=3, or
+colorize.sample_noise; the noise is dropout); then "post-process the colored image to improve the
+quality: color correction, contrast adjustment, noise reduction". It names no network: those of
+`base`, which also gives the losses. The training is `base`'s; the fields below are read by
+colorize, each is also its flag, and evaluation scores the network's own colours.
+
+MEASURED
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """`base` with noise to sample from, and post-processing."""
+    config = base.get_config()
+    config.generator.dropout = 0.5  # the noise that --samples draws
+    config.colorize.saturation = 1.2  # colour correction: networks are shy of colours
+    config.colorize.white_balance = 'gray_world'  # colour correction: of a tint over everything ...
+    config.colorize.white_balance_strength = 0.5  # ... half
+    config.colorize.contrast = 0.5  # CLAHE's lightness and the photograph's own, half each
+    config.colorize.clahe_clip = 2.0
+    config.colorize.clahe_tiles = 8
+    config.colorize.denoise_before = 0.0  # not what the reference does; 3 for a grainy photograph
+    config.colorize.denoise_after = 4.0  # noise reduction, of the colours
+    return config

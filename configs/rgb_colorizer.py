@@ -1,0 +1,66 @@
+"""Gray to RGB: a valid-convolution encoder-decoder trained by mean squared error, 200 px.
+
+    python -m chromagan_jax.main --config=configs/rgb_colorizer.py \
+        --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
+
+The reference ("Image_Colorization_Using_GAN") says: gray 200 x 200 in, RGB out through a ReLU;
+encoder 16, 32, 64, 128 with 5x5 and 3x3 kernels and LeakyReLU, bottleneck 3x3-128 tanh, transposed
+convolutions back with the encoder's features concatenated; D on the RGB image alone, 32, 64, 128, 256
+with 7x7, 5x5 and 3x3 kernels, ReLU and max pooling after every two, dense 512-128-16-1, sigmoid (here
+in the loss). D's loss is binary cross-entropy on real and fake, G's is the mean squared error: D is
+trained and has no say in G unless objective.adversarial_weight is set. Adam 5e-4 for both, 200
+epochs, 900 images to train and 100 to test.
+
+Silent, chosen so: batch 10; Adam's other values and the weights' initial distribution, as Keras has
+them; no flips. Its images are squeezed to 200 x 200; here the short side becomes 200 px and a square
+is cropped. Picture values are over 255.
+
+MEASURED
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """`base` in RGB with the reference's networks and loss."""
+    config = base.get_config()
+    config.steps = 18_000  # 200 epochs of 900 photographs
+    config.batch_size = 10
+    config.discriminator_steps = 1
+    config.color_space = 'rgb'
+    config.ema = 0.0  # the raw weights count
+
+    config.generator = ConfigDict()
+    config.generator.name = 'encoder_decoder'  # a key of models.GENERATORS
+    config.generator.width = 16  # features of the first convolution; 1.41 M parameters
+    config.generator.slope = 0.3  # of LeakyReLU, as in Keras 2
+
+    config.discriminator = ConfigDict()
+    config.discriminator.name = 'dense'  # a key of models.DISCRIMINATORS
+    config.discriminator.widths = (32, 64, 128, 256)  # of the blocks, each halved by max pooling
+    config.discriminator.kernels = (7, 5, 3, 3)  # px, of their convolutions
+    config.discriminator.convolutions = 2  # in each block
+    config.discriminator.padding = 'valid'  # or same
+    config.discriminator.hidden = (512, 128, 16)  # dense layers before the logit; 7.81 M parameters
+    config.discriminator.slope = 0.0  # of LeakyReLU; 0: ReLU
+    config.discriminator.norm = 'none'  # batch, instance, group or none
+    config.discriminator.conditional = False  # judges the RGB image alone
+
+    config.objective.adversarial_weight = 0.0  # G learns from the squared error alone
+    config.objective.l1 = 0.0
+    config.objective.mse = 1.0
+    config.objective.label_smoothing = 0.0
+    for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
+        optimizer.learning_rate = 5e-4
+        optimizer.b1 = 0.9
+
+    config.data.size = 200
+    config.data.load_ratio = 1.0
+    config.data.flip = False
+    config.log_every = 90  # an epoch
+    config.eval_every = 900
+    config.sample_every = 900
+    config.checkpoint_every = 900
+    return config

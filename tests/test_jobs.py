@@ -1,0 +1,77 @@
+"""Which file becomes which, and a list of them that ends early."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from chromagan_jax import jobs
+from chromagan_jax.errors import UserError
+
+SIZE = 16
+
+
+def save(path, height=20):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(data.astronaut()[:height, :30]).save(path)
+    return path
+
+
+def gray(small, samples):
+    """A network that knows no colours."""
+    assert len(samples) == len(small)
+    return np.zeros((len(small), SIZE, SIZE, 2), np.float32)
+
+
+def test_plan_refuses_to_write_over_a_photograph_or_a_result(tmp_path):
+    one, two = (save(tmp_path / folder / 'a.png') for folder in ('one', 'two'))
+    with pytest.raises(
+        UserError, match=r'one/a\.png and .*two/a\.png would both become .*x/a\.png'
+    ):
+        jobs.plan([str(one), str(two)], tmp_path / 'x', '.png')
+    with pytest.raises(UserError, match=r'one/a\.png is a photograph to be read: choose another'):
+        jobs.plan([str(one)], tmp_path / 'one', '.png')
+    with pytest.raises(UserError, match='is both read and written: choose another --output'):
+        jobs.plan([str(tmp_path / 'one')], tmp_path / 'one', '.jpg')
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(UserError, match='holds no images'):
+        jobs.plan([str(tmp_path / 'empty')], tmp_path / 'x', '.png')
+
+
+def test_samples_are_numbered_from_1(tmp_path):
+    path = save(tmp_path / 'a.png')
+    planned = jobs.plan([str(path)], tmp_path / 'x', '.png', samples=2)
+    assert [(job.target.name, job.sample) for job in planned] == [('a.1.png', 1), ('a.2.png', 2)]
+    (single,) = jobs.plan([str(path)], tmp_path / 'x', '.png')
+    assert (single.target.name, single.sample) == ('a.png', None)
+
+
+@pytest.mark.parametrize(('batch_size', 'threads'), [(1, 1), (1, 3), (3, 2)])
+def test_once_stopping_no_photograph_is_begun_and_what_the_network_saw_is_written(
+    batch_size, threads, tmp_path, capsys
+):
+    for number in range(12):
+        save(tmp_path / f'photos/{number:02}.png', 20 + number)
+    planned = jobs.plan([str(tmp_path / 'photos')], tmp_path / 'out', '.png')
+    seen = []
+
+    def predict(small, samples):
+        seen.extend(samples)
+        return gray(small, samples)
+
+    asked = iter(range(12))  # once before each photograph is taken up
+    counts = jobs.colorize_files(
+        planned, predict, SIZE, batch_size, threads, stopping=lambda: next(asked) >= 4
+    )
+    expected = 4 // batch_size * batch_size  # what waits for the rest of its batch is left
+    assert counts == (expected, 0)
+    assert len(seen) == expected
+    written = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    assert written == [job.target.name for job in planned[:expected]]
+    assert capsys.readouterr().err == ''
+
+
+def test_stopping_before_the_first_leaves_nothing_behind(tmp_path):
+    planned = jobs.plan([str(save(tmp_path / 'a.png'))], tmp_path / 'out', '.png')
+    assert jobs.colorize_files(planned, gray, SIZE, stopping=lambda: True) == (0, 0)
+    assert not (tmp_path / 'out').exists()
