@@ -92,7 +92,7 @@ def update_plateau(c: Any, state: PlateauState, score: float) -> PlateauState:
     """After an evaluation: `scale` falls by `factor` at the last of `patience` vain ones in a row.
 
     In vain is a score that is not below the best by one part in 10,000, as in PyTorch's
-    ReduceLROnPlateau (which has patience for one more). Every leaf stays where it is on the devices.
+    ReduceLROnPlateau (which has patience for one more). Leaves stay where they are on the devices.
     """
     plateau = contrib.reduce_on_plateau(c.factor, c.patience, min_scale=c.min_scale)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)

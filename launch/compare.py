@@ -22,7 +22,6 @@ again.
 """
 
 import argparse
-import io
 import json
 import os
 import platform
@@ -36,46 +35,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-import numpy as np
 from absl import logging
-from ml_collections import ConfigDict
-from PIL import Image
 
-from chromagan_jax import checkpoint, color, evaluate, files, images, writers
-from chromagan_jax import state as state_lib
+from chromagan_jax import checkpoint, evaluate, files, images
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-SYSTEMS = (
-    *('base', 'chromatic_dreams', 'image_colorizer', 'rgb_colorizer'),
-    *('pix2pix', 'restore', 'chromagan'),
-)
+sys.path.insert(0, str(ROOT))  # launch and configs are in no installed package
+
+from launch import table  # noqa: E402
+from launch.table import SYSTEMS, read_json, say  # noqa: E402
+
 RATE_STEPS = 10  # that a rate is measured over
-CELL = 128  # px, of a picture in table.jpg at most
-GAP = 8  # px between two of them
-PICTURE_BYTES = 400_000  # table.jpg is compressed until it is no larger, within reason
-COLUMNS = {  # of table.md: what table.json calls it -> heading, format
-    'system': ('system', '{}'),
-    'generator_parameters': ('G', '{:,}'),
-    'discriminator_parameters': ('D', '{:,}'),
-    'images_per_second': ('images/s', '{:.2f}'),
-    'minutes': ('minutes', '{:.1f}'),
-    'updates': ('updates', '{:,}'),
-    'images_seen': ('images', '{:,}'),
-    'weights': ('weights', '{}'),
-    'psnr': ('PSNR, dB', '{:.2f}'),
-    'ssim': ('SSIM', '{:.3f}'),
-    'ab_mae': ('ab error', '{:.2f}'),
-    'colorfulness': ('colorfulness', '{:.1f}'),
-    'colorfulness_gap': ('its gap', '{:.1f}'),
-}
-NOTE = (
-    'G, D: parameters. Minutes: of training alone, compilation, evaluation and saving left out, of '
-    '{minutes:g} planned, at {size} px, batch {batch}, on {photographs:,} photographs. Scored with '
-    'the weights named on {images:.0f} photographs at {size} px. {processors}; jax {jax}.'
-)
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,21 +58,15 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f'{message}: --help lists the flags.')
 
 
-def say(text: str) -> None:
-    """Shows a line on standard error."""
-    print(f'compare: {text}', file=sys.stderr, flush=True)
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     jax.config.update('jax_platforms', 'cpu')  # accelerators are for the commands that it runs
-    sys.path.insert(0, str(ROOT))  # configs import one another
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     end = argv.index('--') if '--' in argv else len(argv)
     try:
         args = parse(argv[:end])
         failed = [] if args.table else run_systems(args, argv[end + 1 :])
-        write_table(Path(args.output))
+        table.write_table(Path(args.output))
     except UserError as error:
         say(str(error))
         return 1
@@ -159,11 +126,11 @@ def run_systems(args: argparse.Namespace, others: Sequence[str]) -> list[str]:
             if steps not in checkpoint.kept_steps(folder / 'run'):
                 own = (workdir, f'--config.steps={steps}', *plateau(name, steps))
                 run(folder, 'main', *common, *own)
-            if not (scores := last_scores(folder, steps)):
+            if not (scores := table.last_scores(folder, steps)):
                 run(folder, 'main', *common, workdir, '--mode=eval')
-                scores = last_scores(folder, steps)
+                scores = table.last_scores(folder, steps)
             say(f'{name}: {evaluate.summary(steps, scores)}')
-            if not colorized(out, name):
+            if not table.colorized(out, name):
                 own = (workdir, f'--output={folder / "colorized"}', str(out / 'photographs'))
                 run(folder, 'colorize', *own)
         except UserError as error:
@@ -278,120 +245,6 @@ def processor(device: str) -> str:
     model = re.search(r'model name\s*: (.*)', info.read_text()) if info.exists() else None
     affinity = getattr(os, 'sched_getaffinity', lambda process: range(os.cpu_count() or 1))
     return f'{model[1] if model else platform.machine()}, cores used: {len(affinity(0))}'
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file says, as a list of its lines for .jsonl; [] if there is none."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    return json.loads(f'[{",".join(text.splitlines())}]' if path.suffix == '.jsonl' else text)
-
-
-def last_scores(folder: Path, steps: int) -> dict[str, Any]:
-    """The last line of metrics_eval.jsonl, if it is of step `steps`; {} otherwise."""
-    lines = read_json(folder / 'run' / 'metrics_eval.jsonl')
-    return lines[-1] if lines and lines[-1]['step'] == steps else {}
-
-
-def colorized(out: Path, name: str) -> list[Path]:
-    """The pictures of table.jpg as a system colorized them; [] if one is missing."""
-    squares = sorted((out / 'photographs').glob('*.png'))
-    paths = [out / name / 'colorized' / path.name for path in squares]
-    return paths if all(path.exists() for path in paths) else []
-
-
-def write_table(out: Path) -> None:
-    """Compares all that `out` holds; raises UserError if no system is trained and scored there."""
-    names = {path.parent.name for path in out.glob('*/log.txt')}
-    ordered = [name for name in SYSTEMS if name in names] + sorted(names - set(SYSTEMS))
-    rows = [row for name in ordered if (row := make_row(name, out / name))]
-    done = [row['system'] for row in rows]
-    if not rows:
-        raise UserError(f'{out} holds no system that is trained and scored: there is no table yet.')
-    if missing := [name for name in ordered if name not in done]:
-        say(f'not done, and not in the table: {", ".join(missing)}')
-    gray = {'system': 'gray', 'colorfulness': 0.0}
-    gray |= {name: rows[0].get(f'{name}_gray') for name in ('psnr', 'ssim', 'ab_mae')}
-    gray['colorfulness_gap'] = rows[0]['colorfulness_original']
-    settings = read_json(out / 'compare.json')
-    files.write_json(out / 'table.json', {'settings': settings, 'rows': [gray, *rows]})
-    files.write_atomically(out / 'table.md', markdown([gray, *rows], settings).encode())
-    files.write_atomically(out / 'table.jpg', draw(out, done))
-    say(f'wrote table.md, table.json and table.jpg in {out}')
-
-
-def make_row(name: str, folder: Path) -> dict[str, Any]:
-    """What table.json says of a system; {} if it is not done."""
-    rate = read_json(folder / 'rate.json')
-    if not rate or not (scores := last_scores(folder, rate['steps'])):
-        return {}
-    described = checkpoint.read_run(folder / 'run')
-    config = ConfigDict(described['config'])
-    seconds, before = 0.0, 0
-    for line in read_json(folder / 'run' / 'metrics.jsonl'):
-        if line.get('images_per_second'):
-            seconds += (line['step'] - before) * config.batch_size / line['images_per_second']
-            before = line['step']
-    system, shape = state_lib.make_system(config), state_lib.target_shape(config)
-    state = jax.eval_shape(lambda: state_lib.init_state(system, jax.random.key(0), shape))
-    return {
-        'system': name,
-        'generator_parameters': count(state.generator.params),
-        'discriminator_parameters': count(state.discriminator.params),
-        'images_per_second': rate['steps'] * config.batch_size / seconds,
-        'minutes': seconds / 60,
-        'updates': rate['steps'],
-        'images_seen': rate['steps'] * config.batch_size,
-        'photographs': described['data']['records'],
-        'processor': rate['processor'],
-        'jax': described['versions']['jax'],
-        'weights': 'EMA' if config.ema else 'raw',
-        **{name.removeprefix('eval/'): value for name, value in scores.items()},
-    }
-
-
-def count(params: Any) -> int:
-    """How many numbers a tree of arrays or of their shapes holds."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def markdown(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
-    """table.md: a line a row, and one that says how it came about."""
-    lines = [[heading for heading, _ in COLUMNS.values()], ['---', *['---:'] * (len(COLUMNS) - 1)]]
-    for row in rows:
-        cells = ((form, row.get(name)) for name, (_, form) in COLUMNS.items())
-        lines.append(['' if value is None else form.format(value) for form, value in cells])
-    processors = ' or '.join(dict.fromkeys(row['processor'] for row in rows[1:]))
-    batch = settings['batch_size'] or 'each its own'
-    note = NOTE.format(**{**rows[-1], **settings, 'batch': batch, 'processors': processors})
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + f'\n\n{note}\n'
-
-
-def draw(out: Path, names: Sequence[str]) -> bytes:
-    """table.jpg: a row a photograph; gray, each system that colorized all of them, original."""
-    paths = sorted((out / 'photographs').glob('*.png'))
-    originals = np.stack([np.asarray(Image.open(path)) for path in paths])
-    lightness, _ = color.encode(originals, 'lab')
-    gray = color.to_rgb(lightness, color.gray_target(lightness, 2))
-    columns = {'gray': (gray * 255).round().astype(np.uint8)}
-    for name in names:
-        if done := colorized(out, name):
-            columns[name] = np.stack([np.asarray(Image.open(path)) for path in done])
-    columns['original'] = originals
-    cell = min(CELL, originals.shape[1])
-    below = ((0, GAP), (0, 0), (0, 0))
-    strips = [
-        np.concatenate([np.pad(resize(p, cell, cell), below, constant_values=255) for p in column])
-        for column in columns.values()
-    ]
-    table = Image.fromarray(writers.sample_grid([strips], list(columns)))
-    for quality in (92, 85, 75, 65, 55):
-        buffer = io.BytesIO()
-        table.save(buffer, 'JPEG', quality=quality)
-        if buffer.tell() <= PICTURE_BYTES:
-            break
-    return buffer.getvalue()
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.models import layers, vgg
+from chromagan_jax.models.conv import Conv
 
 Array = jax.Array
 
@@ -36,7 +37,7 @@ class Block(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         window = (self.side, self.side)
-        x = nn.Conv(
+        x = Conv(
             self.features, window, self.strides, kernel_init=_kernel_init, **types, name='conv'
         )(x)
         return layers.Norm(self.norm, self.test_mode, **types, name='norm')(nn.relu(x), train)
@@ -99,7 +100,7 @@ class TwoBranch(nn.Module):
         x = convolve(_enlarged(x), w, 'out_1', norm='none')
         x = convolve(x, w, 'out_2', norm='none')
         x = convolve(_enlarged(x), w // 2, 'out_3', norm='none')
-        x = nn.Conv(self.channels, (3, 3), kernel_init=_kernel_init, **types, name='out_4')(x)
+        x = Conv(self.channels, (3, 3), kernel_init=_kernel_init, **types, name='out_4')(x)
         target = _enlarged(layers.output_activation(x, self.channels))
         if not self.classes:
             return target

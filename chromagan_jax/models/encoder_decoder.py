@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.models import layers
+from chromagan_jax.models.conv import Conv
 
 Array = jax.Array
 
@@ -30,28 +31,41 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+        conv = full_conv if self.transposed else valid_conv
         for i, (kernel, features) in enumerate(self.convolutions):
-            conv = conv_up if self.transposed else conv_down
-            types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-            x = conv(kernel, features, **types, name=f'conv_{i}')(x)
+            x = conv(x, kernel, features, **types, name=f'conv_{i}')
             x = nn.leaky_relu(x, self.slope) if self.slope else nn.relu(x)
         return x
 
 
-def conv_down(kernel: int, features: int, **kwargs: Any) -> nn.Conv:
-    """Convolution without padding."""
-    return nn.Conv(features, (kernel, kernel), padding='VALID', kernel_init=_glorot, **kwargs)
+def valid_conv(x: Array, kernel: int, features: int, **kwargs: Any) -> Array:
+    """Convolution without padding, (B, H, W, C) -> (B, H - kernel + 1, W - kernel + 1, features).
 
-
-def conv_up(kernel: int, features: int, **kwargs: Any) -> nn.Conv:
-    """Transposed convolution of stride 1, which is a convolution with kernel - 1 px of padding.
-
-    The kernel is stored as that convolution's, (k, k, in, out). A transposed convolution's kernel
-    runs the other way: one of Keras, (k, k, out, in), is flipped along its first two axes and its
-    last two are exchanged; one of PyTorch, (in, out, k, k), is flipped along its last two, which
-    then become the first.
+    Kernels start glorot-uniform. A row and a column too many are computed: XLA's CPU back end runs
+    a padded convolution two to five times as fast as one without padding, and the gradient of its
+    kernel up to twice as fast. 128 -> 128 features, 3x3, 106 px, batch 4 on two cores: 127 ms and
+    302 ms without padding, 57 ms and 223 ms like this.
     """
-    return nn.Conv(features, (kernel, kernel), padding=kernel - 1, kernel_init=_glorot, **kwargs)
+    padding = [(0, 1), (0, 1)]
+    conv = nn.Conv(features, (kernel, kernel), padding=padding, kernel_init=_glorot, **kwargs)
+    return conv(x)[:, :-1, :-1]
+
+
+def full_conv(x: Array, kernel: int, features: int, **kwargs: Any) -> Array:
+    """Transposed convolution, stride 1: (B, H, W, C) -> (B, H + kernel - 1, W + .., features).
+
+    It is a convolution with kernel - 1 px of padding, and its kernel is stored as that one's, (k, k,
+    in, out). A transposed convolution's kernel runs the other way: one of Keras, (k, k, out, in), is
+    flipped along its first two axes and its last two are exchanged; one of PyTorch, (in, out, k,
+    k), is flipped along its last two, which then become the first.
+
+    The padding is an operation of its own, because XLA's CPU back end has no fast gradient for the
+    kernel of a convolution whose output is larger than its input: 256 -> 128 features, 3x3, 104 px,
+    batch 4 took 28 s, and 0.5 s like this.
+    """
+    margin = (kernel - 1, kernel - 1)
+    return valid_conv(jnp.pad(x, ((0, 0), margin, margin, (0, 0))), kernel, features, **kwargs)
 
 
 class EncoderDecoder(nn.Module):
@@ -101,11 +115,11 @@ class EncoderDecoder(nn.Module):
         for level, convolutions in enumerate(encoder):
             x = block(convolutions, False, self.slope, **types, name=f'encoder_{level}')(x)
             skips.append(x)
-        conv = nn.Conv(8 * w, (3, 3), kernel_init=_glorot, **types, name='bottleneck')
+        conv = Conv(8 * w, (3, 3), kernel_init=_glorot, **types, name='bottleneck')
         x = nn.tanh(conv(x))
         for level in (2, 1, 0):
             x = jnp.concatenate([x, skips.pop()], axis=-1)
             x = block(decoder[level], True, 0.0, **types, name=f'decoder_{level}')(x)
-        x = conv_up(5, self.channels, **types, name='out')(x)
+        x = full_conv(x, 5, self.channels, **types, name='out')
         last: Callable[[Array], Array] = nn.tanh if self.channels == 2 else nn.relu
         return last(x.astype(jnp.float32))

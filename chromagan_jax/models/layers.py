@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax import lax
 
 from chromagan_jax.errors import UserError
+from chromagan_jax.models.conv import conv
 
 Array = jax.Array
 Dtype = Any
@@ -24,7 +25,6 @@ TEST_MODES = ('running', 'batch')
 _EPSILON = 1e-5
 _GROUPS = 32  # of group norm, at most (Wu and He 2018, https://arxiv.org/abs/1803.08494)
 _MOMENTUM = 0.9  # of the running statistics; PyTorch writes it as 1 - 0.9 = 0.1
-_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
 # DCGAN's initialisation, which pix2pix uses throughout (Radford et al. 2016).
 kernel_init = nn.initializers.normal(0.02)
@@ -82,11 +82,6 @@ def up_kernel_to_hwio(kernel: Array) -> Array:
     return kernel.reshape(4, 4, c, f // 4)
 
 
-def conv2x2(x: Array, kernel: Array) -> Array:
-    """The one convolution behind `DownConv` and `UpConv`: 2x2, stride 1, no padding."""
-    return lax.conv_general_dilated(x, kernel, (1, 1), 'VALID', dimension_numbers=_DIMENSIONS)
-
-
 class DownConv(nn.Module):
     """4x4 convolution, stride 2, padding 1: (B, H, W, C) -> (B, H // 2, W // 2, features)."""
 
@@ -102,7 +97,7 @@ class DownConv(nn.Module):
         kernel = self.param('kernel', kernel_init, shape, self.param_dtype)
         # An odd side loses its last row, as in PyTorch, where no window of the stride reaches it.
         x = jnp.pad(x, ((0, 0), (1, 1 - h % 2), (1, 1 - w % 2), (0, 0)))
-        x = conv2x2(space_to_depth(x.astype(self.dtype)), kernel.astype(self.dtype))
+        x = conv(space_to_depth(x.astype(self.dtype)), kernel.astype(self.dtype))
         return add_bias(self, x) if self.use_bias else x
 
 
@@ -118,9 +113,9 @@ class UpConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         shape = (2, 2, x.shape[-1], 4 * self.features)
         kernel = self.param('kernel', kernel_init, shape, self.param_dtype)
-        x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
         # The outermost ring of the blocks lies outside the picture.
-        x = depth_to_space(conv2x2(x, kernel.astype(self.dtype)))[:, 1:-1, 1:-1]
+        x = conv(x.astype(self.dtype), kernel.astype(self.dtype), padding=(1, 1))
+        x = depth_to_space(x)[:, 1:-1, 1:-1]
         return add_bias(self, x) if self.use_bias else x
 
 

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.models import layers
+from chromagan_jax.models.conv import Conv
 
 Array = jax.Array
 
@@ -95,7 +96,7 @@ def _convolution(features: int, strided: bool, same: bool, **kwargs: Any) -> nn.
     if strided:
         return layers.DownConv(features, **kwargs)
     padding = [(1, 2)] * 2 if same else 1  # as TensorFlow's SAME places them
-    return nn.Conv(features, (4, 4), padding=padding, kernel_init=layers.kernel_init, **kwargs)
+    return Conv(features, (4, 4), padding=padding, kernel_init=layers.kernel_init, **kwargs)
 
 
 def _convolve(conv: Any, x: Array, spectral_norm: bool, train: bool) -> Array:

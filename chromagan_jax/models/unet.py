@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.models import layers
+from chromagan_jax.models.conv import Conv
 
 Array = jax.Array
 
@@ -163,4 +164,4 @@ class UNet(nn.Module):
 
 def _conv3x3(features: int, **kwargs: Any) -> nn.Conv:
     """3x3, stride 1, padding 1."""
-    return nn.Conv(features, (3, 3), padding=1, kernel_init=layers.kernel_init, **kwargs)
+    return Conv(features, (3, 3), padding=1, kernel_init=layers.kernel_init, **kwargs)

@@ -18,6 +18,7 @@ from flax import linen as nn
 
 from chromagan_jax import color
 from chromagan_jax.errors import UserError
+from chromagan_jax.models.conv import Conv
 
 Array = jax.Array
 Params = dict[str, dict[str, np.ndarray]]
@@ -112,7 +113,7 @@ def _block(module: Any, x: Array, index: int) -> Array:
     """The convolutions of one block, as layers of `module`."""
     convolutions, multiple = _BLOCKS[index]
     for number in range(1, convolutions + 1):
-        convolution = nn.Conv(
+        convolution = Conv(
             module.width * multiple,
             (3, 3),
             padding=1,

@@ -1,0 +1,93 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from chromagan_jax.models import conv
+
+# (px, kernel, channels, features, padding): one a branch of the kernel gradient, and more.
+SHAPES = [
+    (9, 3, 4, 5, (0, 0)),
+    (9, 3, 4, 5, (1, 1)),
+    (9, 5, 3, 4, (4, 4)),
+    (10, 4, 3, 4, (1, 1)),
+    (10, 4, 3, 4, (1, 2)),
+    (9, 7, 3, 4, (0, 0)),
+    (6, 2, 64, 64, (0, 0)),
+    (6, 2, 64, 65, (1, 1)),
+    (8, 3, 64, 64, (0, 0)),
+    (36, 3, 64, 64, (1, 1)),
+    (2, 1, 5, 3, (0, 0)),
+]
+
+
+def plain(x, kernel, padding):
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), (padding, padding), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+
+def draw(px, k, channels, features, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (2, px, px + 1, channels), dtype)
+    return x, jax.random.normal(keys[1], (k, k, channels, features), dtype) / k
+
+
+def assert_close(a, b, rtol=2e-5):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=rtol * float(abs(b).max())), a, b
+    )
+
+
+@pytest.mark.parametrize(('px', 'k', 'channels', 'features', 'padding'), SHAPES)
+def test_values_and_gradients_are_those_of_the_plain_convolution(
+    px, k, channels, features, padding
+):
+    x, kernel = draw(px, k, channels, features)
+
+    def outcome(f):
+        def loss(x, kernel):
+            return jnp.square(f(x, kernel, padding)).sum()
+
+        return jax.jit(lambda x, k: (f(x, k, padding), jax.grad(loss, (0, 1))(x, k)))(x, kernel)
+
+    assert_close(outcome(conv.conv), outcome(plain))
+
+
+@pytest.mark.parametrize(('px', 'k', 'channels', 'features', 'padding'), SHAPES[:1] + SHAPES[8:9])
+def test_second_derivatives_are_those_of_the_plain_convolution(px, k, channels, features, padding):
+    x, kernel = draw(px, k, channels, features)
+
+    def penalty(f):
+        def slope(kernel):  # as WGAN-GP: a gradient in x, then one in the kernel
+            gradient = jax.grad(lambda x: jnp.tanh(f(x, kernel, padding)).sum())(x)
+            return jnp.square(gradient).sum()
+
+        return jax.jit(jax.grad(slope))(kernel)
+
+    assert_close(penalty(conv.conv), penalty(plain))
+
+
+def test_mixed_precision_keeps_the_type_of_its_inputs():
+    x, kernel = draw(8, 3, 64, 64, jnp.bfloat16)
+    y, pull = jax.vjp(conv.conv, x, kernel)
+    assert {y.dtype, *(g.dtype for g in pull(y))} == {jnp.dtype('bfloat16')}
+
+
+def test_off_the_cpu_it_is_the_plain_convolution(monkeypatch):
+    x, kernel = draw(9, 3, 4, 5)
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    jaxpr = jax.make_jaxpr(conv.conv)(x, kernel)
+    assert [equation.primitive.name for equation in jaxpr.eqns] == ['conv_general_dilated']
+    assert (conv.conv(x, kernel) == plain(x, kernel, (0, 0))).all()
+
+
+@pytest.mark.parametrize('padding', ['SAME', 'VALID', 1, ((1, 2), (1, 2))])
+@pytest.mark.parametrize('strides', [1, 2])
+def test_the_layer_is_flaxs(padding, strides):
+    x, _ = draw(12, 4, 3, 5)
+    layers = [c(5, (4, 4), strides, padding) for c in (conv.Conv, nn.Conv)]
+    variables = layers[1].init(jax.random.key(1), x)
+    assert_close(*(layer.apply(variables, x) for layer in layers))
