@@ -6,9 +6,9 @@
 The paper and its code: 224 px in Lab; G has two branches on VGG16's features up to block4_conv3,
 trained along, and a class head that learns what VGG16 makes of the gray image; D is a PatchGAN
 without norm on L and ab. G's loss: mean squared error + 0.003 KL(VGG16 || class head) - 0.1 mean
-D(fake); D's: WGAN-GP with weight 10, only ab interpolated. Adam 2e-5 (0.5, 0.999) for both, batch 10,
-one D update a step, 5 epochs of ImageNet. G has 171.2 M parameters, 47.5 M of them without the class
-head, D 2.76 M. There ab/255 leaves a sigmoid; here tanh gives ab/110, as in every Lab system.
+D(fake); D's: WGAN-GP with weight 10, only ab interpolated. Adam 2e-5 (0.5, 0.999) for both, batch
+10, one D update a step, 5 epochs of ImageNet. G has 171.2 M parameters, 47.5 M of them without the
+class head, D 2.76 M. There ab/255 leaves a sigmoid; here tanh gives ab/110, as in every Lab system.
 
 VGG16's weights come from a file, torchvision's `vgg16` as .safetensors or .npz. Without one the
 backbone starts from scratch and the class head learns from the labels of the data

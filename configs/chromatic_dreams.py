@@ -4,13 +4,13 @@
         --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
 
 The reference ("Chromatic Dreams: Image Colorization with Generative Adversarial Networks") says:
-3,000 RGB images; one G update and two D updates a step; D gives real images probabilities near 1 and
-fakes near 0 (binary cross-entropy; objective.adversarial='lsgan' is the other reading of its
+3,000 RGB images; one G update and two D updates a step; D gives real images probabilities near 1
+and fakes near 0 (binary cross-entropy; objective.adversarial='lsgan' is the other reading of its
 "L2/MSE loss"); G's images are to deceive D; mean squared error; Adam 5e-4. Where it calls the
 grayscale images "ground truth labels" it means the input.
 
-It names no networks, no colour space and no size: those of `rgb_colorizer`, its nearest relative. It
-does not weigh its two terms: 1 : 100, as pix2pix weighs its own. It does not say how long: 200
+It names no networks, no colour space and no size: those of `rgb_colorizer`, its nearest relative.
+It does not weigh its two terms: 1 : 100, as pix2pix weighs its own. It does not say how long: 200
 epochs, as `rgb_colorizer`.
 
 MEASURED

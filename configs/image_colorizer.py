@@ -5,17 +5,17 @@
 
 The reference ("IMAGE COLORIZER") says: L in, a and b out through tanh; G is a U-Net of Conv,
 BatchNorm, LeakyReLU down and ConvTranspose, BatchNorm, LeakyReLU up; D is convolutions with max
-pooling, flatten, linear layers, sigmoid (here in the loss); binary cross-entropy with label smoothing
-0.1 plus 100 x L1; ReduceLROnPlateau; batch norm and regularization against overfitting; 25,000
-images. It is silent on the rest, chosen so: the widths, dropout, Adam 2e-4 (0.5, 0.999) and batch 16
-of a related public code; 256 px (its seven halvings need 128 or more); D's widths; smoothing of the
-real labels only; one D update a step; the plateau watches the L1 of the evaluation (`ab_mae` is 110
-times it) with PyTorch's factor and patience; weight decay 0.01, decoupled.
+pooling, flatten, linear layers, sigmoid (here in the loss); binary cross-entropy with label
+smoothing 0.1 plus 100 x L1; ReduceLROnPlateau; batch norm and regularization against overfitting;
+25,000 images. It is silent on the rest, chosen so: the widths, dropout, Adam 2e-4 (0.5, 0.999) and
+batch 16 of a related public code; 256 px (its seven halvings need 128 or more); D's widths;
+smoothing of the real labels only; one D update a step; the plateau watches the L1 of the evaluation
+(`ab_mae` is 110 times it) with PyTorch's factor and patience; weight decay 0.01, decoupled.
 
 For its troubles: rates that diverge, `plateau`; a discriminator that wins, its own learning rate,
 discriminator_steps, or discriminator_max_accuracy=0.8, with which it rests while it is right more
-often; noise and overfitting, generator.norm='instance' and generator.dropout, which it names as what
-to try next. No data set is too large: photographs are read as they are needed.
+often; noise and overfitting, generator.norm='instance' and generator.dropout, which it names as
+what to try next. No data set is too large: photographs are read as they are needed.
 
 MEASURED
 """

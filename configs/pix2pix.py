@@ -4,13 +4,13 @@
         --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
 
 The reference ("IMAGE-COLORIZATION", after a tutorial, after Isola et al. 2017) says: G takes the
-gray image and noise and makes a and b; D sees them beside L; loss GAN + lambda L1, and why L1 rather
-than L2. It shows the rest in pictures. From the tutorial: 256 px, L/50 - 1, ab/110, batch 16, 8,000
-photographs of COCO, Adam 2e-4 (0.5, 0.999), lambda 100, no label smoothing, one D update a step. From
-the pix2pix code: 286 px cropped to 256, flips, initial weights from N(0, 0.02), D's loss halved,
-batch norm but on the first and innermost levels, 100 epochs at the full rate and 100 down to 0, no
-moving average. pix2pix itself has batch 1, and tests with each picture's own batch statistics and
-with noise: generator.test_mode='batch' and colorize.sample_noise=True.
+gray image and noise and makes a and b; D sees them beside L; loss GAN + lambda L1, and why L1
+rather than L2. It shows the rest in pictures. From the tutorial: 256 px, L/50 - 1, ab/110, batch
+16, 8,000 photographs of COCO, Adam 2e-4 (0.5, 0.999), lambda 100, no label smoothing, one D update
+a step. From the pix2pix code: 286 px cropped to 256, flips, initial weights from N(0, 0.02), D's
+loss halved, batch norm but on the first and innermost levels, 100 epochs at the full rate and 100
+down to 0, no moving average. pix2pix itself has batch 1, and tests with each picture's own batch
+statistics and with noise: generator.test_mode='batch' and colorize.sample_noise=True.
 
 Noise beside dropout: generator.noise_channels=1. The tutorial's second stage, G trained with L1
 alone before the game begins: pretrain_steps=10000 (its 20 epochs; there with Adam 1e-4).

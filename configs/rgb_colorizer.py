@@ -5,15 +5,15 @@
 
 The reference ("Image_Colorization_Using_GAN") says: gray 200 x 200 in, RGB out through a ReLU;
 encoder 16, 32, 64, 128 with 5x5 and 3x3 kernels and LeakyReLU, bottleneck 3x3-128 tanh, transposed
-convolutions back with the encoder's features concatenated; D on the RGB image alone, 32, 64, 128, 256
-with 7x7, 5x5 and 3x3 kernels, ReLU and max pooling after every two, dense 512-128-16-1, sigmoid (here
-in the loss). D's loss is binary cross-entropy on real and fake, G's is the mean squared error: D is
-trained and has no say in G unless objective.adversarial_weight is set. Adam 5e-4 for both, 200
-epochs, 900 images to train and 100 to test.
+convolutions back with the encoder's features concatenated; D on the RGB image alone, 32, 64, 128,
+256 with 7x7, 5x5 and 3x3 kernels, ReLU and max pooling after every two, dense 512-128-16-1, sigmoid
+(here in the loss). D's loss is binary cross-entropy on real and fake, G's is the mean squared
+error: D is trained and has no say in G unless objective.adversarial_weight is set. Adam 5e-4 for
+both, 200 epochs, 900 images to train and 100 to test.
 
 Silent, chosen so: batch 10; Adam's other values and the weights' initial distribution, as Keras has
-them; no flips. Its images are squeezed to 200 x 200; here the short side becomes 200 px and a square
-is cropped. Picture values are over 255.
+them; no flips. Its images are squeezed to 200 x 200; here the short side becomes 200 px and a
+square is cropped. Picture values are over 255.
 
 MEASURED
 """

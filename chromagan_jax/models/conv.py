@@ -76,10 +76,12 @@ _cpu.defvjp(_forward, _backward)
 
 def _kernel_gradient(x: Array, dy: Array, kernel: Array, padding: Padding) -> Array:
     k, _, channels, features = kernel.shape
-    if k > 3 or min(channels, features) < 64:
-        return jax.vjp(lambda kernel: _padded(x, kernel, padding), kernel)[1](dy)[0]
-    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
     _, h, w, _ = dy.shape
+    # Padding is an operation of its own here: the kernel gradient of a convolution that enlarges
+    # its input takes fifty times as long (256 -> 128, 3x3, 104 px, batch 4: 28 s instead of 0.5).
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    if k > 3 or min(channels, features) < 64:
+        return jax.vjp(lambda kernel: _padded(x, kernel, (0, 0)), kernel)[1](dy)[0]
     # One contraction over the pixels for each tap of the kernel; for large pictures one for each
     # picture too. The transposed product is the faster one.
     dots = 'bhwf,bhwc->bfc' if h * w > 900 else 'bhwf,bhwc->fc'

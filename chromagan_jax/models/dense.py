@@ -8,7 +8,6 @@ from flax import linen as nn
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.models import layers
-from chromagan_jax.models.encoder_decoder import valid_conv
 from chromagan_jax.models.conv import Conv
 
 Array = jax.Array
@@ -108,17 +107,19 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        use_bias = self.norm != 'batch'  # whose shift would undo it
-        conv = valid_conv if self.padding == 'valid' else _same_conv
         for i in range(self.convolutions):
-            x = conv(x, self.kernel, self.features, use_bias=use_bias, **types, name=f'conv_{i}')
+            x = Conv(
+                self.features,
+                (self.kernel, self.kernel),
+                padding=self.padding.upper(),
+                use_bias=self.norm != 'batch',  # whose shift would undo it
+                kernel_init=_glorot,
+                **types,
+                name=f'conv_{i}',
+            )(x)
             x = layers.Norm(self.norm, **types, name=f'norm_{i}')(x, train)
             x = _activate(x, self.slope)
         return max_pool(x)
-
-
-def _same_conv(x: Array, kernel: int, features: int, **kwargs: Any) -> Array:
-    return nn.Conv(features, (kernel, kernel), kernel_init=_glorot, **kwargs)(x)
 
 
 def max_pool(x: Array) -> Array:

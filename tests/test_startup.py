@@ -1,0 +1,81 @@
+import jax
+import numpy as np
+import pytest
+
+from chromagan_jax import checkpoint, sharding, startup
+from chromagan_jax import state as state_lib
+from chromagan_jax.data.inputs import open_sources
+from chromagan_jax.models import vgg
+
+
+@pytest.fixture
+def chromagan(tiny):
+    tiny.generator = {'name': 'chromagan', 'width': 4, 'classes': 10}
+    tiny.objective.classes = 0.003
+    return tiny
+
+
+def said_by(config, tmp_path, capfd):
+    startup.introduce(config, tmp_path, open_sources(config)[0])
+    return capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('labels', 'file', 'sentence'),
+    [
+        (False, '', 'the class term is off, and the class head left out: set vgg16'),
+        (True, '', 'the class head learns from the labels of the data'),
+        (True, 'vgg16.npz', 'the class head learns from VGG16 in vgg16.npz'),
+    ],
+)
+def test_a_run_says_what_its_class_head_learns(chromagan, tmp_path, capfd, labels, file, sentence):
+    source = open_sources(chromagan)[0]
+    chromagan.vgg16, chromagan.data.labels = file, labels
+    startup.introduce(chromagan, tmp_path, source)
+    assert sentence in capfd.readouterr().err
+
+
+def test_a_run_without_a_class_term_does_not_speak_of_it(tiny, tmp_path, capfd):
+    assert 'the class' not in said_by(tiny, tmp_path, capfd)
+
+
+def started(config, tmp_path, vgg16=None):
+    mesh = sharding.make_mesh()
+    system = state_lib.make_system(config, mesh)
+    said = []
+    manager = checkpoint.open_checkpoints(tmp_path, 1)
+    with checkpoint.finishing(manager):
+        state = startup.starting_state(config, system, mesh, manager, vgg16, said.append)
+        checkpoint.save(manager, int(state.step), state)
+    return state, said
+
+
+def test_a_backbone_starts_from_vgg16_once_and_is_then_resumed(chromagan, tmp_path):
+    chromagan.objective.classes = 0.0
+    seen = np.zeros((1, 32, 32, 3), np.float32)
+    file = jax.jit(vgg.VGG16(width=4, classes=3).init)(jax.random.key(7), seen)['params']
+    _, said = started(chromagan, tmp_path / 'scratch')
+    assert said == ['the backbone starts from scratch: vgg16 names no file of weights']
+    chromagan.vgg16 = 'vgg16.npz'
+    state, said = started(chromagan, tmp_path / 'file', file)
+    assert said == ['the backbone starts from VGG16 in vgg16.npz']
+    kernel = state.generator.params['backbone']['conv4_3']['kernel']
+    np.testing.assert_array_equal(kernel, file['conv4_3']['kernel'])
+    other = jax.tree.map(lambda leaf: leaf + 1, file)
+    again, said = started(chromagan, tmp_path / 'file', other)
+    assert said == ['resumed from step 0']
+    np.testing.assert_array_equal(again.generator.params['backbone']['conv4_3']['kernel'], kernel)
+
+
+def test_a_network_without_a_backbone_says_nothing_of_one(tiny, tmp_path):
+    assert started(tiny, tmp_path)[1] == []
+
+
+def test_a_teacher_is_placed_whole_and_only_where_the_system_has_one(chromagan):
+    mesh = sharding.make_mesh()
+    system = state_lib.make_system(chromagan, mesh)
+    assert startup.place_teacher(system, {'fc8': {'bias': np.ones(3)}}, mesh) is None
+    system = system._replace(teacher=vgg.VGG16())
+    placed = startup.place_teacher(system, {'fc8': {'bias': np.ones(3)}}, mesh)
+    assert len(placed['fc8']['bias'].sharding.device_set) == 8
+    np.testing.assert_array_equal(placed['fc8']['bias'], np.ones(3))
