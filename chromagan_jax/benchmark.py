@@ -6,10 +6,12 @@ Prints one JSON line a measurement: `train_step` is the compiled step, fed the s
 again and waited for each time; `loop` is the whole training loop (reading, converting, placing,
 metrics, log) without evaluations, samples and saves. `images_per_second` is the median over the
 rounds, in which the two take turns, so that a machine whose speed drifts slows both; `of_step` is
-the median over the rounds of the loop's rate as a share of the step's.
+the median over the rounds of the loop's rate as a share of the step's. --only=train_step leaves the
+loop out.
 """
 
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -29,6 +31,7 @@ from chromagan_jax.models import vgg
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Measurements of each, in turn.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps of a measurement.')
+_ONLY = flags.DEFINE_multi_enum('only', None, ['train_step'], 'Leaves the loop out.')
 WARM_UP = 4  # steps before the ones that count
 
 
@@ -38,7 +41,8 @@ def main(argv: Sequence[str]) -> None:
     config = flags.FLAGS.config
     rates: list[tuple[float, float]] = []
     for _ in range(_ROUNDS.value):
-        rates.append((bare_rate(config, _STEPS.value), loop_rate(config, _STEPS.value)))
+        step = bare_rate(config, _STEPS.value)
+        rates.append((step, math.nan if _ONLY.value else loop_rate(config, _STEPS.value)))
     described = {
         'size': config.data.size,
         'batch_size': config.batch_size,
@@ -46,9 +50,12 @@ def main(argv: Sequence[str]) -> None:
         'devices': jax.device_count(),
     }
     step, loop = (statistics.median(column) for column in zip(*rates, strict=True))
-    share = statistics.median(loop / step for step, loop in rates)
     print(json.dumps({'name': 'train_step', 'images_per_second': step, **described}))
-    print(json.dumps({'name': 'loop', 'images_per_second': loop, 'of_step': share, **described}))
+    if not _ONLY.value:
+        share = statistics.median(loop / step for step, loop in rates)
+        print(
+            json.dumps({'name': 'loop', 'images_per_second': loop, 'of_step': share, **described})
+        )
 
 
 def bare_rate(config: Any, count: int) -> float:

@@ -15,7 +15,8 @@ backbone starts from scratch and the class head learns from the labels of the da
 (data.labels=True), or is left out together with its term; the run says which. The size of training
 is the size of everything after it: eval.size is 0 or data.size.
 
-MEASURED
+Measured on two cores of a Xeon at 128 px, batch 4 without the class head: 2.8 images/s. At its own
+size, and to its end, it was not run yet: that takes an accelerator.
 """
 
 from ml_collections import ConfigDict

@@ -13,7 +13,8 @@ It names no networks, no colour space and no size: those of `rgb_colorizer`, its
 It does not weigh its two terms: 1 : 100, as pix2pix weighs its own. It does not say how long: 200
 epochs, as `rgb_colorizer`.
 
-MEASURED
+Measured on two cores of a Xeon at 128 px, batch 4: 1.0 images/s. At its own size, and to its end,
+it was not run yet: that takes an accelerator.
 """
 
 from ml_collections import ConfigDict

@@ -17,7 +17,8 @@ discriminator_steps, or discriminator_max_accuracy=0.8, with which it rests whil
 often; noise and overfitting, generator.norm='instance' and generator.dropout, which it names as
 what to try next. No data set is too large: photographs are read as they are needed.
 
-MEASURED
+Measured on two cores of a Xeon at 128 px, batch 4: 3.9 images/s. At its own size, and to its end,
+it was not run yet: that takes an accelerator.
 """
 
 from ml_collections import ConfigDict

@@ -15,7 +15,8 @@ Silent, chosen so: batch 10; Adam's other values and the weights' initial distri
 them; no flips. Its images are squeezed to 200 x 200; here the short side becomes 200 px and a
 square is cropped. Picture values are over 255.
 
-MEASURED
+Measured on two cores of a Xeon at 128 px, batch 4: 1.3 images/s. At its own size, and to its end,
+it was not run yet: that takes an accelerator.
 """
 
 from ml_collections import ConfigDict

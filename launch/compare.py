@@ -227,8 +227,7 @@ def measure(folder: Path, common: Sequence[str], minutes: float) -> dict[str, An
     """What rate.json says: the rate of the train step and the steps that `minutes` hold."""
     path = folder / 'rate.json'
     if not path.exists():
-        # Evaluations, and the plateau that counts them, have no part in the rate.
-        own = ('--rounds=1', f'--steps={RATE_STEPS}', '--config.plateau.patience=0')
+        own = ('--only=train_step', '--rounds=1', f'--steps={RATE_STEPS}')
         printed = map(json.loads, run(folder, 'benchmark', *common, *own).splitlines())
         line = next(line for line in printed if line['name'] == 'train_step')
         steps = round(minutes * 60 * line['images_per_second'] / line['batch_size'])

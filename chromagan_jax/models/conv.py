@@ -66,7 +66,7 @@ def _patches(x: Array, k: int, padding: Padding) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _cpu(x: Array, kernel: Array, padding: Padding) -> Array:
-    k, _, channels, features = kernel.shape
+    k, _, _, features = kernel.shape
     if x.shape[1] * x.shape[2] > 100:
         return _padded(x, kernel, padding)
     return _patches(x, k, padding) @ kernel.reshape(-1, features)
