@@ -80,7 +80,7 @@ def changed(*fields: tuple[str, object]) -> ConfigDict:
         ([TINY, 'steps=3'], "'steps=3' is no flag: write --config.FIELD=VALUE."),
         (
             [TINY, '--config.generator.name=resnet'],
-            "generator.name is 'resnet'; choose one of unet.",
+            "generator.name is 'resnet'; choose one of unet, encoder_decoder, chromagan.",
         ),
     ],
 )

@@ -63,6 +63,8 @@ def wgan(tiny, photographs, monkeypatch):
         'adversarial_weight': 0.1,
         'l1': 0.0,
         'mse': 1.0,
+        'huber': 0.0,
+        'huber_delta': 0.1,
         'classes': 0.003,
         'label_smoothing': 0.0,
         'gradient_penalty': 10.0,

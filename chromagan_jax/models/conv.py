@@ -94,14 +94,14 @@ def _input_gradient(dy: Array, kernel: Array, padding: Padding) -> Array:
     # turned over for the product: in the innermost levels that is not the kernel.
     kernel_first = dy.shape[0] * h * w < features
     if kernel_first:
-        taps = jnp.einsum('ijcf,bhwf->ijcbhw', kernel, dy, preferred_element_type=jnp.float32)
+        taps = jnp.einsum('ijcf,bhwf->ijcbhw', kernel, dy)
         taps = taps.transpose(3, 4, 5, 0, 1, 2)
     else:
-        taps = jnp.einsum('bhwf,ijcf->bhwijc', dy, kernel, preferred_element_type=jnp.float32)
+        taps = jnp.einsum('bhwf,ijcf->bhwijc', dy, kernel)
     dx = jnp.zeros((dy.shape[0], h + k - 1, w + k - 1, channels))
     for i in range(k):
         for j in range(k):
-            dx = dx.at[:, i : i + h, j : j + w].add(taps[:, :, :, i, j])
+            dx = dx.at[:, i : i + h, j : j + w].add(taps[:, :, :, i, j].astype(dx.dtype))
     dx = dx[:, padding[0] : h + k - 1 - padding[1], padding[0] : w + k - 1 - padding[1]]
     return dx.astype(dy.dtype)
 
@@ -114,9 +114,7 @@ def _kernel_gradient(x: Array, dy: Array, kernel: Array, padding: Padding) -> Ar
         factors = _patches(x, k, padding), dy
         # One of product and patches has to be turned over: the smaller one.
         over = x.shape[0] * h * w > features
-        product = jnp.einsum(
-            'bhwr,bhwc->rc', *factors[:: -1 if over else 1], preferred_element_type=jnp.float32
-        )
+        product = jnp.einsum('bhwr,bhwc->rc', *factors[:: -1 if over else 1])
         return (product.T if over else product).reshape(kernel.shape).astype(kernel.dtype)
     # Padding is an operation of its own here: the kernel gradient of a convolution that enlarges
     # its input takes fifty times as long (256 -> 128, 3x3, 104 px, batch 4: 28 s instead of 0.5).
@@ -129,7 +127,7 @@ def _kernel_gradient(x: Array, dy: Array, kernel: Array, padding: Padding) -> Ar
 
     def tap(i: int, j: int) -> Array:
         shifted = x[:, i : i + h, j : j + w]
-        product = jnp.einsum(dots, dy, shifted, preferred_element_type=jnp.float32)
+        product = jnp.einsum(dots, dy, shifted)
         return (product.sum(0) if product.ndim == 3 else product).T
 
     taps = jnp.stack([tap(i, j) for i in range(k) for j in range(k)])
