@@ -69,11 +69,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
         if start >= config.steps:
             say(f'step {start} is the last one: nothing is left to do')
             return state
-        compiled = functools.partial(compile_step, system, config, mesh, say)
-        train_step = compiled(steps.train_step)
-        pretrain_step = (
-            compiled(steps.pretrain_step) if start < config.pretrain_steps else train_step
-        )
+        train_step, pretrain_step = compile_steps(system, config, mesh, say, start)
         eval_step = evaluate.compile_step(evaluate.eval_step, system, mesh)
         render_step = evaluate.compile_step(evaluate.render_step, system, mesh)
 
@@ -107,10 +103,9 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
 
         def at_cadence(state: GanState, step: int, stop: bool) -> GanState:
             """Does what is due at `step`; only the plateau changes in the state."""
-            last = step == config.steps
 
             def due(every: int) -> bool:
-                return every > 0 and (step % every == 0 or last)
+                return every > 0 and (step % every == 0 or step == config.steps)
 
             variables = state_lib.generator_variables(state)
             if due(config.eval_every):
@@ -127,9 +122,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
             if due(config.sample_every):
                 with contextlib.closing(evaluation_input(config, eval_source, mesh)) as inputs:
                     grid = evaluate.sample_grid(render_step, variables, inputs, mesh, SAMPLED)
-                if metrics_file and grid is not None:
-                    files.write_png(workdir / 'samples' / f'step_{step:08d}.png', grid)
-                    metrics_file.image(step, 'samples', grid)
+                write_samples(workdir, step, metrics_file, grid)
             if due(config.checkpoint_every) or stop:
                 check_finite(state, metrics)
                 checkpoint.save(checkpoints, step, state)
@@ -161,10 +154,29 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
         return state
 
 
+def write_samples(
+    workdir: Path, step: int, metrics_file: writers.Metrics | None, grid: np.ndarray | None
+) -> None:
+    """Writes a sample grid, if there is one and this is the process that writes."""
+    if metrics_file and grid is not None:
+        files.write_png(workdir / 'samples' / f'step_{step:08d}.png', grid)
+        metrics_file.image(step, 'samples', grid)
+
+
 def mean_metrics(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Means over the steps of a window, each metric over those that have it."""
     names = dict.fromkeys(name for values in window for name in values)
     return {name: float(np.mean([w[name] for w in window if name in w])) for name in names}
+
+
+def compile_steps(
+    system: System, config: Any, mesh: Mesh, say: Callable[[str], None], start: int
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The train step and the pretrain step; where none of those is left to do, no second one."""
+    train_step = compile_step(system, config, mesh, say, steps.train_step)
+    if start >= config.pretrain_steps:
+        return train_step, train_step
+    return train_step, compile_step(system, config, mesh, say, steps.pretrain_step)
 
 
 def compile_step(

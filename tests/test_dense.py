@@ -6,7 +6,8 @@ from flax import linen as nn
 
 from chromagan_jax import losses
 from chromagan_jax.errors import UserError
-from chromagan_jax.models.dense import DenseDiscriminator, max_pool
+from chromagan_jax.models.dense import DenseDiscriminator
+from chromagan_jax.models.layers import max_pool
 
 KEY = jax.random.key(0)
 

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from chromagan_jax import color
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import vgg
+from chromagan_jax.models import layers, vgg
 
 KEY = jax.random.key(0)
 WINDOWS = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]  # places of torchvision's convolutions
@@ -155,7 +155,7 @@ def test_adaptive_average_pool_is_the_mean_of_each_window(size):
 def test_max_pool_and_its_gradient_are_those_of_flax(shape):
     x = jax.random.normal(KEY, shape)
     value_and_pullback = lambda pool: jax.jit(lambda x: (pool(x), jax.vjp(pool, x)[1](pool(x))))(x)
-    ours = value_and_pullback(vgg.max_pool)
+    ours = value_and_pullback(layers.max_pool)
     theirs = value_and_pullback(lambda x: nn.max_pool(x, (2, 2), (2, 2)))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 

@@ -119,6 +119,22 @@ class UpConv(nn.Module):
         return add_bias(self, x) if self.use_bias else x
 
 
+def max_pool(x: Array) -> Array:
+    """2x2 max-pool, (B, H, W, C) -> (B, H // 2, W // 2, C), gradient to the first of equal pixels.
+
+    The same values and gradients as `nn.max_pool`, whose gradient XLA's CPU back end computes
+    slowly: both passes over (4, 94, 94, 32) took 5.1 ms there and 0.8 ms here on two cores.
+    (`jnp.maximum` would share the gradient among equal pixels, unlike Keras and PyTorch.)
+    """
+    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]  # an odd last row or column is dropped
+    x = _larger(x[:, :, ::2], x[:, :, 1::2])
+    return _larger(x[:, ::2], x[:, 1::2])
+
+
+def _larger(x: Array, y: Array) -> Array:
+    return jnp.where(x >= y, x, y)
+
+
 def add_bias(module: Any, x: Array) -> Array:
     """`x` plus a learned bias of `module` for each channel."""
     bias = module.param('bias', nn.initializers.zeros, (x.shape[-1],), module.param_dtype)

@@ -18,6 +18,7 @@ from flax import linen as nn
 
 from chromagan_jax import color
 from chromagan_jax.errors import UserError
+from chromagan_jax.models import layers
 from chromagan_jax.models.conv import Conv
 
 Array = jax.Array
@@ -74,7 +75,7 @@ class Backbone(nn.Module):
     def __call__(self, x: Array) -> Array:
         block = nn.remat(_block, static_argnums=(2,)) if self.remat else _block
         for index in range(4):
-            x = block(self, x if index == 0 else max_pool(x), index)
+            x = block(self, x if index == 0 else layers.max_pool(x), index)
         return x
 
 
@@ -102,7 +103,7 @@ class VGG16(nn.Module):
             )
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         for index in range(len(_BLOCKS)):
-            x = max_pool(_block(self, x, index))
+            x = layers.max_pool(_block(self, x, index))
         x = adaptive_average_pool(x, _POOLED).reshape(len(x), -1)
         x = nn.relu(nn.Dense(64 * self.width, **types, name='fc6')(x))
         x = nn.relu(nn.Dense(64 * self.width, **types, name='fc7')(x))
@@ -124,17 +125,6 @@ def _block(module: Any, x: Array, index: int) -> Array:
         )
         x = nn.relu(convolution(x))
     return x
-
-
-def max_pool(x: Array) -> Array:
-    """The largest of each 2x2 block of pixels: (B, H, W, C) -> (B, H // 2, W // 2, C).
-
-    Written out because the gradient of a `reduce_window` takes twenty times as long on a CPU.
-    """
-    _, h, w, _ = x.shape
-    x = x[:, : h - h % 2, : w - w % 2]
-    rows = jnp.maximum(x[:, ::2], x[:, 1::2])
-    return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
 
 
 def adaptive_average_pool(x: Array, side: int) -> Array:
