@@ -1,0 +1,218 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU VM, one host or many, from the machine that this script runs on.
+#
+#     SHARE=10.0.0.2:/volume launch/tpu_vm.sh [--dry-run] --config=configs/photos.py \
+#         --workdir=/mnt/volume/runs/photos --config.data.source=/mnt/volume/photos/train ...
+#
+# It creates the TPU or takes the one of that name, mounts the share, copies this tree, installs it
+# and starts chromagan_jax.main with the given flags and --distributed on all workers. The run does
+# not hang on the connection: it goes on when that is lost or this script is stopped, and the script
+# started again joins it. When the run ends with
+#     0          it is done, and so is the script;
+#     1 or 3     so does the script: a mistake that the log explains, or diverged;
+#     75 or else it is started again, and resumes from its newest checkpoint. A TPU that was
+#                preempted is deleted and created anew first.
+#
+# The workdir must be on SHARE, an NFS share that all workers see (Filestore, say) and that outlives
+# the TPU. gs://... is no workdir: the code writes files. A bucket mounted by gcsfuse is not enough,
+# for a checkpoint is complete when it is renamed, and a bucket without hierarchical namespace does
+# that file by file.
+#
+# Variables, with the values that they have if the environment says nothing else:
+NAME=${NAME:-chromagan-jax}                # of the TPU
+ZONE=${ZONE:-us-west4-a}                   # where it is, and SHARE should be
+PROJECT=${PROJECT:-}                       # empty: the one that gcloud is set to
+ACCELERATOR=${ACCELERATOR:-v5litepod-16}   # kind and size
+VERSION=${VERSION:-v2-alpha-tpuv5-lite}    # the software of its hosts
+SPOT=${SPOT:-false}                        # true: cheaper, and preempted at any time
+SHARE=${SHARE:-}                           # HOST:/PATH of the NFS share
+MOUNT=${MOUNT:-/mnt/volume}                # where the workers have it
+DELETE=${DELETE:-false}                    # true: deletes the TPU when the run has ended
+PAUSE=${PAUSE:-30}                         # s before the TPU is looked at again
+TRIES=${TRIES:-200}                        # TPUs created and runs started, until it gives up
+#
+# Needs gcloud, logged in, with its SSH key in the agent (ssh-add ~/.ssh/google_compute_engine),
+# and bash 4.4. Ctrl-C leaves the run and the TPU, which costs money until it is deleted:
+#     gcloud compute tpus tpu-vm delete NAME --zone=ZONE
+
+set -euo pipefail
+
+say() { echo "tpu_vm.sh: $*" >&2; }
+
+fail() {
+    say "$*"
+    exit 1
+}
+
+# Prints a command as a shell would read it, and runs it unless this is a dry run.
+run() {
+    local word line='+' quote="'\\''"
+    for word in "$@"; do
+        case $word in
+            '' | *[!A-Za-z0-9_./:=@%+,-]*) line+=" '${word//\'/$quote}'" ;;
+            *) line+=" $word" ;;
+        esac
+    done
+    if $dry_run; then
+        echo "$line"
+    else
+        echo "$line" >&2
+        "$@"
+    fi
+}
+
+tpu() { run gcloud compute tpus tpu-vm "$@" "${place[@]}"; }
+
+# ssh tells of a lost connection within two minutes.
+on_all_workers() {
+    tpu ssh "$NAME" --worker=all --ssh-flag='-o ServerAliveInterval=30' --command="$1"
+}
+
+# READY, PREEMPTED and so on; NONE if there is no such TPU, UNKNOWN if gcloud could not tell.
+state() {
+    if tpu describe "$NAME" --format='value(state)' 2>"$folder/error"; then
+        return
+    elif grep -qi 'not.found' "$folder/error"; then
+        echo NONE
+    else
+        cat "$folder/error" >&2
+        echo UNKNOWN
+    fi
+}
+
+create() {
+    local spot=()
+    [ "$SPOT" != true ] || spot=(--spot)
+    tpu create "$NAME" --accelerator-type="$ACCELERATOR" --version="$VERSION" "${spot[@]}"
+}
+
+delete() { tpu delete "$NAME" --quiet; }
+
+# The hosts have an older Python: uv brings its own. A new share belongs to root alone.
+install() {
+    run tar -czf "$folder/chromagan_jax.tgz" -C "$root" --exclude=__pycache__ \
+        chromagan_jax configs setup.cfg pyproject.toml README.md LICENSE &&
+        tpu scp "$folder/chromagan_jax.tgz" "$NAME:" --worker=all &&
+        on_all_workers "set -e
+mountpoint -q $MOUNT || {
+    sudo apt-get -qq update
+    sudo apt-get -qq install -y nfs-common
+    sudo mkdir -p $MOUNT
+    sudo mount -t nfs -o hard ${SHARE@Q} $MOUNT
+    sudo chmod a+rwx $MOUNT
+}
+mkdir -p ~/chromagan_jax
+cd ~/chromagan_jax
+tar -xzf ~/chromagan_jax.tgz
+test -x ~/.local/bin/uv || curl -LsSf https://astral.sh/uv/install.sh | sh
+~/.local/bin/uv venv -q --allow-existing --python=3.12 .venv
+~/.local/bin/uv pip install -q --python=.venv -e '.[tpu,tensorboard]'"
+}
+
+# Starts the run on each worker, unless it goes on there or has ended since the connection was
+# lost, and stays with it to its end. Whoever holds run.lock is the run: the kernel takes the lock
+# back however the run ends. run.code is its exit code until it was told.
+attend() {
+    on_all_workers "cd ~/chromagan_jax || exit
+exec 9>run.lock
+from=20
+if flock -n 9 && ! [ -e run.code ]; then
+    from=+1
+    : >run.log
+    (
+        trap '' HUP
+        .venv/bin/python -m chromagan_jax.main ${*@Q} --distributed 9>&-
+        echo \$? >run.code
+    ) >run.log 2>&1 </dev/null &
+fi
+exec 9>&-
+flock run.lock true &
+tail -n \$from -f -s 0.2 --pid=\$! run.log
+echo chromagan_jax ended with exit code \$(cat run.code) && rm -f run.code"
+}
+
+# Sets `ended` to the exit code of the run; 75 if any worker has none to tell.
+start() {
+    local codes status=0
+    attend "$@" | tee "$folder/output" || status=$?
+    codes=$(sed -n 's/.*chromagan_jax ended with exit code \([0-9]*\)$/\1/p' "$folder/output")
+    # gcloud's own status says too little: it is 1 for a lost connection as well.
+    ended=75
+    if grep -qx 3 <<<"$codes"; then
+        ended=3
+    elif grep -qx 1 <<<"$codes"; then
+        ended=1
+    elif [ "$status" -eq 0 ] && [ "$(sort -u <<<"$codes")" = 0 ]; then
+        ended=0
+    fi
+}
+
+spend() {
+    tries=$((tries + 1))
+    [ "$tries" -le "$TRIES" ] || fail "gave up after $TRIES tries; TRIES says how many."
+}
+
+main() {
+    local installed=false now
+    while :; do
+        now=$(state)
+        say "$NAME is $now"
+        case $now in
+            READY)
+                spend
+                if $installed || install; then
+                    installed=true
+                    start "$@"
+                    [ "$ended" -eq 75 ] || break
+                    say 'the run is not at its end: it is started again'
+                fi
+                ;;
+            PREEMPTED | TERMINATED | NONE)
+                spend
+                installed=false
+                { [ "$now" = NONE ] || delete; } && create && continue
+                ;;
+            STOPPED) tpu start "$NAME" || spend ;;
+            UNKNOWN) spend ;;
+        esac
+        sleep "$PAUSE"
+    done
+    [ "$DELETE" != true ] || delete || say "$NAME could not be deleted: see to it."
+    say "the run ended with exit code $ended"
+    exit "$ended"
+}
+
+dry_run=false
+case ${1:-} in
+    --dry-run)
+        dry_run=true
+        shift
+        ;;
+    -h | --help)
+        sed -n '2,/^$/p' "$0" | sed 's/^# \{0,1\}//'
+        exit
+        ;;
+esac
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+place=(--zone="$ZONE")
+[ -z "$PROJECT" ] || place+=(--project="$PROJECT")
+tries=0
+
+[[ $SHARE == *:/* && $SHARE != *://* ]] ||
+    fail 'SHARE must name an NFS share that all workers see: SHARE=HOST:/PATH.'
+[[ " $* " == *" --workdir=$MOUNT/"* ]] ||
+    fail "The workdir must be on the share: --workdir=$MOUNT/runs/NAME."
+
+if $dry_run; then
+    tpu describe "$NAME" --format='value(state)'
+    create
+    install
+    attend "$@"
+    [ "$DELETE" != true ] || delete
+else
+    command -v gcloud >/dev/null || fail 'gcloud is missing: install the Google Cloud CLI.'
+    main "$@"
+fi
