@@ -15,7 +15,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -23,7 +25,7 @@ from ml_collections import ConfigDict
 from chromagan_jax import config as config_lib
 from chromagan_jax import sharding
 from chromagan_jax import state as state_lib
-from chromagan_jax.errors import UserError
+from chromagan_jax.errors import UserError, is_lost_process
 from chromagan_jax.state import GanState, NetworkState, System
 
 Manager: TypeAlias = ocp.CheckpointManager
@@ -31,6 +33,9 @@ Manager: TypeAlias = ocp.CheckpointManager
 CHECKPOINTS = 'checkpoints'
 BEST = 'best'
 UNREADABLE = 'unreadable'  # where checkpoints are moved that cannot be read
+CHECKSUM = 'checksum'  # of the state, in a checkpoint's metadata
+
+PyTree: TypeAlias = Any
 
 
 def open_checkpoints(workdir: Path, max_to_keep: int) -> Manager:
@@ -66,7 +71,7 @@ def save(manager: Manager, step: int, state: GanState) -> None:
     """Saves in the background; the state may be donated at once. Does nothing if it is there."""
     with _writing(manager):
         if step not in manager.all_steps():
-            manager.save(step, args=ocp.args.StandardSave(state))
+            _save(manager, step, state)
 
 
 def save_if_best(manager: Manager, step: int, state: GanState, score: float) -> bool:
@@ -77,8 +82,53 @@ def save_if_best(manager: Manager, step: int, state: GanState, score: float) -> 
         # The step may be there: a kill between this save and that of the newest state repeats it.
         if best is not None and (best == step or score >= manager.metrics(best)['score']):
             return False
-        manager.save(step, args=ocp.args.StandardSave(state), metrics={'score': score}, force=True)
+        _save(manager, step, state, metrics={'score': score}, force=True)
         return True
+
+
+def _save(manager: Manager, step: int, state: GanState, **options: Any) -> None:
+    kept = {CHECKSUM: int(checksum(state))}
+    manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=kept, **options)
+
+
+@jax.jit
+def checksum(state: PyTree) -> jax.Array:
+    """A () uint32 that changes with any bit of the state, and with none of its sharding.
+
+    The sum, modulo 2**32, of all elements' bits times odd weights that count them: integers sum to
+    the same in whatever order the devices do it, and no array has to be gathered.
+    """
+    total, counted = jnp.uint32(0), 0
+    for leaf in jax.tree.leaves(state):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        unsigned = np.dtype(f'uint{8 * leaf.dtype.itemsize}')
+        bits = lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+        index, stride = jnp.uint32(counted), 1
+        for axis in reversed(range(leaf.ndim)):
+            index += lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) * jnp.uint32(stride)
+            stride *= leaf.shape[axis]
+        total += jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)
+        counted += leaf.size
+    return total
+
+
+def _restore(manager: Manager, step: int, abstract: GanState) -> GanState:
+    """A saved state as it was, or an exception of one of many types."""
+    failure: Exception | None = None
+    try:
+        state = manager.restore(step, args=ocp.args.StandardRestore(abstract))
+    except Exception as error:  # Orbax and TensorStore raise a dozen types for torn files
+        if is_lost_process(error):
+            raise
+        failure = error
+    # A damaged file may be in the way of one process alone, and all must come to the same end.
+    if multihost_utils.process_allgather(np.array(failure is not None)).any():
+        raise failure or ValueError('another process cannot read its part of it')
+    kept = (manager.metadata(step).custom_metadata or {}).get(CHECKSUM)
+    if kept is not None and kept != int(checksum(state)):
+        raise ValueError('its bits are not those that were saved')
+    return state
 
 
 @contextlib.contextmanager
@@ -125,8 +175,10 @@ def restore_newest(
     torn: list[int] = []
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            state = manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        except Exception as error:  # Orbax and TensorStore raise a dozen types for torn files
+            state = _restore(manager, step, abstract)
+        except Exception as error:
+            if is_lost_process(error):
+                raise
             reason = str(error).strip().split('\n')[0][:200]
             message(f'checkpoint {step} cannot be read and is passed over: {reason}')
             torn.append(step)
@@ -215,8 +267,8 @@ def load(workdir: Path, which: str = 'newest', mesh: Mesh | None = None) -> Load
             raise UserError(f'{folder} holds no checkpoint yet.')
         step = int(which) if which.isdigit() else kept[-1]
         try:
-            state = manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        except Exception as error:  # see restore_newest
+            state = _restore(manager, step, abstract)
+        except Exception as error:
             reason = str(error).strip().split('\n')[0][:200]
             raise UserError(f'Checkpoint {step} in {folder} cannot be read ({reason}).') from error
     return Loaded(config, system, state)

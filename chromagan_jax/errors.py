@@ -1,4 +1,8 @@
-"""The one exception that stands for a mistake of the user."""
+"""The exceptions that end a command, and the errors that say that another process is gone."""
+
+import re
+
+import jax
 
 
 class UserError(ValueError):
@@ -15,3 +19,12 @@ class DivergedError(RuntimeError):
 
 class PreemptedError(RuntimeError):
     """Training was asked to stop and has saved; the commands exit with 75: start it again."""
+
+
+# What collectives (gloo, NCCL), barriers and JAX's coordination service say of a lost process.
+_LOST = r'Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Bb]arrier|[Cc]oordination service'
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an error of JAX or Orbax means that another process ended or cannot be reached."""
+    return jax.process_count() > 1 and re.search(_LOST, str(error)) is not None

@@ -40,6 +40,45 @@ def silent(text):
     raise AssertionError(text)
 
 
+def test_the_checksum_is_the_same_on_every_mesh_and_another_with_any_bit(small):
+    state, _ = state_of(small, sharding.make_mesh(4))
+    alone, _ = state_of(small, sharding.make_mesh(1, jax.devices()[:1]))
+    assert checkpoint.checksum(state) == checkpoint.checksum(alone)
+    whole = {'a': np.arange(12, dtype=np.float32).reshape(3, 4), 'b': np.ones(5, np.int8)}
+    sums = {int(checkpoint.checksum(whole))}
+    for name, leaf in whole.items():
+        for byte in range(leaf.nbytes):
+            for bit in range(8):
+                flipped = leaf.copy()
+                flipped.reshape(-1).view(np.uint8)[byte] ^= 1 << bit
+                sums.add(int(checkpoint.checksum(whole | {name: flipped})))
+    assert len(sums) == 1 + 8 * (12 * 4 + 5)
+    swapped = whole | {'a': whole['a'][::-1]}
+    assert int(checkpoint.checksum(swapped)) not in sums
+
+
+def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_it_taken(small, tmp_path):
+    mesh = sharding.make_mesh()
+    state, abstract = state_of(small, mesh)
+    manager = checkpoint.open_checkpoints(tmp_path, 2)
+    with checkpoint.finishing(manager):
+        for step in (1, 2):
+            checkpoint.save(manager, step, state.replace(step=state.step + step))
+    files_ = [path for path in (tmp_path / 'checkpoints/2').rglob('d/*') if path.is_file()]
+    largest = max(files_, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 4
+    largest.write_bytes(content)
+    said: list[str] = []
+    manager = checkpoint.open_checkpoints(tmp_path, 2)
+    with checkpoint.finishing(manager):
+        restored = checkpoint.restore_newest(manager, abstract, said.append)
+    assert restored.step == 1
+    assert said == [
+        'checkpoint 2 cannot be read and is passed over: its bits are not those that were saved'
+    ]
+
+
 @pytest.mark.parametrize(
     ('before', 'after'), [((8, 1), (8, 4)), ((8, 8), (1, 1)), ((2, 2), (4, 1))]
 )
