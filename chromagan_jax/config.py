@@ -12,6 +12,7 @@ from chromagan_jax.metrics import RANKING
 DTYPES = ('float32', 'bfloat16')
 # Fields, or groups of them, that change nothing about what is computed at a step.
 MAY_CHANGE = (
+    'stall_timeout',
     'log_every',
     'eval_every',
     'sample_every',
@@ -22,6 +23,7 @@ MAY_CHANGE = (
     'data.workers',
     'data.threads',
     'data.prefetch',
+    'data.max_unreadable',
     'eval.source',
     'eval.batch_size',
     'eval.checkpoint',
@@ -41,7 +43,9 @@ def validate(config: Any) -> None:
     positive += ' data.size data.threads data.prefetch eval.batch_size mesh.fsdp'
     for field in (*positive.split(), 'checkpoint.max_to_keep'):
         _require(field, _get(config, field), _get(config, field) >= 1, '1 or more')
-    natural = 'eval_every sample_every data.workers eval.size eval.patience pretrain_steps'
+    natural = (
+        'stall_timeout eval_every sample_every data.workers eval.size eval.patience pretrain_steps'
+    )
     for field in (*natural.split(), 'plateau.patience'):
         _require(field, _get(config, field), _get(config, field) >= 0, '0 or more')
     _require('seed', config.seed, 0 <= config.seed < 2**32, '0 <= x < 2**32')
@@ -50,6 +54,8 @@ def validate(config: Any) -> None:
     _choose('param_dtype', config.param_dtype, DTYPES)
     _require('ema', config.ema, 0 <= config.ema < 1, '0 <= x < 1')
     _require('data.load_ratio', config.data.load_ratio, config.data.load_ratio >= 1, '1 or more')
+    most = config.data.max_unreadable
+    _require('data.max_unreadable', most, 0 <= most <= 1, '0 <= x <= 1')
     _choose('checkpoint.best_metric', config.checkpoint.best_metric, tuple(RANKING))
     most = config.discriminator_max_accuracy
     _require('discriminator_max_accuracy', most, 0 < most <= 1, '0 < x <= 1')

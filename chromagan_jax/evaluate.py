@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -17,6 +18,7 @@ from chromagan_jax.data.inputs import NOT_HELD_OUT, evaluation_input, is_held_ou
 from chromagan_jax.data.sources import Picked
 from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.preemption import stop_requests
+from chromagan_jax.pulse import Pulse
 from chromagan_jax.state import System, generator_variables
 
 Array = jax.Array
@@ -172,19 +174,23 @@ def evaluate_checkpoints(config: Any, workdir: Path) -> None:
     say = writers.announcer()
     if not is_held_out(run):
         say(NOT_HELD_OUT)
-    metrics_file = writers.Metrics(workdir / 'metrics_eval.jsonl', max(_scored(workdir), default=0))
+    writes = jax.process_index() == 0  # one writer a file
+    done = _scored(workdir)
+    path = workdir / 'metrics_eval.jsonl'
+    metrics_file = writers.Metrics(path, max(done, default=0)) if writes else None
     compiled: Any = None
-    with stop_requests() as stopping:
-        for which in _which(config, run, workdir, stopping):
+    pulse = Pulse(config.stall_timeout)
+    with stop_requests() as stopping, pulse.watch():
+        for which in _which(config, run, workdir, done, stopping, pulse):
             loaded = checkpoint.load(workdir, which, mesh)
             if compiled is None:
                 compiled = [compile_step(s, loaded.system, mesh) for s in (eval_step, render_step)]
             variables = generator_variables(loaded.state)
-            images = image_scores(
-                compiled[0], variables, evaluation_input(run, source, mesh, run.data.workers), mesh
-            )
+            inputs = evaluation_input(run, source, mesh, run.data.workers)
+            alive = lambda unreadable: pulse.beat()
+            images = image_scores(compiled[0], variables, inputs, mesh, alive)
             scores, step = averages(images), int(loaded.state.step)
-            if jax.process_index() == 0:
+            if metrics_file:
                 metrics_file.write(step, scores)
             say(summary(step, scores))
             order = images['index'][np.argsort(images['psnr'], kind='stable')].astype(int)
@@ -192,7 +198,7 @@ def evaluate_checkpoints(config: Any, workdir: Path) -> None:
             grid = sample_grid(
                 compiled[1], variables, evaluation_input(run, shown, mesh), mesh, len(shown)
             )
-            if jax.process_index() == 0 and grid is not None:
+            if writes and grid is not None:
                 files.write_png(workdir / 'samples_eval' / f'step_{step:08d}.png', grid)
 
 
@@ -202,24 +208,37 @@ def _scored(workdir: Path) -> set[int]:
     return {json.loads(line)['step'] for line in path.open()} if path.exists() else set()
 
 
-def _which(config: Any, run: Any, workdir: Path, stopping: Callable[[], bool]) -> Iterator[str]:
+def _which(
+    config: Any,
+    run: Any,
+    workdir: Path,
+    done: set[int],
+    stopping: Callable[[], bool],
+    pulse: Pulse,
+) -> Iterator[str]:
     """The checkpoint that is asked for; or, following, each new one until the run's last step."""
     if not config.eval.follow:
         yield config.eval.checkpoint
         return
-    done, newest_at = _scored(workdir), time.monotonic()
+    newest_at = time.monotonic()
     while not done or max(done) < run.steps:
+        pulse.beat()
         new = [step for step in checkpoint.kept_steps(workdir) if step not in done]
-        if new:
-            done.add(new[0])
-            yield str(new[0])
+        waited = time.monotonic() - newest_at > config.eval.patience
+        # Processes look at different moments and are signalled alone: the first one's view counts
+        # for all, and a signal to any.
+        views = multihost_utils.process_allgather(np.array([new[0] if new else -1, waited]))
+        step, waited = views.reshape(-1, 2)[0].tolist()
+        if step >= 0:
+            done.add(step)
+            yield str(step)
             newest_at = time.monotonic()
-        elif time.monotonic() - newest_at > config.eval.patience:
+        elif waited:
             raise UserError(
                 f'No new checkpoint in {workdir} for {config.eval.patience} s: see whether the '
                 'training still runs, or raise eval.patience.'
             )
         else:
             time.sleep(POLL)
-        if stopping():
+        if multihost_utils.process_allgather(np.array(stopping())).any():
             raise PreemptedError('stopped between two checkpoints; start it again to go on.')

@@ -1,7 +1,9 @@
 """Command line: `python -m chromagan_jax.main --config=configs/base.py`.
 
-Exit codes: 0 done; 1 a mistake of the user, told in one sentence; 75 preempted and saved, start it
-again; 3 diverged, do not.
+Exit codes: 0 done; 1 a mistake of the user, told in one sentence; 3 diverged, do not start it
+again; 75 start it again: it was asked to stop and has saved, hung for `stall_timeout`, or lost
+another process. JAX may be the first to notice that another process died, and ends this one with
+SIGABRT (134): start it again too.
 """
 
 import os
@@ -16,7 +18,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from chromagan_jax import evaluate, train
-from chromagan_jax.errors import DivergedError, PreemptedError, UserError
+from chromagan_jax.errors import DivergedError, PreemptedError, UserError, is_lost_process
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', help_string='Config file; --config.FIELD=VALUE sets a field.', lock_config=True
@@ -58,19 +60,50 @@ def main(argv: Sequence[str]) -> None:
         _exit(75, str(error))
     except DivergedError as error:
         _exit(3, str(error))
+    except Exception as error:
+        if not is_lost_process(error):
+            raise
+        _end_now(
+            75,
+            'another process ended, or the network to it broke '
+            f'({str(error).splitlines()[0][:200]}): started again, the run goes on from its newest '
+            'checkpoint.',
+        )
 
 
 def _run() -> None:
     if _DISTRIBUTED.value:
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        _join_processes()
     if _COMPILATION_CACHE.value and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
         jax.config.update('jax_compilation_cache_dir', _COMPILATION_CACHE.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
     workdir = Path(_WORKDIR.value or f'runs/{name}')
+    if '://' in _WORKDIR.value:
+        raise UserError(
+            f'--workdir={_WORKDIR.value} is no folder: mount the bucket or share, and name the '
+            'folder under which it is mounted.'
+        )
     if _MODE.value == 'train':
         train.train_and_evaluate(_CONFIG.value, workdir, _PROFILE.value)
     else:
         evaluate.evaluate_checkpoints(_CONFIG.value, workdir)
+
+
+def _join_processes() -> None:
+    try:
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f'--distributed found no cluster that says which process this is ({error}): add '
+            '--coordinator=HOST:PORT, --num_processes and --process_id.'
+        ) from error
+    except RuntimeError as error:  # of the cluster's API: no such rights, or not ready yet
+        if '403' in str(error):
+            raise UserError(
+                f'--distributed may not ask the cluster for its processes ({error}): give the job '
+                'the rights that launch/kubernetes/setup.yaml lists.'
+            ) from error
+        _end_now(75, f'the other processes cannot be found yet ({error}): start it again.')
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -120,6 +153,12 @@ def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
 def _exit(code: int, sentence: str) -> NoReturn:
     print(f'chromagan_jax: {sentence}', file=sys.stderr)
     sys.exit(code)
+
+
+def _end_now(code: int, sentence: str) -> NoReturn:
+    """Ends without the farewell of `jax.distributed`, which would wait for the others."""
+    print(f'chromagan_jax: {sentence}', file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 if __name__ == '__main__':

@@ -162,7 +162,10 @@ def create_state(system: System, config: Any, mesh: Mesh) -> GanState:
 
 
 def abstract_batch(config: Any, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and shardings of a training batch, micro-batches on an axis of their own."""
+    """Shapes and shardings of a training batch, micro-batches on an axis of their own.
+
+    'damage' (B,) int32, which no step reads, counts the records that could not be read.
+    """
     height, width, channels = target_shape(config)
     leading: tuple[int, ...] = (config.batch_size,)
     if config.accumulate > 1:
@@ -172,6 +175,7 @@ def abstract_batch(config: Any, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
         'condition': jax.ShapeDtypeStruct((*leading, height, width, 1), jnp.float32),
         'target': jax.ShapeDtypeStruct((*leading, height, width, channels), jnp.float32),
     }
+    batch['damage'] = jax.ShapeDtypeStruct(leading, jnp.int32)
     if config.data.labels:
         batch['label'] = jax.ShapeDtypeStruct(leading, jnp.int32)
     return {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=placed) for k, v in batch.items()}

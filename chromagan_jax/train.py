@@ -1,14 +1,13 @@
 """The training loop; everything it calls lives elsewhere."""
 
 import contextlib
-import functools
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -16,17 +15,19 @@ from chromagan_jax import checkpoint, evaluate, files, optim, sharding, startup,
 from chromagan_jax import config as config_lib
 from chromagan_jax import state as state_lib
 from chromagan_jax.data import report_unreadable
+from chromagan_jax.data.decode import KINDS
 from chromagan_jax.data.inputs import evaluation_input, open_sources, training_input
-from chromagan_jax.errors import DivergedError, PreemptedError
+from chromagan_jax.errors import PreemptedError
+from chromagan_jax.journal import Journal, check_finite
 from chromagan_jax.models import vgg
 from chromagan_jax.preemption import stop_requests
+from chromagan_jax.pulse import Pulse
 from chromagan_jax.state import GanState, System
 
 PyTree = Any
 
 TRACED = (5, 9)  # --profile traces the steps of this start after the one, up to the other
 SAMPLED = 8  # photographs in a sample grid
-SHOWN = ('generator/loss', 'discriminator/loss', 'generator/l1')  # in the progress line
 
 
 def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> GanState:
@@ -56,50 +57,36 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
     source, eval_source = open_sources(config)
 
     with contextlib.ExitStack() as stack:
-        stopping = stack.enter_context(stop_requests())
+        stopping = stack.enter_context(stop_requests(agreed=True))
         say = startup.introduce(config, workdir, source)
+        writes = jax.process_index() == 0  # one writer a file
+        pulse = Pulse(config.stall_timeout, workdir / 'heartbeat.json' if writes else None)
+        stack.enter_context(pulse.watch())
         checkpoints = checkpoint.open_checkpoints(workdir, config.checkpoint.max_to_keep)
         best = checkpoint.open_best(workdir)
         stack.enter_context(checkpoint.finishing(checkpoints, best))
         startup.claim_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
         vgg16 = vgg.load(Path(config.vgg16)) if config.vgg16 else None
-        state = startup.starting_state(config, system, mesh, checkpoints, vgg16, say)
+        with pulse.phase('restore'):
+            state = startup.starting_state(config, system, mesh, checkpoints, vgg16, say)
         teacher = startup.place_teacher(system, vgg16, mesh)
         start = int(state.step)
         if start >= config.steps:
             say(f'step {start} is the last one: nothing is left to do')
             return state
-        train_step, pretrain_step = compile_steps(system, config, mesh, say, start)
+        with pulse.phase('compile'):
+            train_step, pretrain_step = compile_steps(system, config, mesh, say, start)
         eval_step = evaluate.compile_step(evaluate.eval_step, system, mesh)
         render_step = evaluate.compile_step(evaluate.render_step, system, mesh)
-
-        progress = writers.Progress(config.steps, start, config.batch_size, writers.stream())
-        stack.callback(progress.close)
-        writes = jax.process_index() == 0  # one writer a file
         metrics_file = writers.Metrics(workdir / 'metrics.jsonl', start) if writes else None
-        window: list[dict[str, float]] = []  # metrics of each step since the last line
-        replaced: set[int] = set()  # records of the training source that were named
-        left_out: set[int] = set()  # and of the evaluation source
-
-        def read_metrics(step: int, metrics: PyTree, unreadable: np.ndarray) -> None:
-            """Waits for `step`, and writes a line if one is due."""
-            for sentence in report_unreadable(source, unreadable, replaced):
-                progress.message(sentence)
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            if not all(math.isfinite(value) for value in values.values()):
-                check_finite(state, values)
-            window.append(values | {'data/unreadable': float((unreadable >= 0).sum())})
-            if step % config.log_every == 0 or step == config.steps:
-                means = mean_metrics(window)
-                means['images_per_second'] = progress.images_per_second(step)
-                window.clear()
-                if metrics_file:
-                    metrics_file.write(step, means)
-                progress.report(step, {name: means[name] for name in SHOWN if name in means})
+        journal = Journal(config, source, start, metrics_file, pulse)
+        stack.callback(journal.close)
+        left_out: set[int] = set()  # records of the evaluation source that were named
 
         def report_left_out(unreadable: np.ndarray) -> None:
+            pulse.beat()
             for sentence in report_unreadable(eval_source, unreadable, left_out, 'is left out'):
-                progress.message(sentence)
+                journal.progress.message(sentence)
 
         def at_cadence(state: GanState, step: int, stop: bool) -> GanState:
             """Does what is due at `step`; only the plateau changes in the state."""
@@ -109,45 +96,55 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
 
             variables = state_lib.generator_variables(state)
             if due(config.eval_every):
-                inputs = evaluation_input(config, eval_source, mesh, config.data.workers)
-                images = evaluate.image_scores(eval_step, variables, inputs, mesh, report_left_out)
+                with pulse.phase('evaluate'):
+                    inputs = evaluation_input(config, eval_source, mesh, config.data.workers)
+                    images = evaluate.image_scores(
+                        eval_step, variables, inputs, mesh, report_left_out
+                    )
                 scores = evaluate.averages(images)
                 if metrics_file:
                     metrics_file.write(step, scores)
-                progress.message(evaluate.summary(step, scores))
+                journal.progress.message(evaluate.summary(step, scores))
                 check_finite(state, metrics)
-                state = reduce_on_plateau(config, state, scores, progress.message)
+                state = reduce_on_plateau(config, state, scores, journal.progress.message)
                 score = evaluate.score(config.checkpoint.best_metric, scores)
-                checkpoint.save_if_best(best, step, state, score)
+                with pulse.phase('save'):
+                    checkpoint.save_if_best(best, step, state, score)
             if due(config.sample_every):
-                with contextlib.closing(evaluation_input(config, eval_source, mesh)) as inputs:
+                with (
+                    pulse.phase('sample'),
+                    contextlib.closing(evaluation_input(config, eval_source, mesh)) as inputs,
+                ):
                     grid = evaluate.sample_grid(render_step, variables, inputs, mesh, SAMPLED)
-                write_samples(workdir, step, metrics_file, grid)
+                    write_samples(workdir, step, metrics_file, grid)
             if due(config.checkpoint_every) or stop:
                 check_finite(state, metrics)
-                checkpoint.save(checkpoints, step, state)
+                with pulse.phase('save'):
+                    checkpoint.save(checkpoints, step, state)
             return state
 
         cadences = (config.eval_every, config.sample_every, config.checkpoint_every)
         batches = training_input(config, source, mesh, start)
         stack.callback(batches.close)
+        stack.enter_context(pulse.phase('step'))
         pending = None
         for step in range(start + 1, config.steps + 1):
-            batch = next(batches)
+            with pulse.phase('data'):
+                batch = next(batches)
             unreadable = batch.pop('unreadable')
             update = pretrain_step if step <= config.pretrain_steps else train_step
             inputs = sharding.to_global(batch, mesh, config.accumulate)
             state, metrics = update(state, inputs, teacher)
             if pending:
-                read_metrics(*pending)
+                journal.read(state, *pending)
             pending = (step, metrics, unreadable)
             if profile:
                 trace(step - start, config.steps - start, workdir / 'profile', state)
             stop = step < config.steps and (stopping() or checkpoints.reached_preemption(step))
             if stop or step == config.steps or any(e and step % e == 0 for e in cadences):
-                read_metrics(*pending)
+                journal.read(state, *pending)
                 pending = None
-                with progress.paused():
+                with journal.progress.paused():
                     state = at_cadence(state, step, stop)
             if stop:
                 raise PreemptedError(f'stopped at step {step}, which is saved; start it again.')
@@ -161,12 +158,6 @@ def write_samples(
     if metrics_file and grid is not None:
         files.write_png(workdir / 'samples' / f'step_{step:08d}.png', grid)
         metrics_file.image(step, 'samples', grid)
-
-
-def mean_metrics(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the steps of a window, each metric over those that have it."""
-    names = dict.fromkeys(name for values in window for name in values)
-    return {name: float(np.mean([w[name] for w in window if name in w])) for name in names}
 
 
 def compile_steps(
@@ -186,12 +177,23 @@ def compile_step(
     say: Callable[[str], None],
     step: Callable[..., tuple[GanState, dict[str, jax.Array]]],
 ) -> Callable[[GanState, PyTree, PyTree], tuple[GanState, dict[str, jax.Array]]]:
-    """A step of `steps` for this config and mesh, compiled ahead of its first use."""
+    """A step of `steps` for this config and mesh, compiled ahead of its first use.
+
+    Its metrics also count the unreadable records of the whole batch, by kind.
+    """
+
+    def counted(state: GanState, batch: Any, teacher: PyTree) -> tuple[GanState, PyTree]:
+        state, metrics = step(system, state, batch, teacher)
+        kinds = range(1, len(KINDS) + 1)
+        counts = [jnp.sum(batch['damage'] == kind, dtype=jnp.float32) for kind in kinds]
+        named = {f'data/{name}': count for name, count in zip(KINDS, counts, strict=True)}
+        return state, metrics | named | {'data/unreadable': sum(counts)}
+
     began = time.monotonic()
     state = state_lib.abstract_state(system, config, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(
-        functools.partial(step, system),
+        counted,
         donate_argnums=0,
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
     )
@@ -230,13 +232,3 @@ def trace(done: int, steps: int, folder: Path, state: GanState) -> None:
     elif done == last:
         jax.block_until_ready(state)
         jax.profiler.stop_trace()
-
-
-def check_finite(state: GanState, metrics: Mapping[str, Any]) -> None:
-    """Raises DivergedError, naming step and term, if the state met a value that is not finite."""
-    if (step := int(state.bad_step)) >= 0:
-        term = sorted(metrics)[int(state.bad_term)]
-        raise DivergedError(
-            f'{term} was not finite at step {step}: checkpoints before it are good; go on from one '
-            'with a lower learning rate or another seed (init_from, in another --workdir).'
-        )

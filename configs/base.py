@@ -81,17 +81,18 @@ def get_config(arg: str = '') -> ConfigDict:
     config.data.workers = 0  # processes that prepare batches; 0: threads of the main process
     config.data.threads = 2  # threads that prepare photographs, in each of these processes
     config.data.prefetch = 4  # batches prepared ahead, in each of these processes
+    config.data.max_unreadable = 0.1  # share of unreadable records above which the run ends
 
     config.eval = ConfigDict()
     config.eval.source = 'sample'  # as data.source; held out, if its figures shall mean anything
     config.eval.split = 'validation'  # of a TFDS data set
     config.eval.size = 0  # px, of the centre crop; 0: data.size
     config.eval.batch_size = 8  # photographs at a time; rounded up to a multiple of the devices
-
     config.eval.checkpoint = 'newest'  # what --mode=eval scores: newest, best or a step
     config.eval.follow = False  # --mode=eval scores every new checkpoint until training ends
     config.eval.patience = 3600  # s without a new checkpoint after which following gives up
 
+    config.stall_timeout = 900  # s without a sign of life after which a run ends; 0: never
     config.log_every = 20  # steps between lines of metrics.jsonl
     config.eval_every = 200  # steps between evaluations; 0: never
     config.sample_every = 200  # steps between sample grids; 0: never

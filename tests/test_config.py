@@ -12,6 +12,7 @@ from configs import base
 FIELDS = tuple(name for name, _ in config_lib.flatten(base.get_config().to_dict()))
 # Written down once more: a field that creeps into, or out of, the package's list shows here.
 FREE = {
+    'stall_timeout',
     'log_every',
     'eval_every',
     'sample_every',
@@ -22,6 +23,7 @@ FREE = {
     'data.workers',
     'data.threads',
     'data.prefetch',
+    'data.max_unreadable',
     'eval.source',
     'eval.batch_size',
     'eval.checkpoint',

@@ -18,7 +18,7 @@ from PIL import Image
 
 from chromagan_jax import color
 from chromagan_jax.data import pipeline
-from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize_short
+from chromagan_jax.data.decode import KINDS, UnreadableImage, crop_square, decode, resize_short
 from chromagan_jax.data.pipeline import (
     eval_batches,
     read_image,
@@ -79,7 +79,7 @@ def reference(photos):
 def test_batches_have_the_shapes_and_types_of_the_contract(photos, reference):
     for space, channels, low, high in [('lab', 2, -1, 1), ('rgb', 3, 0, 1)]:
         (batch,) = take(photos, 1, space=space)
-        assert set(batch) == {'condition', 'target', 'unreadable'}
+        assert set(batch) == {'condition', 'target', 'unreadable', 'damage'}
         assert batch['condition'].shape == (4, SIZE, SIZE, 1)
         assert batch['target'].shape == (4, SIZE, SIZE, channels)
         for name in ('condition', 'target'):
@@ -287,6 +287,10 @@ def test_unreadable_records_are_replaced_and_nothing_else_changes(marked, damage
     for number, other, bad in zip(numbers, others, unreadable, strict=True):
         assert bad == (number if number in (4, 7) else -1)
         assert other == number if bad < 0 else other not in (4, 7)
+    damage = np.concatenate([batch['damage'] for batch in found])
+    kinds = {4: 1 + KINDS.index('damaged'), 7: 1 + KINDS.index('no_image')}
+    assert damage.dtype == np.int32
+    assert damage.tolist() == [kinds.get(number, 0) for number in numbers]
     stand_ins = {(number, other) for number, other in zip(numbers, others, strict=True)}
     assert len(stand_ins) == 10  # the same one each time
     assert_equal(take(damaged, 9, space='rgb', threads=4), found)
@@ -307,8 +311,9 @@ def test_unreadable_records_are_reported_once_with_their_reason(damaged):
 
 def test_a_file_that_vanishes_is_replaced_too(damaged):
     pathlib.Path(damaged.root, '2.png').unlink()
-    with pytest.raises(UnreadableImage, match='No such file'):
+    with pytest.raises(UnreadableImage, match='No such file') as error:
         read_image(damaged, 2)
+    assert error.value.kind == 'no_file'
     found = take(damaged, 5, space='rgb')
     assert 2 not in records(found)
     assert 2 in {int(v) for batch in found for v in batch['unreadable']}

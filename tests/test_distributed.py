@@ -1,83 +1,167 @@
-"""Two real processes over loopback do what one process with two devices does."""
+"""Real processes over loopback: they do what one process does, and end when one of them does."""
 
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-IGNORED = ('images_per_second',)
+CLOCK = ('images_per_second', 'waiting_for_data', 'goodput/')  # metrics that the clock has a say in
 
 
-def start(workdir, *arguments, devices=1):
-    flags = [
-        f'--workdir={workdir}',
-        '--config=configs/base.py:tiny',
-        '--config.generator.dropout=0.5',
-    ]
-    return subprocess.Popen(
-        [sys.executable, '-m', 'chromagan_jax.main', *flags, *arguments],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} '
-            '--xla_backend_optimization_level=0'
-        },
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start():
+    """Starts a process of the main command; none is left behind when a test fails."""
+    processes = []
+
+    def start_(workdir, *arguments, devices=1):
+        flags = f'--xla_force_host_platform_device_count={devices}'
+        command = [sys.executable, '-m', 'chromagan_jax.main', '--config=configs/base.py:tiny']
+        command += [f'--workdir={workdir}', '--config.generator.dropout=0.5', *arguments]
+        processes.append(
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | {'XLA_FLAGS': f'{flags} --xla_backend_optimization_level=0'},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return processes[-1]
+
+    yield start_
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
-def end(*processes):
+@pytest.fixture
+def start_pair(start):
+    """Starts two processes of one run."""
+
+    def start_pair_(workdir, *arguments, devices=1):
+        with socket.socket() as probe:
+            probe.bind(('localhost', 0))
+            port = probe.getsockname()[1]
+        cluster = ['--distributed', f'--coordinator=localhost:{port}', '--num_processes=2']
+        return [
+            start(workdir, *cluster, f'--process_id={number}', *arguments, devices=devices)
+            for number in range(2)
+        ]
+
+    return start_pair_
+
+
+def end(*processes, code=0):
     errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), errors
+    assert [process.returncode for process in processes] == [code] * len(processes), errors
     return errors
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('localhost', 0))
-        return probe.getsockname()[1]
+def wait_for(process, words):
+    """Reads what a process says until a line starts with `words`."""
+    log = []
+    for line in process.stderr:
+        if line.startswith(words):
+            return
+        log.append(line)
+    raise AssertionError(f'It ended without {words!r}:\n{"".join(log)}')
 
 
-def pair(workdir, *arguments):
-    port = free_port()
-    return end(
-        *(
-            start(
-                workdir,
-                '--distributed',
-                f'--coordinator=localhost:{port}',
-                '--num_processes=2',
-                f'--process_id={number}',
-                *arguments,
-            )
-            for number in range(2)
-        )
-    )
+def lines_of(path):
+    return [json.loads(line) for line in path.open()]
 
 
-def assert_same_metrics(ours, theirs):
-    lines = [
-        [json.loads(line) for line in (workdir / 'metrics.jsonl').open()]
-        for workdir in (ours, theirs)
-    ]
-    assert len(lines[0]) == len(lines[1]) > 0
-    for a, b in zip(*lines, strict=True):
+def assert_same_lines(ours, theirs):
+    ours, theirs = lines_of(ours), lines_of(theirs)
+    assert len(ours) == len(theirs) > 0
+    for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys()
-        for name in a.keys() - set(IGNORED):
+        for name in (name for name in a if not name.startswith(CLOCK)):
             np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=1e-5, err_msg=name)
 
 
-def test_two_processes_follow_the_trajectory_of_one_and_hand_over_to_it(tmp_path):
-    end(start(tmp_path / 'one', '--config.steps=6', devices=2))
-    quiet = pair(tmp_path / 'two')[1]  # four steps
+def test_two_processes_follow_the_trajectory_of_one_and_hand_over_to_it(
+    start, start_pair, tmp_path
+):
+    (said,) = end(start(tmp_path / 'one', '--config.steps=6', devices=4))
+    assert 'goodput' in said
+    quiet = end(*start_pair(tmp_path / 'two', devices=2))[1]  # four steps
     assert 'step' not in quiet  # the second process shows nothing
     (resumed,) = end(start(tmp_path / 'two', '--config.steps=6'))
     assert 'resumed from step 4' in resumed
     # The run of four steps evaluated at its end, as the long one does at its cadence.
-    assert_same_metrics(tmp_path / 'two', tmp_path / 'one')
+    assert_same_lines(tmp_path / 'two/metrics.jsonl', tmp_path / 'one/metrics.jsonl')
+    heartbeat = json.loads((tmp_path / 'two/heartbeat.json').read_text())
+    assert (heartbeat['step'], heartbeat['phase']) == (6, 'end')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('fsdp', [1, 2])
+def test_a_run_goes_on_whatever_the_processes_and_devices(fsdp, start, start_pair, tmp_path):
+    sharded, steps = f'--config.mesh.fsdp={fsdp}', '--config.steps={}'.format
+    end(start(tmp_path / 'whole', steps(10)))
+    end(start(tmp_path / 'parts', steps(2), sharded, devices=8))
+    end(*start_pair(tmp_path / 'parts', steps(4), sharded, devices=2))
+    end(start(tmp_path / 'parts', steps(6), sharded, devices=4))
+    end(*start_pair(tmp_path / 'parts', steps(8), sharded))
+    end(start(tmp_path / 'parts', steps(10)))
+    assert_same_lines(tmp_path / 'parts/metrics.jsonl', tmp_path / 'whole/metrics.jsonl')
+
+
+@pytest.mark.slow
+def test_two_processes_score_what_one_scores_and_follow_a_run_to_its_end(
+    start, start_pair, tmp_path
+):
+    end(start(tmp_path))
+    alone = tmp_path / 'metrics_eval.jsonl'
+    end(start(tmp_path, '--mode=eval'))
+    by_one = lines_of(alone)[-1]
+    alone.unlink()
+    end(*start_pair(tmp_path, '--mode=eval', '--config.eval.follow=True'))
+    assert [line['step'] for line in lines_of(alone)] == [2, 4]
+    assert lines_of(alone)[-1] == pytest.approx(by_one, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_process_stops_all_at_the_same_step(number, start_pair, tmp_path):
+    first, second = start_pair(tmp_path, '--config.steps=10000')
+    wait_for(first, 'step 3/')
+    second.send_signal(number)
+    sentences = [said.strip().splitlines()[-1] for said in end(first, second, code=75)]
+    assert sentences[0] == sentences[1]
+    assert sentences[0].startswith('chromagan_jax: stopped at step ')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('killed', [0, 1])
+def test_where_one_process_dies_the_other_ends_soon_and_says_so(killed, start_pair, tmp_path):
+    pair = start_pair(tmp_path, '--config.steps=10000')
+    wait_for(pair[0], 'step 3/')
+    pair[killed].kill()
+    said = pair[1 - killed].communicate(timeout=60)[1]
+    assert pair[1 - killed].returncode in (75, -signal.SIGABRT), said
+    assert 'another process ended' in said or 'another task died' in said
+
+
+@pytest.mark.slow
+def test_a_read_that_never_returns_ends_all_processes_in_time(start_pair, tmp_path):
+    photographs = tmp_path / 'photographs'
+    photographs.mkdir()
+    os.mkfifo(photographs / '0.jpg')  # which nobody will ever write to
+    flags = [f'--config.data.source={photographs}', '--config.stall_timeout=25']
+    flags += ['--config.eval_every=0', '--config.sample_every=0']
+    first, second = start_pair(tmp_path / 'run', *flags)
+    for process in (first, second):
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode in (75, -signal.SIGABRT), said
+    assert 'has shown no sign of life for 25 s (stall_timeout) after step 0' in said
+    assert "in the phase 'data'" in said
+    assert 'Traceback' not in said

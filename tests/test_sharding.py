@@ -42,6 +42,7 @@ def batches(config, count):
         yield {
             'condition': rng.uniform(-1, 1, (*shape, 1)).astype(np.float32),
             'target': rng.uniform(-1, 1, (*shape, 2)).astype(np.float32),
+            'damage': np.zeros(config.batch_size, np.int32),
         }
 
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 from PIL import Image
 
-from chromagan_jax import train
+from chromagan_jax import journal, train
 from chromagan_jax.errors import DivergedError, UserError
 
 
@@ -122,7 +122,22 @@ def test_a_photograph_that_cannot_be_read_is_named_once_and_counted(small, folde
     small.data.source = str(folder)
     train.train_and_evaluate(quiet(small), tmp_path / 'run')  # four epochs
     assert capfd.readouterr().err.count('3.png cannot be read') == 1
-    assert [line['data/unreadable'] for line in metrics_of(tmp_path / 'run')] == [1, 1, 1, 1]
+    for name, count in {'unreadable': 1, 'no_image': 1, 'damaged': 0, 'no_file': 0}.items():
+        assert [line[f'data/{name}'] for line in metrics_of(tmp_path / 'run')] == [count] * 4
+
+
+def test_a_run_whose_records_are_mostly_unreadable_ends_and_says_so(
+    small, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(journal, 'JUDGED', 16)
+    for name in ('3.png', '5.png'):
+        (folder / name).write_bytes(b'no image')
+    small.data.source = str(folder)
+    small.data.max_unreadable = 0.25  # and no more than that are
+    train.train_and_evaluate(quiet(small), tmp_path / 'good')
+    small.data.max_unreadable = 0.2
+    with pytest.raises(UserError, match=r'^4 of the last 16 records cannot be read, more than'):
+        train.train_and_evaluate(small, tmp_path / 'bad')
 
 
 def test_a_resume_on_other_data_is_refused_and_on_moved_data_is_not(small, folder, tmp_path):

@@ -41,8 +41,17 @@ _DAMAGE = (
 )
 
 
+# Why a record cannot be read: its bytes cannot be had, are no image, or are one no longer.
+KINDS = ('no_file', 'no_image', 'damaged')
+
+
 class UnreadableImage(ValueError):  # noqa: N818
     """Bytes that are not a whole image; the message is a short reason without the file's name."""
+
+    def __init__(self, reason: str, kind: str = 'damaged'):
+        """`kind` is one of `KINDS`."""
+        super().__init__(reason)
+        self.kind = kind
 
 
 def decode(data: bytes, min_side: int = 0) -> np.ndarray:
@@ -87,7 +96,8 @@ def load(data: bytes, min_side: int = 0, max_pixels: int | None = None) -> Image
             image.draft(None, (min_side, min_side))  # does nothing for other formats than JPEG
         image.load()
     except UnidentifiedImageError as error:
-        raise UnreadableImage('not a JPEG, PNG, WebP, BMP, GIF or TIFF image') from error
+        reason = 'not a JPEG, PNG, WebP, BMP, GIF or TIFF image'
+        raise UnreadableImage(reason, 'no_image') from error
     except UnreadableImage:
         raise
     except _DAMAGE as error:

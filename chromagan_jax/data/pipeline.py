@@ -24,7 +24,7 @@ import grain
 import numpy as np
 
 from chromagan_jax import color
-from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
+from chromagan_jax.data.decode import KINDS, UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.sources import Source
 from chromagan_jax.errors import UserError
 
@@ -71,8 +71,9 @@ def train_batches(
 
     Yields:
         'condition' (R, size, size, 1) and 'target' (R, size, size, C) float32 for R rows, 'label'
-        (R,) int32 if asked for, and 'unreadable' (R,) int64: the index of the record that could
-        not be read and had to be replaced by another, or -1.
+        (R,) int32 if asked for, 'unreadable' (R,) int64: the index of the record that could not be
+        read and had to be replaced by another, or -1; and 'damage' (R,) int32: why it could not,
+        as 1 + its place in `decode.KINDS`, or 0.
 
     Raises:
         UserError: a record and the 16 others that were tried in its place cannot be read.
@@ -144,7 +145,7 @@ def read_image(source: Source, index: int, min_side: int = 0) -> tuple[np.ndarra
     try:
         record = source[index]
     except OSError as error:
-        raise UnreadableImage(error.strerror or str(error)) from error
+        raise UnreadableImage(error.strerror or str(error), 'no_file') from error
     return decode(record['image'], min_side), record['label']
 
 
@@ -171,7 +172,7 @@ class _TrainLoad:
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         y, x, mirror = rng.random(3)  # before anything that depends on the photograph
-        image, label, unreadable = self._read(int(index))
+        image, label, unreadable, damage = self._read(int(index))
         # Cropping and then resizing once is resizing and then cropping, without the pixels that
         # the crop would throw away.
         side = min(image.shape[:2])
@@ -179,18 +180,19 @@ class _TrainLoad:
         crop = resize(crop, self.size, self.size)
         if self.flip and mirror < 0.5:
             crop = crop[:, ::-1]
-        example = _example(crop, self.space, unreadable)
+        example = _example(crop, self.space, unreadable) | {'damage': np.int32(damage)}
         return example | {'label': np.int32(label)} if self.labels else example
 
-    def _read(self, index: int) -> tuple[np.ndarray, int, int]:
+    def _read(self, index: int) -> tuple[np.ndarray, int, int, int]:
+        """Pixels and label, the index if another record took its place, and why."""
         try:
-            return *read_image(self.source, index, self.load), -1
-        except UnreadableImage:  # the index travels with the batch, for the main process to report
-            pass
+            return *read_image(self.source, index, self.load), -1, 0
+        except UnreadableImage as error:  # travels with the batch, for the main process to report
+            damage = 1 + KINDS.index(error.kind)
         for attempt in range(ATTEMPTS):
             other = substitute(index, attempt, len(self.source))
             try:
-                return *read_image(self.source, other, self.load), index
+                return *read_image(self.source, other, self.load), index, damage
             except UnreadableImage as error:
                 reason = error
         raise UserError(
