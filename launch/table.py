@@ -40,9 +40,10 @@ COLUMNS = {  # of table.md: what table.json calls it -> heading, format
     'colorfulness_gap': ('its gap', '{:.1f}'),
 }
 NOTE = (
-    'G, D: parameters. Minutes: of training alone, compilation, evaluation and saving left out, of '
-    '{minutes:g} planned, at {size} px, batch {batch}, on {photographs:,} photographs. Scored with '
-    'the weights named on {images:.0f} photographs at {size} px. {processors}; jax {jax}.'
+    'G, D: parameters. Images/s: of the train step, measured before. Minutes: that the training '
+    'took, compilation, evaluation and saving left out, of {minutes:g} planned, at {size} px, '
+    'batch {batch}, on {photographs:,} photographs. Scored with the weights named on {images:.0f} '
+    'photographs at {size} px. {processors}; jax {jax}.'
 )
 
 
@@ -110,7 +111,7 @@ def make_row(name: str, folder: Path) -> dict[str, Any]:
         'system': name,
         'generator_parameters': count(state.generator.params),
         'discriminator_parameters': count(state.discriminator.params),
-        'images_per_second': rate['steps'] * config.batch_size / seconds,
+        'images_per_second': rate['images_per_second'],
         'minutes': seconds / 60,
         'updates': rate['steps'],
         'images_seen': rate['steps'] * config.batch_size,
