@@ -1,98 +1,294 @@
-"""Speed of the train step by itself and inside the loop, measured in turn in one process.
+"""What a config costs on this machine: one command, the same figures everywhere.
 
     python -m chromagan_jax.benchmark --config=configs/base.py --config.data.size=128
 
-Prints one JSON line a measurement: `train_step` is the compiled step, fed the same batch again and
-again and waited for each time; `loop` is the whole training loop (reading, converting, placing,
-metrics, log) without evaluations, samples and saves. `images_per_second` is the median over the
-rounds, in which the two take turns, so that a machine whose speed drifts slows both; `of_step` is
-the median over the rounds of the loop's rate as a share of the step's. --only=train_step leaves the
-loop out.
+Measures, in one process, each part of --only (all of them unless named):
+
+    matmul      the peak that FLOP/s are held against: a large matrix product in the config's dtype
+    compile     the train step's compilation, cold and from the persistent cache
+    train_step  the compiled step on random data that stay on the devices: time, FLOP, memory
+    pipeline    reading, decoding, resizing, Lab conversion and batching, each alone in one thread,
+                and the whole input pipeline with the config's workers and threads
+    loop        the training loop (input, placing, metrics, log) without evaluations, samples and
+                saves, in turn with the step alone; and the share of its time that waits for data
+    colorize    one photograph at a time, and many
+
+Figures are medians over --rounds, after warm-up, of work that is waited for. A table goes to
+standard error; standard output gets one JSON object a part, with its `name`, the shapes and the
+device, and `images_per_second` where that means something.
 """
 
+import itertools
 import json
-import math
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from absl import app, flags, logging
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
+from chromagan_jax import color, sharding, startup, steps, train
 from chromagan_jax import main as main_lib
-from chromagan_jax import sharding, startup, steps, train
 from chromagan_jax import state as state_lib
+from chromagan_jax.colorize import colorize
+from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.inputs import open_sources, training_input
 from chromagan_jax.models import vgg
 
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Measurements of each, in turn.')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Measurements of each figure.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps of a measurement.')
-_ONLY = flags.DEFINE_multi_enum('only', None, ['train_step'], 'Leaves the loop out.')
 WARM_UP = 4  # steps before the ones that count
+MATMUL = {'cpu': 4096, 'gpu': 8192, 'tpu': 8192}  # rows and columns
+DECODED = 64  # photographs that the pipeline's stages are measured on
+COLORIZED = 16  # photographs that are colorized
+
+Line = dict[str, Any]
 
 
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     del argv
     config = flags.FLAGS.config
-    rates: list[tuple[float, float]] = []
-    for _ in range(_ROUNDS.value):
-        step = bare_rate(config, _STEPS.value)
-        rates.append((step, math.nan if _ONLY.value else loop_rate(config, _STEPS.value)))
     described = {
         'size': config.data.size,
         'batch_size': config.batch_size,
+        'dtype': config.dtype,
         'device': jax.devices()[0].device_kind,
         'devices': jax.device_count(),
     }
-    step, loop = (statistics.median(column) for column in zip(*rates, strict=True))
-    print(json.dumps({'name': 'train_step', 'images_per_second': step, **described}))
-    if not _ONLY.value:
-        share = statistics.median(loop / step for step, loop in rates)
-        print(
-            json.dumps({'name': 'loop', 'images_per_second': loop, 'of_step': share, **described})
-        )
+    found: dict[str, Line] = {}
+    for name in _ONLY.value or PARTS:
+        found[name] = {'name': name, **PARTS[name](config), **described}
+        if name == 'train_step' and 'matmul' in found:
+            peak = found['matmul']['flop_per_second']
+            found[name]['of_matmul'] = found[name]['flop_per_second'] / peak
+        print(json.dumps(found[name]), flush=True)
+        for key in found[name].keys() - described.keys() - {'name'}:
+            print(f'{name:12} {key:28} {found[name][key]:,.4g}', file=sys.stderr, flush=True)
 
 
-def bare_rate(config: Any, count: int) -> float:
-    """Images a second of the compiled step on one batch that stays on the devices."""
+def matmul(config: Any) -> Line:
+    """The rate of an (N, N) by (N, N) product on one device, times the devices."""
+    side = MATMUL.get(jax.default_backend(), 8192)
+    factor = jnp.ones((side, side), config.dtype)
+    product = jax.jit(jnp.matmul)
+    seconds = timed(lambda: product(factor, factor))
+    return {'side': side, 'flop_per_second': 2 * side**3 / seconds * jax.device_count()}
+
+
+def compile_times(config: Any) -> Line:
+    """Seconds to compile the train step with an empty persistent cache, and with a filled one."""
+    settings = {
+        'jax_compilation_cache_dir': jax.config.jax_compilation_cache_dir,
+        'jax_persistent_cache_min_compile_time_secs': 0.0,
+        'jax_persistent_cache_min_entry_size_bytes': 0,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        before = {name: getattr(jax.config, name) for name in settings}
+        seconds = []
+        try:
+            for name, value in (settings | {'jax_compilation_cache_dir': folder}).items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()
+            for _ in range(2):
+                jax.clear_caches()
+                began = time.perf_counter()
+                compiled(config)
+                seconds.append(time.perf_counter() - began)
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()
+    return {'cold_seconds': seconds[0], 'cached_seconds': seconds[1]}
+
+
+def compiled(config: Any) -> Callable[..., Any]:
+    """The train step, compiled for all devices."""
     mesh = sharding.make_mesh(config.mesh.fsdp)
     system = state_lib.make_system(config, mesh)
-    say = lambda text: None
-    step = train.compile_step(system, config, mesh, say, steps.train_step)
+    return train.compile_step(system, config, mesh, lambda text: None, steps.train_step)
+
+
+def train_step(config: Any) -> Line:
+    """The step by itself."""
+    step = compiled(config)
+    seconds = [s for _ in range(_ROUNDS.value) for s in step_seconds(config, step, _STEPS.value)]
+    median = statistics.median(seconds)
+    quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [median] * 3
+    line = {
+        'images_per_second': config.batch_size / median,
+        'seconds': median,
+        'seconds_spread': quartiles[2] - quartiles[0],  # interquartile range
+    }
+    compiled_step: Any = step
+    if flop := (compiled_step.cost_analysis() or {}).get('flops'):
+        flop *= jax.device_count()  # the analysis is of one device's program
+        line |= {'flop': flop, 'flop_per_second': flop / median}
+    if memory := compiled_step.memory_analysis():
+        # The outputs take the place of the donated state.
+        line['memory_bytes'] = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    if held := (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use'):
+        line['peak_memory_bytes'] = held
+    return line
+
+
+def step_seconds(config: Any, step: Callable[..., Any], count: int) -> list[float]:
+    """Seconds of each of `count` steps on one random batch, after warming up."""
+    mesh = sharding.make_mesh(config.mesh.fsdp)
+    system = state_lib.make_system(config, mesh)
     state = state_lib.create_state(system, config, mesh)
     vgg16 = vgg.load(Path(config.vgg16)) if config.vgg16 else None
     teacher = startup.place_teacher(system, vgg16, mesh)
-    inputs = training_input(config, open_sources(config)[0], mesh, 0)
-    batch = next(inputs)
-    inputs.close()
-    del batch['unreadable']
-    placed = sharding.to_global(batch, mesh, config.accumulate)
-    for done in range(WARM_UP + count):
-        if done == WARM_UP:
-            began = time.perf_counter()
-        state, metrics = step(state, placed, teacher)
-        jax.block_until_ready(metrics)
-    return count * config.batch_size / (time.perf_counter() - began)
+    rng = np.random.default_rng(0)
+
+    def random(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        whole = rng.uniform(-1, 1, leaf.shape) if leaf.dtype.kind == 'f' else np.zeros(leaf.shape)
+        whole = whole.astype(leaf.dtype)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda at: whole[at])
+
+    batch = jax.tree.map(random, state_lib.abstract_batch(config, mesh))
+    seconds = []
+    for _ in range(WARM_UP + count):
+        began = time.perf_counter()
+        state, metrics = step(state, batch, teacher)
+        jax.block_until_ready((state, metrics))
+        seconds.append(time.perf_counter() - began)
+    return seconds[WARM_UP:]
 
 
-def loop_rate(config: Any, steps: int) -> float:
-    """Images a second that the training loop finds over `steps` steps, after warming up."""
+def pipeline(config: Any) -> Line:
+    """Images a second of each stage in one thread, and of the whole input."""
+    source = open_sources(config)[0]
+    indices = [i * len(source) // DECODED for i in range(DECODED)]
+    size = config.data.size
+    load = round(size * config.data.load_ratio)
+    encoded = [source[index]['image'] for index in indices]
+    pixels = list(readable(encoded, load))
+    squares = [crop_square(p, min(p.shape[:2])) for p in pixels]
+    crops = [resize(square, size, size) for square in squares]
+    examples = [color.encode(crop, config.color_space) for crop in crops]
+    stages: dict[str, Callable[[], Any]] = {
+        'read': lambda: [source[index]['image'] for index in indices],
+        'decode': lambda: list(readable(encoded, load)),
+        'resize': lambda: [resize(square, size, size) for square in squares],
+        'encode': lambda: [color.encode(crop, config.color_space) for crop in crops],
+        'batch': lambda: [np.stack(column) for column in zip(*examples, strict=True)],
+    }
+    rates = {f'{name}_per_second': DECODED / timed(stage) for name, stage in stages.items()}
+    together = 1 / sum(1 / rate for rate in rates.values())
+    return {
+        'images_per_second': input_rate(config),
+        **rates,
+        'one_thread_per_second': together,
+        'one_thread_of_decode': together / rates['decode_per_second'],  # its floor
+    }
+
+
+def readable(encoded: Sequence[bytes], load: int) -> Iterator[np.ndarray]:
+    """The pixels of those that can be decoded."""
+    for data in encoded:
+        try:
+            yield decode(data, load)
+        except UnreadableImage:  # the pipeline replaces it; there is no time to measure
+            continue
+
+
+def input_rate(config: Any) -> float:
+    """Images a second of the whole input, its prefetched batches left out."""
+    mesh = sharding.make_mesh(config.mesh.fsdp)
+    batches = training_input(config, open_sources(config)[0], mesh, 0)
+    ahead = (config.data.prefetch + config.data.threads) * max(1, config.data.workers)
+    rates = []
+    for _ in range(WARM_UP + ahead):
+        next(batches)
+    for _ in range(_ROUNDS.value):
+        began = time.perf_counter()
+        for _ in range(_STEPS.value):
+            sharding.to_global(next(batches), mesh)
+        rates.append(_STEPS.value * config.batch_size / (time.perf_counter() - began))
+    batches.close()
+    return statistics.median(rates)
+
+
+def loop(config: Any) -> Line:
+    """The training loop and the bare step in turn, so that a machine that drifts slows both."""
+    step = compiled(config)
+    shares, rates, waits = [], [], []
+    for _ in range(_ROUNDS.value):
+        bare = config.batch_size / statistics.median(step_seconds(config, step, _STEPS.value))
+        rate, wait = loop_rate(config, _STEPS.value)
+        shares.append(rate / bare)
+        rates.append(rate)
+        waits.append(wait)
+    return {
+        'images_per_second': statistics.median(rates),
+        'of_step': statistics.median(shares),
+        'waiting_for_data': statistics.median(waits),
+    }
+
+
+def loop_rate(config: Any, count: int) -> tuple[float, float]:
+    """Images a second that the loop finds over `count` steps, and its share of waiting for data."""
     config = ConfigDict(config.to_dict())
-    config.steps, config.log_every = WARM_UP + steps, WARM_UP
+    config.steps, config.log_every = WARM_UP + count, WARM_UP
     config.eval_every = config.sample_every = config.plateau.patience = 0
     config.checkpoint_every = 10**9
     with tempfile.TemporaryDirectory() as folder:
         train.train_and_evaluate(config, Path(folder))
-        lines = [json.loads(line) for line in (Path(folder) / 'metrics.jsonl').open()][1:]
+        lines = [json.loads(line) for line in (Path(folder) / 'metrics.jsonl').open()]
     seconds = 0.0
-    for before, line in zip([WARM_UP, *(line['step'] for line in lines)], lines, strict=False):
-        seconds += (line['step'] - before) * config.batch_size / line['images_per_second']
-    return steps * config.batch_size / seconds
+    for before, line in itertools.pairwise(lines):
+        seconds += (line['step'] - before['step']) * config.batch_size / line['images_per_second']
+    waits = [line['waiting_for_data'] for line in lines[1:]]
+    return count * config.batch_size / seconds, statistics.median(waits)
+
+
+def colorizing(config: Any) -> Line:
+    """Random photographs of 512 x 384 px with a new generator: seconds of one, and the rate."""
+    mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
+    system = state_lib.make_system(config, mesh)
+    state = state_lib.create_state(system, config, mesh)
+    variables = state_lib.generator_variables(state)
+    rng = np.random.default_rng(0)
+    photographs = list(rng.integers(0, 256, (COLORIZED, 384, 512, 3), np.uint8))
+    size = config.data.size
+    one = timed(lambda: colorize(photographs[:1], system, variables, size))
+    many = timed(lambda: colorize(photographs, system, variables, size, batch_size=8))
+    return {'images_per_second': COLORIZED / many, 'latency_seconds': one}
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Median seconds of `work`, waited for, after doing it once."""
+    seconds = []
+    for _ in range(1 + _ROUNDS.value):
+        began = time.perf_counter()
+        jax.block_until_ready(work())
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
+PARTS: Mapping[str, Callable[[Any], Line]] = {
+    'matmul': matmul,
+    'compile': compile_times,
+    'train_step': train_step,
+    'pipeline': pipeline,
+    'loop': loop,
+    'colorize': colorizing,
+}
+_ONLY = flags.DEFINE_list('only', [], 'Parts to measure, with commas between; all unless named.')
+flags.register_validator(
+    _ONLY,
+    lambda names: set(names) <= set(PARTS),
+    f'--only takes names of parts with commas between: {", ".join(PARTS)}.',
+)
 
 
 if __name__ == '__main__':

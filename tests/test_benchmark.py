@@ -4,12 +4,14 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def lines_of(*flags):
-    command = [sys.executable, '-m', 'chromagan_jax.benchmark', '--rounds=2', '--steps=8']
-    done = subprocess.run(
+def measure(*flags):
+    command = [sys.executable, '-m', 'chromagan_jax.benchmark', '--rounds=2', '--steps=4']
+    return subprocess.run(
         [*command, '--config=configs/base.py:tiny', *flags],
         cwd=ROOT,
         env=os.environ,
@@ -17,19 +19,65 @@ def lines_of(*flags):
         text=True,
         check=False,
     )
+
+
+@pytest.fixture(scope='module')
+def done():
+    done = measure()
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return done
 
 
-def test_the_benchmark_prints_the_rates_of_step_and_loop():
-    step, loop = lines_of()
-    assert (step['name'], loop['name']) == ('train_step', 'loop')
-    assert step['images_per_second'] > 0
-    assert 0 < loop['of_step'] < 10
-    assert loop['devices'] == 8
+@pytest.fixture
+def lines(done):
+    return {line['name']: line for line in map(json.loads, done.stdout.splitlines())}
 
 
-def test_the_train_step_can_be_timed_alone():
-    (step,) = lines_of('--only=train_step')
-    assert step['name'] == 'train_step'
-    assert step['images_per_second'] > 0
+def test_every_part_is_measured_and_says_on_what(done, lines):
+    assert list(lines) == ['matmul', 'compile', 'train_step', 'pipeline', 'loop', 'colorize']
+    for name, line in lines.items():
+        assert (line['size'], line['batch_size'], line['devices']) == (32, 8, 8)
+        assert line['device'] == 'cpu'
+        for key in line.keys() - {'name', 'size', 'batch_size', 'devices', 'device', 'dtype'}:
+            assert line[key] >= 0, key
+            assert f'{name:12} {key:28} ' in done.stderr  # the table
+
+
+def test_a_compilation_comes_back_from_the_cache_sooner(lines):
+    assert 0 < lines['compile']['cached_seconds'] < lines['compile']['cold_seconds'] / 2
+
+
+def test_the_figures_of_a_step_hang_together(lines):
+    step = lines['train_step']
+    assert step['images_per_second'] == pytest.approx(8 / step['seconds'])
+    assert step['flop_per_second'] == pytest.approx(step['flop'] / step['seconds'])
+    peak = lines['matmul']['flop_per_second']
+    assert step['of_matmul'] == pytest.approx(step['flop_per_second'] / peak)
+    assert step['memory_bytes'] > 4 * 10_000  # more than its parameters take
+
+
+def test_the_stages_of_the_pipeline_add_up(lines):
+    pipeline = lines['pipeline']
+    stages = ('read', 'decode', 'resize', 'encode', 'batch')
+    seconds = sum(1 / pipeline[f'{stage}_per_second'] for stage in stages)
+    assert pipeline['one_thread_per_second'] == pytest.approx(1 / seconds)
+    assert 0 < pipeline['one_thread_of_decode'] < 1
+
+
+def test_the_loop_is_held_against_the_step(lines):
+    assert 0 < lines['loop']['of_step'] < 10
+    assert 0 <= lines['loop']['waiting_for_data'] < 1
+
+
+def test_a_part_can_be_measured_alone():
+    done = measure('--only=colorize')
+    (line,) = map(json.loads, done.stdout.splitlines())
+    assert line['name'] == 'colorize'
+    assert line['latency_seconds'] > 0
+
+
+def test_an_unknown_part_is_a_mistake():
+    done = measure('--only=speed')
+    assert done.returncode == 1
+    assert done.stderr.count('\n') == 1
+    assert '--only takes names of parts with commas between: matmul, compile,' in done.stderr
