@@ -46,7 +46,7 @@ from chromagan_jax.models import vgg
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Measurements of each figure.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps of a measurement.')
 WARM_UP = 4  # steps before the ones that count
-MATMUL = {'cpu': 4096, 'gpu': 8192, 'tpu': 8192}  # rows and columns
+MATMUL = {'cpu': 2048, 'gpu': 8192, 'tpu': 8192}  # rows and columns
 DECODED = 64  # photographs that the pipeline's stages are measured on
 COLORIZED = 16  # photographs that are colorized
 

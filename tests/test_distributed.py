@@ -103,15 +103,13 @@ def test_two_processes_follow_the_trajectory_of_one_and_hand_over_to_it(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('fsdp', [1, 2])
-def test_a_run_goes_on_whatever_the_processes_and_devices(fsdp, start, start_pair, tmp_path):
-    sharded, steps = f'--config.mesh.fsdp={fsdp}', '--config.steps={}'.format
-    end(start(tmp_path / 'whole', steps(10)))
+def test_a_run_goes_on_whatever_the_processes_and_devices(start, start_pair, tmp_path):
+    sharded, steps = '--config.mesh.fsdp=2', '--config.steps={}'.format
+    end(start(tmp_path / 'whole', steps(8)))
     end(start(tmp_path / 'parts', steps(2), sharded, devices=8))
     end(*start_pair(tmp_path / 'parts', steps(4), sharded, devices=2))
-    end(start(tmp_path / 'parts', steps(6), sharded, devices=4))
-    end(*start_pair(tmp_path / 'parts', steps(8), sharded))
-    end(start(tmp_path / 'parts', steps(10)))
+    end(*start_pair(tmp_path / 'parts', steps(6)))
+    end(start(tmp_path / 'parts', steps(8)))
     assert_same_lines(tmp_path / 'parts/metrics.jsonl', tmp_path / 'whole/metrics.jsonl')
 
 
@@ -130,11 +128,10 @@ def test_two_processes_score_what_one_scores_and_follow_a_run_to_its_end(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_one_process_stops_all_at_the_same_step(number, start_pair, tmp_path):
+def test_ctrl_c_in_one_process_stops_all_at_the_same_step(start_pair, tmp_path):
     first, second = start_pair(tmp_path, '--config.steps=10000')
     wait_for(first, 'step 3/')
-    second.send_signal(number)
+    second.send_signal(signal.SIGINT)  # which becomes a SIGTERM
     sentences = [said.strip().splitlines()[-1] for said in end(first, second, code=75)]
     assert sentences[0] == sentences[1]
     assert sentences[0].startswith('chromagan_jax: stopped at step ')

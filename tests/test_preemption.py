@@ -88,13 +88,17 @@ def test_one_context_after_another_starts_without_a_request() -> None:
         assert not stopping()
 
 
-def test_sigterm_is_left_to_jax_when_processes_decide_together(
+def test_sigterm_is_left_to_jax_and_ctrl_c_becomes_one_when_processes_decide_together(
     previous: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr('jax.distributed.is_initialized', lambda: True)
-    with stop_requests() as stopping:
+    with stop_requests(agreed=True) as stopping:
         assert signal.getsignal(signal.SIGTERM) is previous
-        send(signal.SIGINT)
+        with pytest.raises(ActedAtOnceError):  # what stands in JAX's place here
+            send(signal.SIGINT)
+        assert not stopping()
+    with stop_requests() as stopping:  # of a command that asks its processes by itself
+        send(signal.SIGTERM)
         assert stopping()
 
 

@@ -114,11 +114,11 @@ def test_a_killed_run_leaves_no_worker_process_behind(tmp_path: Path, start: Sta
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path, start: Start) -> None:
+def test_a_dozen_kills_at_random_moments_change_no_bit(tmp_path: Path, start: Start) -> None:
     flags = ('--config.steps=100', '--config.checkpoint_every=1', '--config.eval_every=2')
     moments = random.Random(0)
     fell: Counter[str] = Counter()
-    for kill in range(20):
+    for kill in range(12):
         before = unfinished(tmp_path / 'killed')
         process = start(tmp_path / 'killed', *flags)
         lines, place = moments.randrange(20), 'start-up'
@@ -144,7 +144,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path, start: Sta
     finish(tmp_path / 'undisturbed', *flags)
     assert_same_run(tmp_path / 'undisturbed', tmp_path / 'killed')
     assert not unfinished(tmp_path / 'killed')
-    assert fell['after'] >= 5
+    assert fell['after'] >= 4
     assert fell['during a save'] >= 1
 
 

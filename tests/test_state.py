@@ -62,6 +62,7 @@ def test_abstract_batches_carry_micro_batches_and_labels(small):
     assert {name: leaf.shape for name, leaf in batch.items()} == {
         'condition': (2, 16, 16, 16, 1),
         'target': (2, 16, 16, 16, 2),
+        'damage': (2, 16),
         'label': (2, 16),
     }
     assert batch['label'].dtype == jnp.int32
