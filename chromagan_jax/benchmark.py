@@ -86,16 +86,16 @@ def matmul(config: Any) -> Line:
 
 def compile_times(config: Any) -> Line:
     """Seconds to compile the train step with an empty persistent cache, and with a filled one."""
-    settings = {
-        'jax_compilation_cache_dir': jax.config.jax_compilation_cache_dir,
+    settings: dict[str, Any] = {
         'jax_persistent_cache_min_compile_time_secs': 0.0,
         'jax_persistent_cache_min_entry_size_bytes': 0,
     }
     with tempfile.TemporaryDirectory() as folder:
-        before = {name: getattr(jax.config, name) for name in settings}
+        settings['jax_compilation_cache_dir'] = folder
+        before = {name: jax.config.values[name] for name in settings}
         seconds = []
         try:
-            for name, value in (settings | {'jax_compilation_cache_dir': folder}).items():
+            for name, value in settings.items():
                 jax.config.update(name, value)
             compilation_cache.reset_cache()
             for _ in range(2):

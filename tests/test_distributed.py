@@ -84,7 +84,7 @@ def assert_same_lines(ours, theirs):
     for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys()
         for name in (name for name in a if not name.startswith(CLOCK)):
-            np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-2, atol=1e-5, err_msg=name)
 
 
 def test_two_processes_follow_the_trajectory_of_one_and_hand_over_to_it(
@@ -153,12 +153,12 @@ def test_a_read_that_never_returns_ends_all_processes_in_time(start_pair, tmp_pa
     photographs = tmp_path / 'photographs'
     photographs.mkdir()
     os.mkfifo(photographs / '0.jpg')  # which nobody will ever write to
-    flags = [f'--config.data.source={photographs}', '--config.stall_timeout=25']
+    flags = [f'--config.data.source={photographs}', '--config.stall_timeout=60']
     flags += ['--config.eval_every=0', '--config.sample_every=0']
-    first, second = start_pair(tmp_path / 'run', *flags)
-    for process in (first, second):
-        said = process.communicate(timeout=120)[1]
+    said = ''
+    for process in start_pair(tmp_path / 'run', *flags):
+        said += process.communicate(timeout=200)[1]
         assert process.returncode in (75, -signal.SIGABRT), said
-    assert 'has shown no sign of life for 25 s (stall_timeout) after step 0' in said
+    assert 'has shown no sign of life for 60 s (stall_timeout) after step 0' in said
     assert "in the phase 'data'" in said
     assert 'Traceback' not in said

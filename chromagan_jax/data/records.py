@@ -79,7 +79,11 @@ class Tfds:
     records: Any  # a tfds.core.data_sources.ArrayRecordDataSource: pickles, and reads lazily
     split: str
     fingerprint: str
-    num_classes: int
+    classes: tuple[str, ...] = dataclasses.field(repr=False)  # what the labels stand for
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -181,6 +185,6 @@ def _open_tfds(tfds: Any, source: str, builder: Any, split: str) -> Tfds:
             f'{", ".join(builder.info.splits)}.'
         ) from error
     label = features['label'] if 'label' in features else None  # noqa: SIM401, it has no get()
-    classes = label.num_classes or 0 if isinstance(label, tfds.features.ClassLabel) else 0
+    named = label if isinstance(label, tfds.features.ClassLabel) and label.num_classes else None
     parts = (builder.info.full_name, split, str(len(records)))
-    return Tfds(source, records, split, fingerprint(parts), classes)
+    return Tfds(source, records, split, fingerprint(parts), tuple(named.names) if named else ())

@@ -138,7 +138,7 @@ class Folder:
     @classmethod
     def scan(cls, location: str, root: pathlib.Path, with_labels: bool = False) -> 'Folder':
         """Finds the images below `root`, hidden files and folders left out."""
-        names = tuple(sorted(_image_names(str(root))))
+        names = tuple(sorted(image_names(str(root))))
         if not names:
             raise UserError(
                 f'{location} holds no images: name a folder with {", ".join(EXTENSIONS)} files '
@@ -168,7 +168,13 @@ class Folder:
         return self.names[index]
 
 
-def _image_names(root: str) -> Iterator[str]:
+def image_names(root: str) -> Iterator[str]:
+    """Paths of the images below `root`, relative to it, hidden ones left out, in no order.
+
+    Raises:
+        UserError: a folder in it cannot be listed.
+    """
+
     def refuse(error: OSError) -> None:  # os.walk would pass over the folder without a word
         raise UserError(f'{error.filename} cannot be listed: make it readable.') from error
 

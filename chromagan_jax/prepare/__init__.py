@@ -1,0 +1,1 @@
+"""From a pile of pictures to a training set: clean, without duplicates, in shards."""

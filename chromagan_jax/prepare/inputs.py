@@ -1,0 +1,158 @@
+"""What there is to prepare: a listing of the pictures, and reading one of them.
+
+A worker is told where a part of the listing begins, so that neither the pipeline's graph nor its
+shuffles carry the names of all pictures.
+"""
+
+import csv
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from chromagan_jax import files
+from chromagan_jax.data.sources import Source, image_names, make_source
+from chromagan_jax.errors import UserError
+
+T = TypeVar('T')
+
+CHUNK = 32  # pictures that a worker takes at once
+
+
+class Inputs(NamedTuple):
+    """Where the pictures are: in folders, or in a source as `data.source` of a config names it."""
+
+    folders: tuple[str, ...] = ()
+    source: str = ''
+    split: str = 'train'  # of a source that has several
+    labels: str = ''  # CSV file of names and categories; '': the sub-folder is the category
+
+
+class Listing(NamedTuple):
+    """All pictures of `Inputs`, in a file of one line each."""
+
+    path: str
+    number: int
+    starts: tuple[int, ...]  # where in the file each chunk begins
+    categories: tuple[str, ...]  # in the order of their numbers; () if there are none
+    fingerprint: str  # of names, sizes and categories, in any order
+
+
+def list_pictures(inputs: Inputs, path: Path) -> Listing:
+    """Writes the listing to `path`.
+
+    The category of a picture is the sub-folder of the input that it lies in, at any depth below;
+    a picture right in the input has none.
+
+    Raises:
+        UserError: there is nothing to list, or a picture has no line in the CSV file.
+    """
+    starts, position, total, count, categories = [], 0, 0, 0, set()
+    with files.writing(path), path.open('wb') as file:
+        for entry, size, category in _entries(inputs):
+            line = json.dumps(entry).encode() + b'\n'
+            if count % CHUNK == 0:
+                starts.append(position)
+            position += file.write(line)
+            digest = hashlib.blake2b(b'%d %b' % (size, line), digest_size=16).digest()
+            total += int.from_bytes(digest, 'big')  # a sum knows no order
+            count += 1
+            categories.add(category)
+    held = f'{total % 2**128:032x}'
+    if not inputs.source:
+        return Listing(str(path), count, tuple(starts), tuple(sorted(categories - {''})), held)
+    source = _open(inputs.source, inputs.split)
+    return Listing(str(path), count, tuple(starts), _classes(inputs), held + source.fingerprint)
+
+
+def _entries(inputs: Inputs) -> Iterator[tuple[int | tuple[int, str, str], int, str]]:
+    """What a line of the listing says, size in bytes, category."""
+    if inputs.source:
+        for index in range(len(_open(inputs.source, inputs.split))):
+            yield index, 0, ''
+        return
+    category_of = _categories(inputs.labels)
+    for number, folder in enumerate(inputs.folders):
+        if not Path(folder).is_dir():
+            raise UserError(f'{folder} is no folder: name one that holds pictures with --input.')
+        found = False
+        for name in image_names(folder):
+            found = True
+            category = category_of(name)
+            try:
+                size = Path(folder, name).stat().st_size
+            except OSError:  # a link to nothing: told of when it is read
+                size = -1
+            yield (number, name, category), size, category
+        if not found:
+            raise UserError(f'{folder} holds no pictures: name a folder that does with --input.')
+
+
+def _categories(labels: str) -> Callable[[str], str]:
+    """The category of a picture by its path below the input."""
+    if not labels:
+        return lambda name: name.partition('/')[0] if '/' in name else ''
+    table = _read_labels(Path(labels))
+
+    def category(name: str) -> str:
+        if name not in table:
+            raise UserError(f'{labels} has no line for {name}: add one, or leave --labels out.')
+        return table[name]
+
+    return category
+
+
+def _read_labels(path: Path) -> Mapping[str, str]:
+    try:
+        with path.open(newline='') as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f'{path} cannot be read as CSV ({error}): correct --labels.') from error
+    if wrong := next((row for row in rows if len(row) != 2 or not all(row)), None):
+        raise UserError(f'{path} has a line {wrong}: write name,category on every line.')
+    return dict(row for row in rows if row != ['name', 'category'])
+
+
+@functools.cache
+def _open(source: str, split: str) -> Source:
+    return make_source(source, split)
+
+
+def _classes(inputs: Inputs) -> tuple[str, ...]:
+    return getattr(_open(inputs.source, inputs.split), 'classes', ())
+
+
+def read_chunk(
+    inputs: Inputs, listing: str, start: int
+) -> Iterator[tuple[str, str, bytes | OSError]]:
+    """Name, category and bytes of the pictures of one chunk, or why the bytes cannot be had."""
+    with Path(listing).open('rb') as file:
+        file.seek(start)
+        lines = list(itertools.islice(file, CHUNK))
+    for entry in map(json.loads, lines):
+        if isinstance(entry, int):
+            yield _read_record(inputs, entry)
+        else:
+            number, name, category = entry
+            folder = Path(inputs.folders[number])
+            shown = f'{folder.name}/{name}' if len(inputs.folders) > 1 else name
+            yield shown, category, _attempt((folder / name).read_bytes)
+
+
+def _read_record(inputs: Inputs, index: int) -> tuple[str, str, bytes | OSError]:
+    name, classes = f'{inputs.split}/{index:08d}', _classes(inputs)
+    record = _attempt(functools.partial(_open(inputs.source, inputs.split).__getitem__, index))
+    if isinstance(record, OSError):
+        return name, '', record
+    category = classes[record['label']] if classes and record['label'] >= 0 else ''
+    return name, category, record['image']
+
+
+def _attempt(read: Callable[[], T]) -> T | OSError:
+    try:
+        return read()
+    except OSError as error:
+        return error

@@ -1,0 +1,289 @@
+"""Tries chromagan_jax.prepare on photographs of which it knows what should become of them.
+
+    python launch/try_prepare.py --photos=DIR --odd=DIR --output=DIR
+
+mixes COUNT of each kind of duplicate and COUNT of each kind of bad picture among the photographs
+(which are linked, not copied), prepares the pile, and writes what was found and what was dropped
+wrongly to table.md and table.json.
+
+    python launch/try_prepare.py --photos=DIR --output=DIR --speed
+
+measures instead how fast the photographs are prepared, and with how much memory, against reading,
+decoding, resizing and encoding them alone; --copies=4 of each photograph tells whether the memory
+grows with the pile.
+"""
+
+import csv
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from absl import flags
+from PIL import Image, ImageOps
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # where the package is not installed
+
+from chromagan_jax import files  # noqa: E402
+from chromagan_jax.data.decode import decode, resize_short  # noqa: E402
+from chromagan_jax.data.sources import image_names  # noqa: E402
+from chromagan_jax.prepare.pictures import Options, encode_jpeg  # noqa: E402
+
+SEED = 0
+
+
+class Planted(NamedTuple):
+    """A file among the photographs, and what should become of it."""
+
+    name: str  # in the pile
+    kind: str
+    fate: str  # the reason for which it is to be dropped; of a duplicate, it or its base
+    base: str  # the photograph that it was made from; '' for an odd file
+
+
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    """The bytes of a JPEG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, 'JPEG', quality=quality)
+    return buffer.getvalue()
+
+
+def scaled(image: Image.Image, scale: float) -> Image.Image:
+    """`image` with sides `scale` times as long."""
+    return image.resize((round(image.width * scale), round(image.height * scale)))
+
+
+def sepia(image: Image.Image) -> Image.Image:
+    """`image` in shades of brown."""
+    return ImageOps.colorize(image.convert('L'), '#1c1005', '#fff3dc', mid='#8f6f47')
+
+
+# How a bad picture or a duplicate is made of a photograph's bytes: (kind, fate) -> function.
+KINDS: dict[tuple[str, str], Callable[[bytes, Image.Image], bytes]] = {
+    ('renamed', 'duplicate'): lambda data, image: data,
+    ('re-encoded', 'duplicate'): lambda data, image: jpeg(image, 50),
+    ('rescaled to 60 %', 'duplicate'): lambda data, image: jpeg(scaled(image, 0.6)),
+    ('enlarged to 150 %', 'duplicate'): lambda data, image: jpeg(scaled(image, 1.5)),
+    ('mirrored', 'duplicate'): lambda data, image: jpeg(ImageOps.mirror(image)),
+    ('gray', 'gray'): lambda data, image: jpeg(image.convert('L')),
+    ('gray in RGB', 'gray'): lambda data, image: jpeg(image.convert('L').convert('RGB'), 75),
+    ('sepia', 'gray'): lambda data, image: jpeg(sepia(image)),
+    ('cut off', 'undecodable'): lambda data, image: data[: len(data) // 2],
+    ('thumbnail', 'too_small'): lambda data, image: jpeg(image.resize((60, 45))),
+    ('strip', 'too_elongated'): lambda data, image: jpeg(image.resize((400, 100))),
+}
+
+
+def plant(photos: Path, odd: Path | None, pile: Path, count: int) -> list[Planted]:
+    """Links the photographs into `pile` and adds what is planted."""
+    pile.mkdir(parents=True)
+    names = sorted(image_names(str(photos)))
+    for name in names:
+        link = pile / 'photos' / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(photos.absolute() / name)
+    chosen = iter(random.Random(SEED).sample(names, count * len(KINDS)))
+    planted = []
+    (pile / 'planted').mkdir()
+    for (kind, fate), make in KINDS.items():
+        for index in range(count):
+            base = next(chosen)
+            data = (photos / base).read_bytes()
+            name = f'planted/{"".join(filter(str.isalnum, kind))}_{index:03d}.jpg'
+            image = Image.fromarray(decode(data))
+            (pile / name).write_bytes(make(data, image))
+            planted.append(Planted(name, kind, fate, f'photos/{base}'))
+    if odd:
+        planted += [
+            Planted(f'odd/{name}', 'odd file', fate, '')
+            for name, fate in expected_of_odd(odd / 'manifest.csv')
+        ]
+        shutil.copytree(odd, pile / 'odd', copy_function=shutil.copyfile)
+    return planted
+
+
+def expected_of_odd(manifest: Path) -> Iterator[tuple[str, str]]:
+    """Which of the odd files should be dropped, and why; of the others either is right."""
+    with manifest.open(newline='') as file:
+        for row in csv.DictReader(file):
+            if row['pil_load'] != 'ok':
+                yield row['file'], 'undecodable'
+                continue
+            short, long = sorted((int(row['width']), int(row['height'])))
+            if short < Options().min_side:
+                yield row['file'], 'too_small'
+            elif long > Options().max_aspect * short:
+                yield row['file'], 'too_elongated'
+            elif row['pil_format_mode'].endswith(('/L', '/1', '/I;16')) or 'sepia' in row['file']:
+                yield row['file'], 'gray'
+
+
+def compare(planted: Sequence[Planted], pictures: Path) -> dict[str, Any]:
+    """What was found, missed and dropped wrongly, by what pictures.csv says."""
+    with pictures.open(newline='') as file:
+        rows = {row['file']: row for row in csv.DictReader(file)}
+    counts: dict[str, Counter[str]] = {}
+    missed, partners = [], {one.base for one in planted if one.fate == 'duplicate'}
+    for one in planted:
+        tally = counts.setdefault(one.kind, Counter())
+        # Of two duplicates either may go.
+        pair = (one.name, one.base) if one.fate == 'duplicate' else (one.name,)
+        found = any(rows[name]['fate'] not in ('train', 'test') for name in pair)
+        tally['found' if found else 'missed'] += 1
+        if not found:
+            missed.append({**one._asdict(), 'was': rows[one.name]['fate']})
+    dropped = [
+        {'file': name, 'fate': row['fate'], 'detail': row['detail']}
+        for name, row in rows.items()
+        if name.startswith('photos/')
+        and row['fate'] not in ('train', 'test')
+        # A base may go in favour of its own duplicate.
+        and not (name in partners and row['fate'] == 'duplicate' and ' planted/' in row['detail'])
+    ]
+    return {
+        'planted': {kind: dict(tally) for kind, tally in counts.items()},
+        'missed': missed,
+        'photographs': sum(name.startswith('photos/') for name in rows),
+        'photographs_dropped': dict(Counter(row['fate'] for row in dropped)),
+        'dropped': sorted(dropped, key=lambda row: (row['fate'], row['file'])),
+    }
+
+
+def table_of(result: Mapping[str, Any]) -> str:
+    """The counts as a table in Markdown."""
+    lines = ['| planted | found | missed |', '|---|---|---|']
+    for kind, tally in result['planted'].items():
+        lines.append(f'| {kind} | {tally.get("found", 0)} | {tally.get("missed", 0)} |')
+    wrong = ', '.join(f'{n} as {fate}' for fate, n in result['photographs_dropped'].items())
+    return '\n'.join(lines) + (
+        f'\n\nOf the {result["photographs"]} photographs themselves were dropped: '
+        f'{wrong or "none"}.\n'
+    )
+
+
+def run_prepare(pile: Path, output: Path, *arguments: str) -> tuple[float, float, float]:
+    """Runs the command.
+
+    Returns:
+        Seconds, those that processors worked, and the MB that its processes had together at most.
+    """
+    command = [sys.executable, '-m', 'chromagan_jax.prepare', f'--input={pile}']
+    begun, before, most = time.monotonic(), worked(), 0.0
+    process = subprocess.Popen([*command, f'--output={output}', *arguments], cwd=ROOT)
+    while process.poll() is None:
+        most = max(most, memory(process.pid))
+        time.sleep(0.1)
+    if process.returncode:
+        sys.exit(process.returncode)
+    return time.monotonic() - begun, worked() - before, most
+
+
+def worked() -> float:
+    """Seconds that processors have worked for this process's children that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def memory(pid: int) -> float:
+    """MB of a process and those that it started, shared pages counted once (Linux)."""
+    total = 0.0
+    try:
+        for line in Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines():
+            if line.startswith('Pss:'):
+                total += int(line.split()[1]) / 1024
+        for task in Path(f'/proc/{pid}/task').iterdir():
+            total += sum(memory(int(child)) for child in (task / 'children').read_text().split())
+    except OSError:
+        pass  # it ended meanwhile
+    return total
+
+
+def work_alone(paths: Sequence[Path]) -> float:
+    """What cannot be left out: read, decode, resize, encode. Returns the processor's seconds."""
+    begun = time.process_time()
+    cv2.setNumThreads(1)
+    options = Options()
+    for path in paths:
+        rgb = decode(path.read_bytes())
+        if min(rgb.shape[:2]) > options.size:
+            rgb = resize_short(rgb, options.size)
+        encode_jpeg(np.ascontiguousarray(rgb), options.quality)
+    return time.process_time() - begun
+
+
+def multiply(photos: Path, folder: Path, copies: int) -> Path:
+    """A folder with each photograph so many times, as files that differ in a byte at the end."""
+    for number in range(copies):
+        for name in image_names(str(photos)):
+            copy = folder / str(number) / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes((photos / name).read_bytes() + bytes([number]))
+    return folder
+
+
+def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
+    """Pictures a second of the floor and of the command, and its memory."""
+    paths = [photos / name for name in sorted(image_names(str(photos)))]
+    parts = [paths[index::workers] for index in range(workers)]
+    with ProcessPoolExecutor(workers) as pool:
+        list(pool.map(work_alone, [part[:4] for part in parts]))  # imports
+        begun = time.monotonic()
+        alone = sum(pool.map(work_alone, parts))
+        floor = time.monotonic() - begun
+    seconds, busy, most = run_prepare(photos, output, f'--workers={workers}', '--distance=-1')
+    return {
+        'pictures': len(paths),
+        'workers': workers,
+        'floor_pictures_per_second': round(len(paths) / floor, 1),
+        'pictures_per_second': round(len(paths) / seconds, 1),
+        'share_of_floor': round(floor / seconds, 3),
+        'floor_processor_ms_per_picture': round(1000 * alone / len(paths), 2),
+        'processor_ms_per_picture': round(1000 * busy / len(paths), 2),
+        'memory_mb': round(most),
+    }
+
+
+def main() -> None:
+    """Runs the trial or the measurement."""
+    values = flags.FlagValues()
+    define = partial(flags.DEFINE_string, flag_values=values)
+    define('photos', None, 'Photographs in colour.', required=True)
+    define('odd', '', 'Odd files with a manifest.csv.')
+    define('output', None, 'A new folder.', required=True)
+    flags.DEFINE_integer('count', 50, 'Files planted of each kind.', flag_values=values)
+    flags.DEFINE_integer('workers', os.cpu_count() or 1, 'As of prepare.', flag_values=values)
+    flags.DEFINE_bool('speed', False, 'Measure the speed.', flag_values=values)
+    flags.DEFINE_integer('copies', 1, 'For --speed: of each photograph.', flag_values=values)
+    values(sys.argv)
+    output = Path(values.output)
+    if values.speed:
+        photos = multiply(Path(values.photos), output / 'pile', values.copies)
+        result = measure(photos, output / 'prepared', values.workers)
+        print(json.dumps(result, indent=2))
+        files.write_json(output / 'speed.json', result)
+        return
+    odd = Path(values.odd) if values.odd else None
+    planted = plant(Path(values.photos), odd, output / 'pile', values.count)
+    run_prepare(output / 'pile', output / 'prepared', f'--workers={values.workers}')
+    result = compare(planted, output / 'prepared' / 'pictures.csv')
+    files.write_json(output / 'table.json', result)
+    table = table_of(result)
+    files.write_atomically(output / 'table.md', table.encode())
+    print(table)
+
+
+if __name__ == '__main__':
+    main()
