@@ -133,11 +133,18 @@ def _restore(manager: Manager, step: int, abstract: GanState) -> GanState:
 
 @contextlib.contextmanager
 def finishing(*managers: Manager) -> Iterator[None]:
-    """However the context ends, what is being saved is saved to the end."""
+    """However the context ends, what is being saved is saved to the end.
+
+    But for a lost process: a save that is under way would wait for it.
+    """
+    lost = False
     try:
         yield
+    except Exception as error:
+        lost = is_lost_process(error)
+        raise
     finally:
-        for manager in managers:
+        for manager in () if lost else managers:
             with _writing(manager):
                 manager.wait_until_finished()
                 manager.close()

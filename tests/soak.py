@@ -218,7 +218,7 @@ def live(
         else:
             damaged, said = (kind, max(steps_saved(workdir))), ''
         faults[kind] += 1
-        print(f'  {kind}' + f' in checkpoint {damaged[1]}' * bool(damaged), flush=True)
+        print(f'  {kind}' + (f' in checkpoint {damaged[1]}' if damaged else ''), flush=True)
     raise LostError('the run never came to its end')
 
 
