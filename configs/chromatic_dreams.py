@@ -13,8 +13,9 @@ It names no networks, no colour space and no size: those of `rgb_colorizer`, its
 It does not weigh its two terms: 1 : 100, as pix2pix weighs its own. It does not say how long: 200
 epochs, as `rgb_colorizer`.
 
-Measured on two cores of a Xeon at 128 px, batch 4: 1.0 images/s. At its own size, and to its end,
-it was not run yet: that takes an accelerator.
+Measured on two cores of a Xeon at 128 px, batch 4: 1.0 images/s. After what fits into 15 minutes of
+one core (131 updates, launch/compare.py): PSNR 17.6 dB (gray 22.2), colorfulness 15 of 43. At its
+own size, and to its end, it was not run yet: that takes an accelerator.
 """
 
 from ml_collections import ConfigDict

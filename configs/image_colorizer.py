@@ -17,8 +17,9 @@ discriminator_steps, or discriminator_max_accuracy=0.8, with which it rests whil
 often; noise and overfitting, generator.norm='instance' and generator.dropout, which it names as
 what to try next. No data set is too large: photographs are read as they are needed.
 
-Measured on two cores of a Xeon at 128 px, batch 4: 3.9 images/s. At its own size, and to its end,
-it was not run yet: that takes an accelerator.
+Measured on two cores of a Xeon at 128 px, batch 4: 3.9 images/s. After what fits into 15 minutes of
+one core (594 updates, launch/compare.py): PSNR 20.1 dB (gray 22.2), colorfulness 32 of 43. At its
+own size, and to its end, it was not run yet: that takes an accelerator.
 """
 
 from ml_collections import ConfigDict
