@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 from PIL import Image
 from skimage import data
 from test_resume import leaves, metrics, unfinished
@@ -74,7 +75,11 @@ class Run:
             with self.logs[i].open('wb') as log:
                 self.processes.append(
                     subprocess.Popen(
-                        command, cwd=ROOT, env=os.environ | {'XLA_FLAGS': ''}, stderr=log
+                        command,
+                        cwd=ROOT,
+                        env=os.environ | {'XLA_FLAGS': ''},
+                        stdout=subprocess.DEVNULL,
+                        stderr=log,
                     )
                 )
 
@@ -308,6 +313,7 @@ def main() -> int:
 
 
 if __name__ == '__main__':
+    logging.set_verbosity(logging.ERROR)
     try:
         sys.exit(main())
     except LostError as error:
