@@ -2,7 +2,11 @@
 
 import os
 import pathlib
+import signal
 import tempfile
+
+# Ignored where the tests run in the background, and Ctrl-C is among what they try.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 # Barely optimised code compiles in half the time, and tests compute little.

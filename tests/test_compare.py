@@ -113,6 +113,7 @@ def scores_of(out):
 # The whole
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_goes_on_with_the_same_steps_and_measures_nothing_again(
     stopped, finished
 ):
@@ -127,6 +128,7 @@ def test_a_stopped_comparison_goes_on_with_the_same_steps_and_measures_nothing_a
     assert checkpoint.kept_steps(out / 'base/run')[-1] == steps
 
 
+@pytest.mark.slow
 def test_the_steps_are_those_that_the_measured_rate_has_in_the_minutes(finished):
     rate = read(finished[0] / 'out/base/rate.json')
     assert rate['name'] == 'train_step'
@@ -134,6 +136,7 @@ def test_the_steps_are_those_that_the_measured_rate_has_in_the_minutes(finished)
     assert rate['processor']
 
 
+@pytest.mark.slow
 def test_a_system_that_fails_is_named_and_the_others_go_on(finished):
     lines = finished[1].splitlines()
     assert lines[0].startswith('compare: nonsense failed: benchmark ended with 1; ')
@@ -144,6 +147,7 @@ def test_a_system_that_fails_is_named_and_the_others_go_on(finished):
     assert list(rows_of(finished[0] / 'out')) == ['gray', 'base']
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_evaluation(finished):
     out = finished[0] / 'out'
     scores, rows = scores_of(out), rows_of(out)
@@ -164,6 +168,7 @@ def test_the_figures_are_those_of_the_evaluation(finished):
     assert gray[heading.index('updates')] == ''
 
 
+@pytest.mark.slow
 def test_a_row_says_what_was_trained_and_for_how_long(finished):
     out = finished[0] / 'out'
     run = checkpoint.load(out / 'base/run')
@@ -185,6 +190,7 @@ def test_a_row_says_what_was_trained_and_for_how_long(finished):
     assert note.endswith(f'jax {jax.__version__}.')
 
 
+@pytest.mark.slow
 def test_the_minutes_leave_out_what_is_no_training(finished, tmp_path):
     out = shutil.copytree(finished[0] / 'out', tmp_path / 'out')
     lines = [
@@ -199,6 +205,7 @@ def test_the_minutes_leave_out_what_is_no_training(finished, tmp_path):
     assert rows_of(out)['base']['minutes'] * 60 == pytest.approx(BATCH * (20 / 8 + 25 / 5 + 1 / 4))
 
 
+@pytest.mark.slow
 def test_raw_weights_are_called_so(finished, tmp_path):
     out = shutil.copytree(finished[0] / 'out', tmp_path / 'out')
     described = read(out / 'base/run/config.json')
@@ -208,6 +215,7 @@ def test_raw_weights_are_called_so(finished, tmp_path):
     assert rows_of(out)['base']['weights'] == 'raw'
 
 
+@pytest.mark.slow
 def test_the_photographs_are_cut_as_the_evaluation_cuts_them(finished):
     out = finished[0] / 'out'
     paths = sorted((out / 'photographs').iterdir())
@@ -223,6 +231,7 @@ def test_the_photographs_are_cut_as_the_evaluation_cuts_them(finished):
 # Started again, in this process
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(finished, call):
     folder = finished[0]
     (folder / 'out/table.md').unlink()
@@ -233,6 +242,7 @@ def test_what_is_done_is_not_done_again(finished, call):
     assert (folder / 'out/table.md').exists()
 
 
+@pytest.mark.slow
 def test_table_compares_what_there_is(finished, call, tmp_path):
     out = shutil.copytree(finished[0] / 'out', tmp_path / 'out')
     tables = {path.name: path.read_bytes() for path in out.glob('table.*')}
@@ -245,6 +255,7 @@ def test_table_compares_what_there_is(finished, call, tmp_path):
     assert {path.name: path.read_bytes() for path in out.glob('table.*')} == tables
 
 
+@pytest.mark.slow
 def test_a_system_that_is_not_scored_to_the_end_is_left_out(finished, call, tmp_path):
     out = shutil.copytree(finished[0] / 'out', tmp_path / 'out')
     shutil.copytree(out / 'base', out / 'pix2pix')
@@ -255,6 +266,7 @@ def test_a_system_that_is_not_scored_to_the_end_is_left_out(finished, call, tmp_
     assert list(rows_of(out)) == ['gray', 'base']
 
 
+@pytest.mark.slow
 def test_systems_stand_in_the_order_of_the_references(finished, tmp_path):
     out = shutil.copytree(finished[0] / 'out', tmp_path / 'out')
     for name in ('another', 'pix2pix', 'chromatic_dreams'):
@@ -263,6 +275,7 @@ def test_systems_stand_in_the_order_of_the_references(finished, tmp_path):
     assert list(rows_of(out)) == ['gray', 'base', 'chromatic_dreams', 'pix2pix', 'another']
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_and_change_nothing(finished, call):
     folder = finished[0]
     argv = arguments(folder, '--systems=base')

@@ -102,7 +102,7 @@ def test_two_processes_follow_the_trajectory_of_one_and_hand_over_to_it(
     assert (heartbeat['step'], heartbeat['phase']) == (6, 'end')
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_run_goes_on_whatever_the_processes_and_devices(start, start_pair, tmp_path):
     sharded, steps = '--config.mesh.fsdp=2', '--config.steps={}'.format
     end(start(tmp_path / 'whole', steps(6)))
@@ -112,7 +112,7 @@ def test_a_run_goes_on_whatever_the_processes_and_devices(start, start_pair, tmp
     assert_same_lines(tmp_path / 'parts/metrics.jsonl', tmp_path / 'whole/metrics.jsonl')
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_two_processes_score_what_one_scores_and_follow_a_run_to_its_end(
     start, start_pair, tmp_path
 ):
@@ -126,7 +126,7 @@ def test_two_processes_score_what_one_scores_and_follow_a_run_to_its_end(
     assert lines_of(alone)[-1] == pytest.approx(by_one, rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_ctrl_c_in_one_process_stops_all_at_the_same_step(start_pair, tmp_path):
     first, second = start_pair(tmp_path, '--config.steps=10000')
     wait_for(first, 'step 3/')
@@ -136,7 +136,7 @@ def test_ctrl_c_in_one_process_stops_all_at_the_same_step(start_pair, tmp_path):
     assert sentences[0].startswith('chromagan_jax: stopped at step ')
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize('killed', [0, 1])
 def test_where_one_process_dies_the_other_ends_soon_and_says_so(killed, start_pair, tmp_path):
     pair = start_pair(tmp_path, '--config.steps=10000')
@@ -147,7 +147,7 @@ def test_where_one_process_dies_the_other_ends_soon_and_says_so(killed, start_pa
     assert 'another process ended' in said or 'another task died' in said
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_read_that_never_returns_ends_all_processes_in_time(start_pair, tmp_path):
     photographs = tmp_path / 'photographs'
     photographs.mkdir()

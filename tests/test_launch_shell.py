@@ -257,6 +257,7 @@ def wait_for(log: Path, word: str, times: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.cluster
 def test_two_local_processes_train_the_tiny_config(tmp_path: Path) -> None:
     done = subprocess.run(
         ['bash', LOCAL, *SMALL],
