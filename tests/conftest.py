@@ -5,9 +5,6 @@ import pathlib
 import signal
 import tempfile
 
-# Ignored where the tests run in the background, and Ctrl-C is among what they try.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 os.environ['JAX_PLATFORMS'] = 'cpu'
 # Barely optimised code compiles in half the time, and tests compute little.
 os.environ['XLA_FLAGS'] = (
@@ -21,6 +18,9 @@ import pytest
 from absl import flags
 
 from configs import base
+
+# Ignored where the tests run in the background, and Ctrl-C is among what they try.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='session', autouse=True)
