@@ -47,7 +47,7 @@ def at_once(agreed):
 @pytest.mark.parametrize(
     'name',
     [
-        pytest.param(name, marks=() if name in ('base', 'chromagan', 'chromatic_dreams') else SLOW)
+        pytest.param(name, marks=() if name in ('base', 'chromatic_dreams') else SLOW)
         for name in SMALLEST
     ],
 )
