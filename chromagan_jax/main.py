@@ -6,6 +6,7 @@ another process. JAX may be the first to notice that another process died, and e
 SIGABRT (134): start it again too.
 """
 
+import inspect
 import os
 import re
 import sys
@@ -141,12 +142,14 @@ def flag_mistake(error: str) -> str:
 
 
 def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
-    """Shows an exception that no caller can catch, but for the echoes of a save that failed.
+    """Shows an exception that no caller can catch, but for the echoes of a save or restore.
 
-    TensorStore's threads raise one for each array that comes too late to the save's event loop; the
-    failure itself is raised in the main thread.
+    TensorStore's threads raise one for each array that comes too late to the save's event loop, and
+    Orbax's coroutines one for each array of a damaged checkpoint; the failure itself is raised in
+    the main thread.
     """
-    if str(unraisable.exc_value) != 'Event loop is closed':
+    late = str(unraisable.exc_value) == 'Event loop is closed'
+    if not late and not inspect.iscoroutine(unraisable.object):
         sys.__unraisablehook__(unraisable)
 
 
