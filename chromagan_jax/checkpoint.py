@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -34,8 +33,6 @@ CHECKPOINTS = 'checkpoints'
 BEST = 'best'
 UNREADABLE = 'unreadable'  # where checkpoints are moved that cannot be read
 CHECKSUM = 'checksum'  # of the state, in a checkpoint's metadata
-
-PyTree: TypeAlias = Any
 
 
 def open_checkpoints(workdir: Path, max_to_keep: int) -> Manager:
@@ -87,30 +84,8 @@ def save_if_best(manager: Manager, step: int, state: GanState, score: float) -> 
 
 
 def _save(manager: Manager, step: int, state: GanState, **options: Any) -> None:
-    kept = {CHECKSUM: int(checksum(state))}
+    kept = {CHECKSUM: int(state_lib.checksum(state))}
     manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=kept, **options)
-
-
-@jax.jit
-def checksum(state: PyTree) -> jax.Array:
-    """A () uint32 that changes with any bit of the state, and with none of its sharding.
-
-    The sum, modulo 2**32, of all elements' bits times odd weights that count them: integers sum to
-    the same in whatever order the devices do it, and no array has to be gathered.
-    """
-    total, counted = jnp.uint32(0), 0
-    for leaf in jax.tree.leaves(state):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        unsigned = np.dtype(f'uint{8 * leaf.dtype.itemsize}')
-        bits = lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-        index, stride = jnp.uint32(counted), 1
-        for axis in reversed(range(leaf.ndim)):
-            index += lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) * jnp.uint32(stride)
-            stride *= leaf.shape[axis]
-        total += jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)
-        counted += leaf.size
-    return total
 
 
 def _restore(manager: Manager, step: int, abstract: GanState) -> GanState:
@@ -126,7 +101,7 @@ def _restore(manager: Manager, step: int, abstract: GanState) -> GanState:
     if multihost_utils.process_allgather(np.array(failure is not None)).any():
         raise failure or ValueError('another process cannot read its part of it')
     kept = (manager.metadata(step).custom_metadata or {}).get(CHECKSUM)
-    if kept is not None and kept != int(checksum(state)):
+    if kept is not None and kept != int(state_lib.checksum(state)):
         raise ValueError('its bits are not those that were saved')
     return state
 

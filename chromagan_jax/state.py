@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import struct
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax import models, optim, sharding
@@ -286,3 +287,25 @@ def keep_finite(state: GanState, updated: GanState, metrics: Mapping[str, Array]
         bad_step=jnp.where(first_bad, step, state.bad_step),
         bad_term=jnp.where(first_bad, jnp.argmin(finite).astype(jnp.int32), state.bad_term),
     )
+
+
+@jax.jit
+def checksum(state: PyTree) -> Array:
+    """A () uint32 that changes with any bit of the state, and with none of its sharding.
+
+    The sum, modulo 2**32, of all elements' bits times odd weights that count them: integers sum to
+    the same in whatever order the devices do it, and no array has to be gathered.
+    """
+    total, counted = jnp.uint32(0), 0
+    for leaf in jax.tree.leaves(state):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        unsigned = np.dtype(f'uint{8 * leaf.dtype.itemsize}')
+        bits = lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+        index, stride = jnp.uint32(counted), 1
+        for axis in reversed(range(leaf.ndim)):
+            index += lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) * jnp.uint32(stride)
+            stride *= leaf.shape[axis]
+        total += jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)
+        counted += leaf.size
+    return total

@@ -2,9 +2,7 @@
 
 import base64
 import io
-import itertools
 import json
-import pickle
 import random
 import re
 from html.parser import HTMLParser
@@ -15,7 +13,7 @@ from PIL import Image
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.prepare.pictures import REASONS, Dropped, Kept, Options, encode_jpeg
-from chromagan_jax.prepare.report import MAX_EXAMPLES, add, empty, merge, write_report
+from chromagan_jax.prepare.report import MAX_EXAMPLES, add, empty, write_report
 
 SIZES = [(64, 80), (300, 256), (255, 400), (5000, 4096), (640, 480)]
 
@@ -56,24 +54,11 @@ def report(summary, tmp_path_factory):
     return folder
 
 
-def test_the_order_and_the_parts_change_nothing(summary):
+def test_the_order_changes_nothing(summary):
     for seed in range(3):
-        draw = random.Random(seed)
         numbers = list(range(200))
-        draw.shuffle(numbers)
-        cuts = [0, *sorted(draw.sample(range(200), 4)), 200]
-        parts = [summary_of(numbers[a:b]) for a, b in itertools.pairwise(cuts)]
-        assert merge(parts) == summary
-        assert merge([merge(parts[:2]), merge(parts[2:]), empty()]) == summary
-        assert merge([parts[4], merge([parts[1], parts[0]]), parts[3], parts[2]]) == summary
-
-
-def test_merging_leaves_the_parts_alone_and_they_can_be_sent():
-    parts = [summary_of(range(10)), summary_of(range(10, 40))]
-    before = pickle.loads(pickle.dumps(parts))
-    merge(parts)
-    assert parts == before
-    assert merge([]) == empty()
+        random.Random(seed).shuffle(numbers)
+        assert summary_of(numbers) == summary
 
 
 def test_the_examples_are_those_of_the_smallest_digests(summary):

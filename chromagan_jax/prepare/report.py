@@ -83,17 +83,6 @@ def add(
     return summary
 
 
-def merge(summaries: Iterable[Summary]) -> Summary:
-    """The summary of all pictures together; associative and commutative."""
-    merged = empty()
-    for summary in summaries:
-        merged.counts.update(summary.counts)
-        for outcome, examples in summary.examples.items():
-            for example in examples:
-                _add_example(merged, outcome, example)
-    return merged
-
-
 def _add_example(summary: Summary, outcome: str, example: Example) -> None:
     examples = summary.examples.setdefault(outcome, [])
     insort(examples, example, key=_order)
