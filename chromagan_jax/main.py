@@ -10,6 +10,7 @@ import inspect
 import os
 import re
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -45,6 +46,9 @@ _COMPILATION_CACHE = flags.DEFINE_string(
     str(Path('~/.cache/chromagan_jax/xla').expanduser()),
     "Where compiled steps are kept for the next start; '' for nowhere.",
 )
+
+
+_FAREWELL = 10.0  # s that a process waits at its end for others that may end as well
 
 
 def main(argv: Sequence[str]) -> None:
@@ -154,7 +158,13 @@ def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
 
 
 def _exit(code: int, sentence: str) -> NoReturn:
-    print(f'chromagan_jax: {sentence}', file=sys.stderr)
+    print(f'chromagan_jax: {sentence}', file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        # JAX says farewell to the other processes, so that a mistake that all make ends all with
+        # its code. One that is made here alone leaves them waiting for this process: then it goes.
+        leave = threading.Timer(_FAREWELL, os._exit, (code,))
+        leave.daemon = True
+        leave.start()
     sys.exit(code)
 
 

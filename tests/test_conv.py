@@ -20,6 +20,12 @@ SHAPES = [
     (8, 3, 64, 64, (0, 0)),
     (36, 3, 64, 64, (1, 1)),
     (2, 1, 5, 3, (0, 0)),
+    (23, 2, 64, 65, (1, 1)),  # from here on by Winograd's tiles, whole and in part
+    (25, 3, 64, 64, (1, 1)),
+    (24, 4, 65, 64, (1, 1)),
+    (26, 4, 64, 64, (0, 0)),
+    (8, 3, 64, 2, (1, 1)),  # gradients by patches of the narrower side
+    (8, 2, 3, 64, (1, 1)),
 ]
 
 
@@ -56,7 +62,9 @@ def test_values_and_gradients_are_those_of_the_plain_convolution(
     assert_close(outcome(conv.conv), outcome(plain))
 
 
-@pytest.mark.parametrize(('px', 'k', 'channels', 'features', 'padding'), SHAPES[:1] + SHAPES[8:9])
+@pytest.mark.parametrize(
+    ('px', 'k', 'channels', 'features', 'padding'), SHAPES[:1] + SHAPES[8:9] + SHAPES[11:13]
+)
 def test_second_derivatives_are_those_of_the_plain_convolution(px, k, channels, features, padding):
     x, kernel = draw(px, k, channels, features)
 

@@ -1,19 +1,24 @@
 """Stride-1 convolutions in the formulation that the back end computes fastest.
 
-XLA's CPU back end has a fast path for padded convolutions only, and none for kernel gradients. On
-two cores, forward and kernel gradient in milliseconds (batch, px, kernel, channels -> features):
+XLA's CPU back end has a fast path for padded convolutions only, and none for kernel gradients; and
+where there are enough pixels and channels, Winograd's tiles halve the work. On two cores, forward +
+input gradient + kernel gradient in milliseconds (`python launch/convolutions.py`):
 
-| | VALID | padded, cropped | batched dots | dots |
-|---|---|---|---|---|
-| 4, 106, 3x3, 128 -> 128 | 149 + 419 | 63 + 333 | 135 | 165 |
-| 4, 120, 5x5, 32 -> 32 | 56 + 126 | 11 + 53 | 73 | 87 |
-| 4, 30, 3x3, 512 -> 512 | 185 + 332 | 61 + 258 | 115 | 82 |
-| 8, 66, 2x2, 64 -> 128 | 30 + 84 | 18 + 72 | 30 | 40 |
-| 8, 66, 2x2, 128 -> 8 | 36 + 12 | 4 + 13 | 25 | 35 |
-| 8, 19, 4x4, 128 -> 256 | 11 + 13 | 12 + 18 | 20 | 17 |
-| 8, 17, 2x2, 512 -> 128 | 6 + 9 | 5 + 9 | 16 | 8 |
+| batch, px, kernel, channels -> features | XLA's | without tiles | here |
+|---|---|---|---|
+| 8, 16, 4x4, 128 -> 256 | 7 + 10 + 10 | 10 + 11 + 14 | 6 + 8 + 4 |
+| 2, 32, 4x4, 256 -> 512 | 40 + 34 + 104 | 37 + 35 + 129 | 19 + 19 + 18 |
+| 8, 32, 2x2, 128 -> 128 | 7 + 11 + 1118 | 5 + 6 + 35 | 5 + 5 + 6 |
+| 8, 8, 2x2, 512 -> 512 | 6 + 7 + 299 | 7 + 8 + 7 | 8 + 8 + 9 |
+| 8, 64, 2x2, 64 -> 8 | 2 + 2 + 45 | 2 + 3 + 3 | 2 + 3 + 4 |
+| 4, 106, 3x3, 128 -> 128 | 55 + 55 + 292 | 57 + 60 + 301 | 54 + 48 + 81 |
+| 4, 30, 3x3, 512 -> 512 | 70 + 78 + 315 | 71 + 78 + 342 | 40 + 38 + 45 |
+| 4, 120, 5x5, 32 -> 32 | 13 + 12 + 52 | 12 + 12 + 62 | 14 + 13 + 56 |
 
 Elsewhere a convolution is `lax.conv_general_dilated` and nothing else.
+
+The convolution and its two gradients are linear in each of two arguments, and the gradients of any
+of the three are the other two: three functions with one rule each differentiate for ever.
 """
 
 import functools
@@ -24,12 +29,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from chromagan_jax.models import winograd
+
 Array = jax.Array
 Padding = tuple[int, int]  # before and after, of both sides of the picture
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 _SMALL = 18 * 18  # pixels up to which kernels weigh more than pictures
 _NARROW = 64  # channels below which matrix products do not pay
+_MANY = 1000  # pixels of the batch from which transforming a kernel pays
+_TILES = {2: 3, 3: 2, 4: 3}  # kernel -> pixels a side of Winograd's tiles
 
 
 def conv(x: Array, kernel: Array, padding: Padding = (0, 0)) -> Array:
@@ -66,39 +75,35 @@ def _patches(x: Array, k: int, padding: Padding) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _cpu(x: Array, kernel: Array, padding: Padding) -> Array:
+    """(B, H, W, C) with (k, k, C, F) -> (B, h, w, F)."""
     k, _, _, features = kernel.shape
+    if tile := _tile(x.shape[:3], kernel.shape, padding, x.dtype):
+        return winograd.convolve(x, kernel, padding, tile)
     if x.shape[1] * x.shape[2] > 100:
         return _padded(x, kernel, padding)
     return _patches(x, k, padding) @ kernel.reshape(-1, features)
 
 
-def _forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
-    return _cpu(x, kernel, padding), (x, kernel)
-
-
-def _backward(padding: Padding, kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    x, kernel = kept
-    return _input_gradient(dy, kernel, padding), _kernel_gradient(x, dy, kernel, padding)
-
-
-_cpu.defvjp(_forward, _backward)
-
-
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _input_gradient(dy: Array, kernel: Array, padding: Padding) -> Array:
+    """(B, h, w, F) with (k, k, C, F) -> (B, H, W, C)."""
     k, _, channels, features = kernel.shape
-    _, h, w, _ = dy.shape
+    b, h, w, _ = dy.shape
+    other = k - 1 - padding[0], k - 1 - padding[1]
+    size = h + sum(other) - k + 1, w + sum(other) - k + 1
+    if tile := _tile((b, *size), kernel.shape, padding, dy.dtype):
+        return winograd.convolve(dy, kernel, other, tile, transposed=True)
     if h * w > _SMALL or features < _NARROW:
-        flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-        return _cpu(dy, flipped, (k - 1 - padding[0], k - 1 - padding[1]))
+        return _cpu(dy, kernel[::-1, ::-1].swapaxes(2, 3), other)
     # The product first, then shift and add. Of the kernel and the gradient, the smaller one is
     # turned over for the product: in the innermost levels that is not the kernel.
-    kernel_first = dy.shape[0] * h * w < features
+    kernel_first = b * h * w < features
     if kernel_first:
         taps = jnp.einsum('ijcf,bhwf->ijcbhw', kernel, dy)
         taps = taps.transpose(3, 4, 5, 0, 1, 2)
     else:
         taps = jnp.einsum('bhwf,ijcf->bhwijc', dy, kernel)
-    dx = jnp.zeros((dy.shape[0], h + k - 1, w + k - 1, channels))
+    dx = jnp.zeros((b, h + k - 1, w + k - 1, channels))
     for i in range(k):
         for j in range(k):
             dx = dx.at[:, i : i + h, j : j + w].add(taps[:, :, :, i, j].astype(dx.dtype))
@@ -106,32 +111,76 @@ def _input_gradient(dy: Array, kernel: Array, padding: Padding) -> Array:
     return dx.astype(dy.dtype)
 
 
-def _kernel_gradient(x: Array, dy: Array, kernel: Array, padding: Padding) -> Array:
-    k, _, channels, features = kernel.shape
-    _, h, w, _ = dy.shape
-    wide = min(channels, features) >= _NARROW
-    if k * k * channels <= 128 or (h * w <= _SMALL and wide):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _kernel_gradient(x: Array, dy: Array, k: int, padding: Padding) -> Array:
+    """(B, H, W, C) and (B, h, w, F) -> (k, k, C, F)."""
+    channels, features = x.shape[3], dy.shape[3]
+    b, h, w, _ = dy.shape
+    shape = k, k, channels, features
+    if tile := _tile(x.shape[:3], shape, padding, x.dtype):
+        return winograd.kernel_gradient(x, dy, k, padding, tile)
+    if k * k * min(channels, features) <= 128:
+        return _narrow_kernel_gradient(x, dy, k, padding)
+    if h * w <= _SMALL and min(channels, features) >= _NARROW:
         factors = _patches(x, k, padding), dy
         # One of product and patches has to be turned over: the smaller one.
-        over = x.shape[0] * h * w > features
+        over = b * h * w > features
         product = jnp.einsum('bhwr,bhwc->rc', *factors[:: -1 if over else 1])
-        return (product.T if over else product).reshape(kernel.shape).astype(kernel.dtype)
+        return (product.T if over else product).reshape(shape)
     # Padding is an operation of its own here: the kernel gradient of a convolution that enlarges
     # its input takes fifty times as long (256 -> 128, 3x3, 104 px, batch 4: 28 s instead of 0.5).
     x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-    if k > 3 or not wide:
-        return jax.vjp(lambda kernel: _padded(x, kernel, (0, 0)), kernel)[1](dy)[0]
-    # One contraction over the pixels for each tap of the kernel; for large pictures one for each
-    # picture too. Again the transposed product.
-    dots = 'bhwf,bhwc->bfc' if h * w > 900 else 'bhwf,bhwc->fc'
+    kernel = jnp.zeros(shape, x.dtype)
+    return jax.vjp(lambda kernel: _padded(x, kernel, (0, 0)), kernel)[1](dy)[0]
 
-    def tap(i: int, j: int) -> Array:
-        shifted = x[:, i : i + h, j : j + w]
-        product = jnp.einsum(dots, dy, shifted)
-        return (product.sum(0) if product.ndim == 3 else product).T
 
-    taps = jnp.stack([tap(i, j) for i in range(k) for j in range(k)])
-    return taps.reshape(kernel.shape).astype(kernel.dtype)
+def _narrow_kernel_gradient(x: Array, dy: Array, k: int, padding: Padding) -> Array:
+    """By the patches of the one of both that has fewer channels, so that they stay small."""
+    channels, features = x.shape[3], dy.shape[3]
+    if channels <= features:
+        return _contracted(_patches(x, k, padding), dy).reshape(k, k, channels, features)
+    # What the pixels of x see of dy is the kernel turned by 180 degrees.
+    seen = _patches(dy, k, (k - 1 - padding[0], k - 1 - padding[1]))
+    product = _contracted(x, seen).reshape(channels, k, k, features)
+    return product[:, ::-1, ::-1].transpose(1, 2, 0, 3)
+
+
+def _contracted(x: Array, y: Array) -> Array:
+    """(B, H, W, R) and (B, H, W, C) -> (R, C), the narrower factor turned over for the product."""
+    x, y = x.reshape(-1, x.shape[3]), y.reshape(-1, y.shape[3])
+    return x.T @ y if x.shape[1] <= y.shape[1] else (y.T @ x).T
+
+
+def _tile(x: tuple[int, ...], kernel: tuple[int, ...], padding: Padding, dtype: Any) -> int:
+    """Pixels a side of Winograd's tiles, for shapes where they pay; else 0."""
+    k, _, channels, features = kernel
+    more = sum(padding) - k + 1
+    pixels = x[0] * (x[1] + more) * (x[2] + more)
+    pays = pixels >= _MANY and min(channels, features) >= _NARROW and dtype == jnp.float32
+    return _TILES.get(k, 0) if pays else 0
+
+
+_cpu.defvjp(
+    lambda x, kernel, padding: (_cpu(x, kernel, padding), (x, kernel)),
+    lambda padding, kept, dy: (
+        _input_gradient(dy, kept[1], padding),
+        _kernel_gradient(kept[0], dy, kept[1].shape[0], padding),
+    ),
+)
+_input_gradient.defvjp(
+    lambda dy, kernel, padding: (_input_gradient(dy, kernel, padding), (dy, kernel)),
+    lambda padding, kept, dx: (
+        _cpu(dx, kept[1], padding),
+        _kernel_gradient(dx, kept[0], kept[1].shape[0], padding),
+    ),
+)
+_kernel_gradient.defvjp(
+    lambda x, dy, k, padding: (_kernel_gradient(x, dy, k, padding), (x, dy)),
+    lambda k, padding, kept, kernel: (
+        _input_gradient(kept[1], kernel, padding),
+        _cpu(kept[0], kernel, padding),
+    ),
+)
 
 
 def _general(
