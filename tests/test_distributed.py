@@ -148,6 +148,23 @@ def test_where_one_process_dies_the_other_ends_soon_and_says_so(killed, start_pa
 
 
 @pytest.mark.cluster
+def test_a_mistake_of_one_process_alone_is_told_and_ends_both(start, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(('localhost', 0))
+        cluster = f'--coordinator=localhost:{probe.getsockname()[1]}'
+    flags = ['--distributed', cluster, '--num_processes=2', '--config.stall_timeout=600']
+    good = start(tmp_path, *flags, '--process_id=1')
+    bad = start(tmp_path, *flags, '--process_id=0', '--config.data.source=/no/such/folder')
+    said = bad.communicate(timeout=90)[1]
+    assert bad.returncode == 1, said
+    assert said.startswith('chromagan_jax: ')
+    assert '/no/such/folder' in said
+    assert 'Traceback' not in said
+    good.communicate(timeout=60)
+    assert good.returncode in (75, -signal.SIGABRT)
+
+
+@pytest.mark.cluster
 def test_a_read_that_never_returns_ends_all_processes_in_time(start_pair, tmp_path):
     photographs = tmp_path / 'photographs'
     photographs.mkdir()

@@ -76,7 +76,9 @@ def test_a_run_killed_between_checkpoints_ends_in_the_same_bits(
     assert_same_run(undisturbed, tmp_path)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    'number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_run_asked_to_stop_saves_that_step_and_ends_in_the_same_bits(
     number: signal.Signals, undisturbed: Path, tmp_path: Path, start: Start
 ) -> None:

@@ -75,7 +75,7 @@ def wgan(tiny, photographs, monkeypatch):
     return tiny
 
 
-@pytest.mark.parametrize('name', ['rgb', 'wgan'])
+@pytest.mark.parametrize('name', [pytest.param('rgb', marks=pytest.mark.slow), 'wgan'])
 def test_the_system_trains_resumes_and_evaluates_like_base(name, request, tmp_path):
     config = request.getfixturevalue(name)
     whole = train.train_and_evaluate(config, tmp_path / 'whole')
