@@ -14,7 +14,6 @@ was lost. The workdirs lie on a tmpfs of their own, which it takes root to mount
 
 import argparse
 import collections
-import contextlib
 import json
 import os
 import random
@@ -25,14 +24,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import logging
-from PIL import Image
-from skimage import data
-from test_resume import leaves, metrics, unfinished
+from faults import damage, fill, relist, small_disk, write_photographs
+from test_resume import metrics, unfinished
+
+from chromagan_jax import checkpoint
 
 ROOT = Path(__file__).parents[1]
 STEPS = 60
@@ -50,7 +51,6 @@ FLAGS = (
     '--config.checkpoint.max_to_keep=3',
     '--config.stall_timeout=120',
 )
-DISK = 48  # MB
 PATIENCE = 300  # s until a process that should end counts as hanging
 
 
@@ -154,39 +154,6 @@ def expect(run: Run, codes: set[int]) -> None:
         raise LostError(f'ended with {ended}, not {sorted(codes)}:\n{run.said()[-3000:]}')
 
 
-def damage(kind: str, workdir: Path, rng: random.Random) -> bool:
-    """Damages the newest checkpoint, if there is an older one to fall back to."""
-    saved = sorted(
-        (path.parent for path in (workdir / 'checkpoints').glob('*/commit_success.txt')),
-        key=lambda path: int(path.name) if path.name.isdigit() else -1,
-    )
-    if len(saved) < 2:
-        return False
-    found = [path for path in saved[-1].rglob('d/*') if path.is_file() and path.stat().st_size]
-    victim = rng.choice(sorted(found, key=lambda path: (path.stat().st_size, path.name))[-3:])
-    if kind == 'missing file':
-        victim.unlink()
-    elif kind == 'truncated file':
-        os.truncate(victim, rng.randrange(victim.stat().st_size))
-    else:
-        content = bytearray(victim.read_bytes())
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-        victim.write_bytes(content)
-    return True
-
-
-def relist(photographs: Path, rng: random.Random) -> None:
-    """The same files made anew in another order, with other times."""
-    old = photographs.with_name('old')
-    photographs.rename(old)
-    photographs.mkdir()
-    for path in rng.sample(sorted(old.iterdir()), len(list(old.iterdir()))):
-        copy = shutil.copyfile(path, photographs / path.name)
-        moment = rng.uniform(0, 2 * time.time())
-        os.utime(copy, (moment, moment))
-    shutil.rmtree(old)
-
-
 WHILE_RUNNING = ('kill', 'kill one', 'kill in start-up', 'kill in save', 'SIGTERM', 'full disk')
 BETWEEN = ('missing file', 'truncated file', 'flipped bit', 'files listed anew')
 
@@ -248,7 +215,7 @@ def steps_saved(workdir: Path) -> set[int]:
 
 def compare(peaceful: Path, disturbed: Path, exact: bool) -> None:
     """Raises LostError where the state or the metrics of a run are others than those in peace."""
-    expected, found = leaves(peaceful, 'checkpoints'), leaves(disturbed, 'checkpoints')
+    expected, found = leaves(peaceful), leaves(disturbed)
     if expected.keys() != found.keys():
         raise LostError('the state has other leaves')
     for name, value in expected.items():
@@ -264,31 +231,14 @@ def compare(peaceful: Path, disturbed: Path, exact: bool) -> None:
         raise LostError('metrics.jsonl has other figures')
 
 
-def fill(path: Path) -> None:
-    """Takes all the room that is left on the disk."""
-    with contextlib.suppress(OSError), path.open('wb') as file:
-        while True:
-            file.write(bytes(2**16))
-            file.flush()
-
-
-def write_photographs(folder: Path) -> None:
-    folder.mkdir()
-    for name in ('astronaut', 'chelsea', 'coffee'):
-        picture = getattr(data, name)()
-        for i in range(8):
-            Image.fromarray(picture[20 * i : 20 * i + 96, :128]).save(folder / f'{name}{i}.png')
-
-
-@contextlib.contextmanager
-def small_disk() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix='chromagan_jax_soak.'))
-    subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={DISK}m', 'soak', folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(['umount', '-l', folder], check=True)
-        folder.rmdir()
+def leaves(workdir: Path) -> dict[str, np.ndarray]:
+    """Path -> value of the newest state, whatever processes saved it."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(checkpoint.load(workdir).state):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        found[jax.tree_util.keystr(path)] = np.asarray(leaf)
+    return found
 
 
 def main() -> int:
