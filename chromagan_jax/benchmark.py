@@ -11,7 +11,7 @@ Measures, in one process, each part of --only (all of them unless named):
                 and the whole input pipeline with the config's workers and threads
     loop        the training loop (input, placing, metrics, log) without evaluations, samples and
                 saves, in turn with the step alone; and the share of its time that waits for data
-    colorize    one photograph at a time, and many
+    colorize    photographs of the source from file to file, and one in memory
 
 Figures are medians over --rounds, after warm-up, of work that is waited for. A table goes to
 standard error; standard output gets one JSON object a part, with its `name`, the shapes and the
@@ -20,6 +20,7 @@ device, and `images_per_second` where that means something.
 
 import itertools
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -35,10 +36,10 @@ from absl import app, flags, logging
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from chromagan_jax import color, sharding, startup, steps, train
+from chromagan_jax import color, jobs, sharding, startup, steps, train
 from chromagan_jax import main as main_lib
 from chromagan_jax import state as state_lib
-from chromagan_jax.colorize import colorize
+from chromagan_jax.colorize import colorize, make_predict
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.inputs import open_sources, training_input
 from chromagan_jax.models import vgg
@@ -48,7 +49,7 @@ _STEPS = flags.DEFINE_integer('steps', 20, 'Steps of a measurement.')
 WARM_UP = 4  # steps before the ones that count
 MATMUL = {'cpu': 2048, 'gpu': 8192, 'tpu': 8192}  # rows and columns
 DECODED = 64  # photographs that the pipeline's stages are measured on
-COLORIZED = 16  # photographs that are colorized
+COLORIZED = 64  # files that are colorized
 
 Line = dict[str, Any]
 
@@ -252,17 +253,23 @@ def loop_rate(config: Any, count: int) -> tuple[float, float]:
 
 
 def colorizing(config: Any) -> Line:
-    """Random photographs of 512 x 384 px with a new generator: seconds of one, and the rate."""
+    """Files a second, with a new generator, as `colorize` does it; seconds of one array."""
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
     system = state_lib.make_system(config, mesh)
-    state = state_lib.create_state(system, config, mesh)
-    variables = state_lib.generator_variables(state)
-    rng = np.random.default_rng(0)
-    photographs = list(rng.integers(0, 256, (COLORIZED, 384, 512, 3), np.uint8))
-    size = config.data.size
-    one = timed(lambda: colorize(photographs[:1], system, variables, size))
-    many = timed(lambda: colorize(photographs, system, variables, size, batch_size=8))
-    return {'images_per_second': COLORIZED / many, 'latency_seconds': one}
+    variables = state_lib.generator_variables(state_lib.create_state(system, config, mesh))
+    source, size = open_sources(config)[0], config.data.size
+    one = np.random.default_rng(0).integers(0, 256, (384, 512, 3), np.uint8)
+    latency = timed(lambda: colorize([one], system, variables, size))
+    predict = make_predict(system, variables, size, batch_size=1)
+    threads = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as folder:
+        found = []
+        for i in range(COLORIZED):
+            path = Path(folder) / f'{i}.jpg'
+            path.write_bytes(source[i % len(source)]['image'])
+            found.append(jobs.Job(path, path.with_suffix('.png')))
+        seconds = timed(lambda: jobs.colorize_files(found, predict, size, threads=threads))
+    return {'images_per_second': COLORIZED / seconds, 'latency_seconds': latency}
 
 
 def timed(work: Callable[[], Any]) -> float:

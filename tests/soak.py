@@ -214,14 +214,21 @@ def steps_saved(workdir: Path) -> set[int]:
 
 
 def compare(peaceful: Path, disturbed: Path, exact: bool) -> None:
-    """Raises LostError where the state or the metrics of a run are others than those in peace."""
+    """Raises LostError where the state or the metrics of a run are others than those in peace.
+
+    Numbers of processes differ by rounding, which the jumps of L1's gradient amplify: two runs in
+    peace, of one process and of two, end with weights up to 2e-3 apart, Adam's first moments a
+    third, while no step's loss differs by more than 0.1 %. Another batch would, by 10 %.
+    """
     expected, found = leaves(peaceful), leaves(disturbed)
     if expected.keys() != found.keys():
         raise LostError('the state has other leaves')
     for name, value in expected.items():
-        if exact and value.tobytes() != found[name].tobytes():
+        whole = exact or value.dtype.kind != 'f'
+        if whole and value.tobytes() != found[name].tobytes():
             raise LostError(f'{name} is not the same bit by bit')
-        if not exact and not np.allclose(value, found[name], rtol=0.02, atol=2e-3):
+        moments = '.mu[' in name or '.nu[' in name
+        if not whole and not moments and not np.allclose(value, found[name], rtol=0.02, atol=4e-3):
             raise LostError(f'{name} is off by {np.abs(value - found[name]).max()}')
     lines = [metrics(workdir) for workdir in (peaceful, disturbed)]
     trained = [[line for line in ls if 'generator/loss' in line] for ls in lines]
@@ -229,6 +236,12 @@ def compare(peaceful: Path, disturbed: Path, exact: bool) -> None:
         raise LostError('metrics.jsonl lacks steps or has some twice')
     if exact and trained[0] != trained[1]:
         raise LostError('metrics.jsonl has other figures')
+    for ours, theirs in zip(*trained, strict=True):
+        for name in ('generator/loss', 'discriminator/loss'):
+            if not np.isclose(ours[name], theirs[name], rtol=0.01):
+                raise LostError(
+                    f'{name} of step {ours["step"]} is {theirs[name]}, not {ours[name]}'
+                )
 
 
 def leaves(workdir: Path) -> dict[str, np.ndarray]:
