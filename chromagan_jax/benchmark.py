@@ -42,6 +42,7 @@ from chromagan_jax import state as state_lib
 from chromagan_jax.colorize import colorize, make_predict
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.inputs import open_sources, training_input
+from chromagan_jax.errors import UserError
 from chromagan_jax.models import vgg
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Measurements of each figure.')
@@ -298,6 +299,18 @@ flags.register_validator(
 )
 
 
-if __name__ == '__main__':
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs a command that takes --config; a mistake of the user ends it with one sentence."""
+
+    def told(argv: Sequence[str]) -> None:
+        try:
+            main(argv)
+        except UserError as error:
+            sys.exit(f'chromagan_jax: {error}')
+
     logging.set_verbosity(logging.FATAL)
-    app.run(main, flags_parser=main_lib.parse_flags)
+    app.run(told, flags_parser=main_lib.parse_flags)
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,98 @@
+"""4x4 stride-2 convolutions as they are, against the space-to-depth form that the networks have.
+
+    python launch/strided.py --batch=16 --size=256 --width=64 --dtype=bfloat16
+
+For each level of the U-Net, down and up, milliseconds of forward and both gradients of XLA's
+strided (or input-dilated) convolution, and of the formulation of `layers.DownConv` and `UpConv`. On
+a GPU it tells which of the two the networks should use there.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from jax import lax
+
+from chromagan_jax.benchmark import timed
+from chromagan_jax.models import conv, layers
+
+_BATCH = flags.DEFINE_integer('batch', 16, 'Photographs.')
+_SIZE = flags.DEFINE_integer('size', 256, 'px of the photographs.')
+_WIDTH = flags.DEFINE_integer('width', 64, 'Features of the first level.')
+_DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', ['bfloat16', 'float32'], 'Of all arrays.')
+
+_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+
+Array = jax.Array
+
+
+def strided_down(x: Array, kernel: Array) -> Array:
+    """(B, 2H, 2W, C) with (4, 4, C, F) -> (B, H, W, F)."""
+    padding = ((1, 1), (1, 1))
+    return lax.conv_general_dilated(x, kernel, (2, 2), padding, dimension_numbers=_DIMENSIONS)
+
+
+def strided_up(x: Array, kernel: Array) -> Array:
+    """(B, H, W, C) with (4, 4, C, F) -> (B, 2H, 2W, F), as PyTorch's ConvTranspose2d."""
+    return lax.conv_general_dilated(
+        x,
+        kernel[::-1, ::-1],
+        (1, 1),
+        ((2, 2), (2, 2)),
+        lhs_dilation=(2, 2),
+        dimension_numbers=_DIMENSIONS,
+    )
+
+
+def blocks_down(x: Array, kernel: Array) -> Array:
+    """The same as `strided_down`, with the kernel as `layers.DownConv` stores it."""
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return conv.conv(layers.space_to_depth(x), kernel)
+
+
+def blocks_up(x: Array, kernel: Array) -> Array:
+    """The same as `strided_up`, with the kernel as `layers.UpConv` stores it."""
+    return layers.depth_to_space(conv.conv(x, kernel, (1, 1)))[:, 1:-1, 1:-1]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures and prints a table."""
+    del argv
+    print('| convolution, px, channels -> features | strided, ms | space-to-depth, ms |')
+    print('|---|---:|---:|')
+    for level in range(_SIZE.value.bit_length() - 1):
+        px = _SIZE.value >> level
+        channels = _WIDTH.value * min(8, 2 ** (level - 1)) if level else 1
+        features = _WIDTH.value * min(8, 2**level)
+        row('down', px, channels, features, strided_down, blocks_down)
+        # Its input on the way up holds the level's own features and the skipped ones.
+        channels, features = 2 * features, _WIDTH.value * min(8, 2 ** (level - 1)) if level else 2
+        row('up', px // 2, channels, features, strided_up, blocks_up)
+
+
+def row(
+    way: str, px: int, channels: int, features: int, strided: Callable[..., Any], blocks: Any
+) -> None:
+    """Measures one convolution both ways, after checking that they are the same function."""
+    dtype = jnp.dtype(_DTYPE.value)
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (_BATCH.value, px, px, channels), dtype)
+    kernel = 0.02 * jax.random.normal(keys[1], (4, 4, channels, features), dtype)
+    stored = getattr(layers, f'{way}_kernel_from_hwio')(kernel)
+    y = strided(x, kernel)
+    if not jnp.allclose(y, blocks(x, stored), rtol=0.05, atol=0.05 * float(jnp.abs(y).max())):
+        raise AssertionError(f'{way} {px}: the two are not the same function')
+    dy = jax.random.normal(keys[2], y.shape, dtype)
+
+    def milliseconds(function: Callable[..., Any], kernel: Array) -> float:
+        passes = jax.jit(lambda x, kernel, dy: jax.vjp(function, x, kernel)[1](dy))
+        return 1e3 * timed(lambda: passes(x, kernel, dy))
+
+    times = f'{milliseconds(strided, kernel):.3f} | {milliseconds(blocks, stored):.3f}'
+    print(f'| {way}, {px}, {channels} -> {features} | {times} |', flush=True)
+
+
+if __name__ == '__main__':
+    app.run(main)
