@@ -29,9 +29,11 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.prepare import outcomes, pictures
 from chromagan_jax.prepare.__main__ import main
 from chromagan_jax.prepare.export import gray_copy
+from chromagan_jax.prepare.inputs import Inputs
 
 beam = pytest.importorskip('apache_beam', reason='needs Beam: pip install -e ".[prepare]"')
 duplicates = importlib.import_module('chromagan_jax.prepare.duplicates')
+pipeline = importlib.import_module('chromagan_jax.prepare.pipeline')
 builders = importlib.import_module('chromagan_jax.prepare.photographs.photographs_dataset_builder')
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -306,28 +308,28 @@ def test_a_gray_copy_has_the_same_lightness():
 
 
 def entries(hashes):
-    """Outcomes of pictures with these hashes, all kept so far, in an order that says nothing."""
-    fields = []
+    """Pictures with these hashes, all kept so far, in an order that says nothing."""
+    found = []
     for index, phash in enumerate(hashes):
         digest = hashlib.blake2b(f'{index}'.encode(), digest_size=16).hexdigest()
-        kept = (100 + index % 3, 100, 100, 100, 20.0, 10.0, phash)
-        fields.append(tuple(outcomes.Outcome(digest, f'{index}', '', '', '', kept, '', 0, 0)))
-    return random.Random(0).sample(fields, len(fields))
-
-
-def drop_near(fields, distance, tmp_path):
-    target = tmp_path / f'{random.random()}'
-    with beam.Pipeline('FnApiRunner', beam.options.pipeline_options.PipelineOptions([])) as p:
-        _ = (
-            p
-            | beam.Create(fields)
-            | duplicates.DropNear(distance)
-            | beam.Map(json.dumps)
-            | beam.combiners.ToList()
-            | beam.Map(lambda lines: target.write_text('\n'.join(lines)))
+        found.append(
+            pictures.Kept(b'jpeg', 100 + index % 3, 100, 100, 100, 20.0, 10.0, phash, digest)
         )
-    found = [outcomes.Outcome(*json.loads(line)) for line in target.read_text().splitlines()]
-    return {one.name: (one.fate, one.detail) for one in found}
+    return random.Random(0).sample(list(enumerate(found)), len(found))
+
+
+def decide(named, distance, staging):
+    """What becomes of the pictures that have already been processed, by name."""
+    for folder in ('pictures', 'plan'):
+        (staging / folder).mkdir(parents=True)
+    name = hashlib.blake2b(digest_size=16).hexdigest()
+    with (staging / 'pictures' / name).open('wb') as file:
+        tickets = [outcomes.stage(file, name, kept, (f'{index}', '')) for index, kept in named]
+    job = pipeline.Job(Inputs(), '', str(staging), pictures.Options(), distance, 0.0, 0)
+    with beam.Pipeline('FnApiRunner', beam.options.pipeline_options.PipelineOptions([])) as p:
+        _ = p | beam.Create(tickets) | pipeline.Decide(job)
+    plans = (outcomes.read_plan(str(staging), plan) for plan in (*outcomes.SPLITS, 'dropped'))
+    return {int(one.name): (one.fate, one.detail) for one in itertools.chain(*plans)}
 
 
 def test_of_near_duplicates_the_worse_is_dropped(tmp_path, monkeypatch):
@@ -340,22 +342,26 @@ def test_of_near_duplicates_the_worse_is_dropped(tmp_path, monkeypatch):
             hashes.append(pictures.mirrored(near) if flips == 6 else near)
     hashes += [0] * 60  # blank pictures, and more of a band than are compared at once
     hashes += [rng.getrandbits(20) << 20 for _ in range(60)]
-    fields = entries(hashes)
+    named = entries(hashes)
     expected = {}
-    ranked = sorted(fields, key=lambda one: pictures.rank(outcomes.Outcome(*one).result()))
-    for index, one in enumerate(ranked):
+    ranked = sorted(named, key=lambda pair: pictures.rank(pair[1]))
+    for place, (index, one) in enumerate(ranked):
         better = [
-            other for other in ranked[:index] if pictures.near(one[5][6], other[5][6], distance=6)
+            other for other, kept in ranked[:place] if pictures.near(one.phash, kept.phash, 6)
         ]
-        expected[one[1]] = ('duplicate' if better else '', better[0][1] if better else '')
-    found = drop_near(fields, 6, tmp_path)
-    assert {name: fate for name, (fate, _) in found.items()} == {
-        name: fate for name, (fate, _) in expected.items()
-    }
-    assert all(detail.startswith('looks like ') for fate, detail in found.values() if fate)
-    assert drop_near(fields[::-1], 6, tmp_path) == found
-    kept = [one[5][6] for one in fields if not found[one[1]][0]]
-    assert not any(pictures.near(a, b, 6) for a, b in itertools.combinations(kept, 2))
+        expected[index] = 'duplicate' if better else 'train'
+    found = decide(named, 6, tmp_path / 'a')
+    assert {index: fate for index, (fate, _) in found.items()} == expected
+    kept = {index: one for index, one in named if found[index][0] == 'train'}
+    for index, one in named:
+        fate, detail = found[index]
+        if fate == 'duplicate':  # it names one that is better indeed
+            other = dict(named)[int(detail.removeprefix('looks like '))]
+            assert pictures.near(one.phash, other.phash, 6)
+            assert pictures.rank(other) < pictures.rank(one)
+    assert decide(named[::-1], 6, tmp_path / 'b') == found
+    hashes = [one.phash for one in kept.values()]
+    assert not any(pictures.near(a, b, 6) for a, b in itertools.combinations(hashes, 2))
 
 
 def test_shards_are_ranges_of_digests_and_none_is_empty(tmp_path):
@@ -363,7 +369,7 @@ def test_shards_are_ranges_of_digests_and_none_is_empty(tmp_path):
     sizes = {'00': 50, '01': 10, '7f': 30, '80': 30, 'ff': 100}
     for bucket, size in sizes.items():
         outcome = outcomes.Outcome(bucket + 'a' * 30, 'x', '', 'train', '', (), 'f', 0, size)
-        outcomes.write_plan(str(tmp_path), outcomes.plan_of(outcome), [tuple(outcome)])
+        outcomes.write_plan(str(tmp_path), ('train', bucket), [outcome])
     for shard_bytes, count in ((1000, 1), (110, 2), (50, 4), (1, 5)):
         ranges = builders.divide(str(tmp_path), 'train', shard_bytes)
         assert len(ranges) == count

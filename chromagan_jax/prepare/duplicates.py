@@ -1,49 +1,49 @@
-"""Dropping duplicates in Beam: transforms of collections of the fields of `Outcome`."""
+"""Finding duplicates in Beam: what the transforms hand on is packed, a few bytes a picture.
+
+A `TICKET` says what comparing needs and where the rest of an `Outcome` is staged. Tickets of one
+bucket, and entries of one band, are joined to one string of bytes as early as a runner can: a
+runner that keeps shuffles in memory, as Beam's local one does, then holds little more than they
+are long.
+"""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 
 from chromagan_jax.prepare import pictures
-from chromagan_jax.prepare.outcomes import Outcome
+from chromagan_jax.prepare.outcomes import DIGEST, TICKET
 
 BLOCK = 512  # hashes that are compared with all better ones at once
 
-Fields = tuple[Any, ...]  # of an Outcome: Beam encodes plain tuples compactly
-Hashed = tuple[int, tuple[Any, str, str]]  # hash, (rank, digest, name)
+_MIRROR = np.uint64(pictures.mirrored(0))  # bits of a hash that mirroring turns
+_ENTRY = np.dtype([('digest', DIGEST), ('pixels', '<u8'), ('phash', '<u8')])
+_MARK = np.dtype([('worse', DIGEST), ('better', DIGEST), ('pixels', '<u8')])  # of the better one
 
 
-class DropEqual(beam.PTransform):
-    """Of equal files the first by name stays, the others are marked as duplicates."""
+class Concatenate(beam.CombineFn):
+    """Strings of bytes of one key as one, in any order."""
 
-    def expand(self, kept: beam.PCollection) -> beam.PCollection:
-        return (
-            kept
-            | 'ByDigest' >> beam.Map(lambda fields: (fields[0], fields))
-            | 'EqualFiles' >> beam.GroupByKey()
-            | 'FirstOfEqual' >> beam.FlatMapTuple(_first_of_equal)
-        )
+    def create_accumulator(self) -> bytearray:
+        return bytearray()
 
+    def add_input(self, accumulator: bytearray, element: bytes) -> bytearray:
+        accumulator += element
+        return accumulator
 
-def _first_of_equal(_: str, group: Iterable[Fields]) -> Iterator[Fields]:
-    first = min(group)  # by name, for the digest is the same
-    taken = False
-    for fields in group:
-        if fields == first and not taken:
-            taken = True
-            yield fields
-        else:
-            yield _duplicate(fields, f'the same file as {first[1]}')
+    def merge_accumulators(self, accumulators: Iterable[bytes]) -> bytearray:
+        return bytearray().join(accumulators)
+
+    def compact(self, accumulator: bytearray) -> bytes:
+        return bytes(accumulator)
+
+    def extract_output(self, accumulator: bytearray) -> bytes:
+        return bytes(accumulator)
 
 
-def _duplicate(fields: Fields, detail: str) -> Fields:
-    return tuple(Outcome(*fields)._replace(fate='duplicate', detail=detail, kept=()))
-
-
-class DropNear(beam.PTransform):
+class FindNear(beam.PTransform):
     """Of two near-duplicates the one that `pictures.rank` puts last is marked.
 
     It is, whatever becomes of the other: so no two near-duplicates are left, the first of a group
@@ -51,60 +51,49 @@ class DropNear(beam.PTransform):
     would have to take the pictures one after another.)
 
     Near hashes share one of their bands, so only pictures with a band in common are compared.
-    Equal hashes are thinned out first: of a heap of, say, blank pictures, all alike, one is left
-    when bands are compared.
+
+    From tickets to packed `_MARK`s, by the bucket of the better picture.
     """
 
     def __init__(self, distance: int):
         super().__init__()
         self._distance = distance
 
-    def expand(self, unique: beam.PCollection) -> beam.PCollection:
-        by_digest = unique | 'ByDigest' >> beam.Map(lambda fields: (fields[0], fields))
-        equal = (
-            unique
-            | 'Hashes' >> beam.Map(_hashed)
-            | 'EqualHashes' >> beam.GroupByKey()
-            | 'Best' >> beam.FlatMapTuple(_best_of_equal)
-        )
-        marks = (
-            equal
-            | 'Bests' >> beam.Filter(lambda pair: pair[1] is None)
+    def expand(self, tickets: beam.PCollection) -> beam.PCollection:
+        return (
+            tickets
             | 'Bands' >> beam.FlatMap(functools.partial(_banded, self._distance))
-            | 'SameBand' >> beam.GroupByKey()
+            | 'SameBand' >> beam.CombinePerKey(Concatenate())
             | 'Compare' >> beam.FlatMapTuple(functools.partial(_compare, self._distance))
+            | 'Marks' >> beam.CombinePerKey(Concatenate())
         )
-        equals = equal | 'Equals' >> beam.Filter(lambda pair: pair[1] is not None)
-        better = (marks, equals) | beam.Flatten() | beam.MapTuple(_by_digest)
-        joined = {'picture': by_digest, 'better': better} | 'Join' >> beam.CoGroupByKey()
-        return joined | 'Mark' >> beam.MapTuple(_mark)
 
 
-def _hashed(fields: Fields) -> tuple[str, Hashed]:
-    outcome = Outcome(*fields)
-    kept: Any = outcome.result()
-    # A picture and its mirror image are alike, so they share one key.
-    key = f'{min(kept.phash, pictures.mirrored(kept.phash)):016x}'
-    return key, (kept.phash, (pictures.rank(kept), outcome.digest, outcome.name))
+def _banded(distance: int, ticket: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
+    (one,) = np.frombuffer(ticket, TICKET)
+    if one['pixels']:
+        entry = np.array((one['digest'], one['pixels'], one['phash']), _ENTRY).tobytes()
+        for band in pictures.bands(int(one['phash']), distance):
+            yield band, entry
 
 
-def _best_of_equal(_: str, group: Iterable[Hashed]) -> Iterator[tuple[Hashed, Hashed | None]]:
-    best = min(group, key=lambda one: one[1])
-    for one in group:
-        yield one, None if one == best else best
-
-
-def _banded(distance: int, pair: tuple[Hashed, Hashed | None]) -> Iterator[tuple[Any, Hashed]]:
-    for band in pictures.bands(pair[0][0], distance):
-        yield band, pair[0]
-
-
-def _compare(distance: int, _: Any, group: Iterable[Hashed]) -> Iterator[tuple[Hashed, Hashed]]:
-    """Pairs of a picture and the best one that it is a near-duplicate of."""
-    ranked = sorted(group, key=lambda one: one[1])
-    hashes = np.array([one[0] for one in ranked], np.uint64)
-    turned = np.array([pictures.mirrored(one[0]) for one in ranked], np.uint64)
-    for start in range(0, len(ranked), BLOCK):
+def _compare(distance: int, band: tuple[int, int], packed: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marks of pictures with the best one that each is a near-duplicate of."""
+    entries = np.unique(np.frombuffer(packed, _ENTRY))  # equal files have equal entries
+    digests = entries['digest']
+    # As `pictures.rank` sorts: by pixels, most of them first, then by digest.
+    entries = entries[np.lexsort((digests[:, 1], digests[:, 0], ~entries['pixels']))]
+    # A picture and its mirror image are alike. Of a heap of, say, blank pictures, all alike, one
+    # is compared with the others of the band.
+    hashes = np.minimum(entries['phash'], entries['phash'] ^ _MIRROR)
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    if band[0] == 0:  # they share all bands: one is enough to tell
+        for row in np.flatnonzero(first[group] != np.arange(len(entries))):
+            yield _mark(entries[row], entries[first[group[row]]])
+    entries = entries[np.sort(first)]
+    hashes = entries['phash']
+    turned = hashes ^ _MIRROR
+    for start in range(0, len(entries), BLOCK):
         block = hashes[start : start + BLOCK, None]
         better = slice(0, start + BLOCK)
         bits = np.minimum(
@@ -113,14 +102,26 @@ def _compare(distance: int, _: Any, group: Iterable[Hashed]) -> Iterator[tuple[H
         )
         near = np.tril(bits <= distance, start - 1)  # only with those before it
         for row in np.flatnonzero(near.any(axis=1)):
-            yield ranked[start + row], ranked[near[row].argmax()]
+            yield _mark(entries[start + row], entries[near[row].argmax()])
 
 
-def _by_digest(one: Hashed, better: Hashed) -> tuple[str, tuple[Any, str, str]]:
-    return one[1][1], better[1]
+def _mark(worse: np.void, better: np.void) -> tuple[int, bytes]:
+    mark = np.array((worse['digest'], better['digest'], better['pixels']), _MARK).tobytes()
+    return mark[16], mark  # the first byte of the better one's digest
 
 
-def _mark(_: str, joined: Mapping[str, Iterable[Any]]) -> Fields:
-    (fields,) = joined['picture']
-    better: Sequence[Any] = list(joined['better'])
-    return _duplicate(fields, f'looks like {min(better)[2]}') if better else fields
+def better_of(marks: bytes) -> set[bytes]:
+    """The digests of the better pictures in packed `_MARK`s."""
+    return {digest.tobytes() for digest in np.frombuffer(marks, _MARK)['better']}
+
+
+def by_worse(marks: bytes, names: Mapping[bytes, str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Digest of the worse picture, rank and name of the better, by the bucket of the worse.
+
+    Args:
+        marks: packed `_MARK`s.
+        names: of the better pictures, by digest.
+    """
+    for one in np.frombuffer(marks, _MARK):
+        worse, better = one['worse'].tobytes(), one['better'].tobytes()
+        yield worse[0], (worse, -int(one['pixels']), better, names[better])

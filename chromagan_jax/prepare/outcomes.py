@@ -8,11 +8,26 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
+
 from chromagan_jax import files
 from chromagan_jax.prepare.pictures import Dropped, Kept
 
 SPLITS = ('train', 'test')
 BUCKETS = [f'{number:02x}' for number in range(256)]  # how digests begin
+
+DIGEST = np.dtype(('>u8', 2))  # 16 bytes, sorted as their hexadecimal digits are
+# What is handed on of a picture while the rest of its outcome lies in the staging folder.
+TICKET = np.dtype(
+    [
+        ('digest', DIGEST),
+        ('pixels', '<u8'),  # of the original; 0 if it was dropped when it was processed
+        ('phash', '<u8'),
+        ('file', 'V16'),  # the name as a number
+        ('offset', '<u8'),  # of the outcome in the file, where its picture ends
+        ('length', '<u4'),
+    ]
+)
 
 
 class Outcome(NamedTuple):
@@ -39,11 +54,43 @@ class Outcome(NamedTuple):
         reasons = (result.reason, result.detail)
         return cls(result.digest, name, category, *reasons, (), file, offset, length)
 
+    def duplicate(self, detail: str) -> 'Outcome':
+        """The outcome of the same picture that is dropped, its JPEG as an example."""
+        return self._replace(fate='duplicate', detail=detail, kept=())
+
     def result(self, image: bytes = b'') -> Kept | Dropped:
         """What `pictures.process` returned, or how it was dropped since, with these bytes."""
         if self.fate in ('', *SPLITS):
             return Kept._make((image, *self.kept, self.digest))
         return Dropped(self.fate, self.detail, image or None, self.digest)
+
+
+def stage(file: BinaryIO, name: str, result: Kept | Dropped, labels: tuple[str, str]) -> bytes:
+    """Appends a picture and its outcome to a file; returns its `TICKET`.
+
+    Args:
+        file: in the staging folder.
+        name: of the file, 32 hexadecimal digits.
+        result: of processing the picture.
+        labels: name and category of the picture.
+    """
+    outcome = Outcome.of(result, *labels, name, file.tell())
+    image = result.image if isinstance(result, Kept) else result.thumbnail
+    line = json.dumps(outcome).encode()
+    file.write((image or b'') + line)
+    pixels, phash = 0, 0
+    if isinstance(result, Kept):
+        pixels, phash = result.width * result.height, result.phash
+    digest = tuple(np.frombuffer(bytes.fromhex(result.digest), '>u8'))
+    place = bytes.fromhex(name), outcome.offset + outcome.length, len(line)
+    return np.array((digest, pixels, phash, *place), TICKET).tobytes()
+
+
+def read_staged(staging: str, ticket: np.void) -> Outcome:
+    """The outcome that a `TICKET` stands for."""
+    file = _open(os.path.join(staging, 'pictures', ticket['file'].tobytes().hex()))
+    line = os.pread(file.fileno(), int(ticket['length']), int(ticket['offset']))
+    return Outcome(*json.loads(line))
 
 
 def write_plan(staging: str, plan: tuple[str, str], outcomes: Iterable[tuple[Any, ...]]) -> None:
@@ -60,11 +107,6 @@ def write_plan(staging: str, plan: tuple[str, str], outcomes: Iterable[tuple[Any
     with files.writing(path):
         temporary.write_text('\n'.join(lines) + '\n')
         temporary.replace(path)
-
-
-def plan_of(outcome: Outcome) -> tuple[str, str]:
-    """The plan file that it belongs to."""
-    return outcome.fate if outcome.fate in SPLITS else 'dropped', outcome.digest[:2]
 
 
 def read_plan(staging: str, plan: str, buckets: Iterable[str] = BUCKETS) -> Iterator[Outcome]:

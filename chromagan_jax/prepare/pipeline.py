@@ -1,11 +1,14 @@
 """The Beam pipeline: from a listing of pictures to what became of each, with their JPEGs staged.
 
-A runner may hold in memory whatever passes through a shuffle (Beam's local one does), so pictures
-never do: a worker appends what it encodes to a staging file of its own and hands on a small
-`Outcome` that says where. Only outcomes are shuffled, some 300 bytes a picture:
+A runner may hold in memory whatever passes through a shuffle (Beam's local one does), so neither
+pictures nor their names do: a worker appends both to a staging file of its own and hands on a
+`TICKET` of 60 bytes that says where. Only tickets, their hashes and marks are shuffled:
 
-    chunks -> read, process, stage -> one of equal files -> one of near-duplicates
-           -> train or test -> plan files, sorted by digest
+    chunks -> read, process, stage -> tickets -> hashes with a band in common -> marks
+                                         |                                         |
+                                         +-> tickets of a bucket <- better's names +
+    tickets and marks of a bucket -> one of equal files, one of near-duplicates, train or test
+                                  -> plan files, sorted by digest
 
 Every step depends on the pictures alone, not on their order or on who works on which. Workers and
 runner must see the same folders: the inputs, and the one that is staged in.
@@ -16,22 +19,23 @@ import os
 import shlex
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import apache_beam as beam
 import cv2
+import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from chromagan_jax import files
 from chromagan_jax.prepare import inputs as inputs_lib
-from chromagan_jax.prepare import pictures
-from chromagan_jax.prepare.duplicates import DropEqual, DropNear, Fields
+from chromagan_jax.prepare import outcomes, pictures
+from chromagan_jax.prepare.duplicates import Concatenate, FindNear, better_of, by_worse
 from chromagan_jax.prepare.inputs import Inputs
-from chromagan_jax.prepare.outcomes import Outcome, plan_of, write_plan
+from chromagan_jax.prepare.outcomes import TICKET, Outcome
 from chromagan_jax.prepare.pictures import Dropped, Kept, Options
 
 
@@ -72,9 +76,6 @@ def run(job: Job, starts: Sequence[int], runner: Runner) -> None:
             | 'Spread' >> beam.Reshuffle()
             | 'Process' >> beam.ParDo(Process(job))
             | 'Decide' >> Decide(job)
-            | 'ByPlan' >> beam.Map(lambda fields: (plan_of(Outcome(*fields)), fields))
-            | 'Plans' >> beam.GroupByKey()
-            | 'WritePlan' >> beam.MapTuple(functools.partial(write_plan, job.staging))
         )
 
 
@@ -111,7 +112,7 @@ class Process(beam.DoFn):
             self._file = (staging / 'pictures' / self._name).open('wb')
             self._done = (staging / 'done' / self._name).open('wb', buffering=0)
 
-    def process(self, start: int) -> Iterator[Fields]:
+    def process(self, start: int) -> Iterator[bytes]:
         job = self._job
         for name, category, data in inputs_lib.read_chunk(job.inputs, job.listing, start):
             if isinstance(data, OSError):
@@ -120,12 +121,10 @@ class Process(beam.DoFn):
                 result: Kept | Dropped = Dropped('undecodable', reason, None, digest)
             else:
                 result = pictures.process(data, job.options)
-            outcome = Outcome.of(result, name, category, self._name, self._file.tell())
-            image = result.image if isinstance(result, Kept) else result.thumbnail
             with files.writing(Path(job.staging)):
-                self._file.write(image or b'')
+                ticket = outcomes.stage(self._file, self._name, result, (name, category))
                 self._done.write(b'.')
-            yield tuple(outcome)
+            yield ticket
 
     def finish_bundle(self) -> None:
         with files.writing(Path(self._job.staging)):
@@ -134,37 +133,74 @@ class Process(beam.DoFn):
 
 
 class Decide(beam.PTransform):
-    """Drops duplicates, then draws the split of what is left: no `fate` stays open.
+    """Drops duplicates, then draws the split of what is left, and writes the plan.
 
     In this order nothing in the test split is a near-duplicate of anything in training.
+
+    Tickets are grouped by their bucket, the first byte of the digest: equal files share it.
     """
 
     def __init__(self, job: Job):
         super().__init__()
         self._job = job
 
-    def expand(self, processed: beam.PCollection) -> beam.PCollection:
+    def expand(self, tickets: beam.PCollection) -> beam.PCollection:
         job = self._job
-        dropped = processed | 'Dropped' >> beam.Filter(_is_decided)
-        different = processed | 'Kept' >> beam.Filter(_is_open) | 'Equal' >> DropEqual()
-        copies = different | 'Copies' >> beam.Filter(_is_decided)
-        unique = different | 'Unique' >> beam.Filter(_is_open)
+        grouped = (
+            tickets
+            | 'ByBucket' >> beam.Map(lambda ticket: (ticket[0], ticket))
+            | 'Buckets' >> beam.CombinePerKey(Concatenate())
+        )
+        joined = {'tickets': grouped}
         if job.distance >= 0:
-            unique |= 'NearDuplicates' >> DropNear(job.distance)
-        split = unique | 'Split' >> beam.Map(functools.partial(_draw, job.test, job.seed))
-        return (dropped, copies, split) | beam.Flatten()
+            marks = tickets | 'NearDuplicates' >> FindNear(job.distance)
+            joined['marks'] = (
+                {'tickets': grouped, 'marks': marks}
+                | 'Better' >> beam.CoGroupByKey()
+                | 'Names' >> beam.FlatMapTuple(functools.partial(_name, job.staging))
+            )
+        return (
+            joined
+            | 'Join' >> beam.CoGroupByKey()
+            | 'WritePlan' >> beam.MapTuple(functools.partial(_settle, job))
+        )
 
 
-def _is_decided(fields: Fields) -> bool:
-    return bool(Outcome(*fields).fate)
+def _name(
+    staging: str, _: int, joined: Mapping[str, Iterable[bytes]]
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """The marks of a bucket with the names of the better pictures."""
+    marks = b''.join(joined['marks'])
+    if not marks:
+        return
+    better = better_of(marks)
+    names: dict[bytes, str] = {}
+    for ticket in np.frombuffer(b''.join(joined['tickets']), TICKET):
+        if (digest := ticket['digest'].tobytes()) in better:
+            name = outcomes.read_staged(staging, ticket).name
+            names[digest] = min(name, names.get(digest, name))
+    yield from by_worse(marks, names)
 
 
-def _is_open(fields: Fields) -> bool:
-    return not Outcome(*fields).fate
-
-
-def _draw(test: float, seed: int, fields: Fields) -> Fields:
-    outcome = Outcome(*fields)
-    if outcome.fate:
-        return fields
-    return tuple(outcome._replace(fate=pictures.split_of(outcome.digest, test, seed)))
+def _settle(job: Job, bucket: int, joined: Mapping[str, Iterable[Any]]) -> None:
+    """Decides what becomes of the pictures of a bucket, and writes its part of the plan."""
+    better: dict[str, tuple[Any, ...]] = {}
+    for worse, *rank_and_name in joined.get('marks', ()):
+        other = tuple(rank_and_name)
+        better[worse.hex()] = min(other, better.get(worse.hex(), other))
+    tickets = np.frombuffer(b''.join(joined['tickets']), TICKET)
+    first: dict[str, str] = {}  # of equal files, by digest
+    plans: dict[str, list[Outcome]] = {plan: [] for plan in (*outcomes.SPLITS, 'dropped')}
+    for one in sorted(outcomes.read_staged(job.staging, ticket) for ticket in tickets):
+        if not one.fate:
+            if one.digest in first:
+                one = one.duplicate(f'the same file as {first[one.digest]}')
+            elif one.digest in better:
+                one = one.duplicate(f'looks like {better[one.digest][-1]}')
+            else:
+                one = one._replace(fate=pictures.split_of(one.digest, job.test, job.seed))
+            first.setdefault(one.digest, one.name)
+        plans[one.fate if one.fate in outcomes.SPLITS else 'dropped'].append(one)
+    for plan, some in plans.items():
+        if some:
+            outcomes.write_plan(job.staging, (plan, outcomes.BUCKETS[bucket]), some)
