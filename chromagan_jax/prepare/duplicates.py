@@ -6,19 +6,18 @@ runner that keeps shuffles in memory, as Beam's local one does, then holds littl
 are long.
 """
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.pvalue import AsSingleton
 
 from chromagan_jax.prepare import pictures
 from chromagan_jax.prepare.outcomes import DIGEST, TICKET
 
 BLOCK = 512  # hashes that are compared with all better ones at once
 
-_MIRROR = np.uint64(pictures.mirrored(0))  # bits of a hash that mirroring turns
 _ENTRY = np.dtype([('digest', DIGEST), ('pixels', '<u8'), ('phash', '<u8')])
 _MARK = np.dtype([('worse', DIGEST), ('better', DIGEST), ('pixels', '<u8')])  # of the better one
 
@@ -50,7 +49,9 @@ class FindNear(beam.PTransform):
     always is, and each pair is judged by itself. (A rule that looked at what was decided of others
     would have to take the pictures one after another.)
 
-    Near hashes share one of their bands, so only pictures with a band in common are compared.
+    Near hashes share one of their bands, so only pictures with a band in common are compared. The
+    hashes of all pictures, 32 bytes each, are a side input of that: every worker that takes a band
+    has them in memory, but no shuffle holds them once a band.
 
     From tickets to packed `_MARK`s, by the bucket of the better picture.
     """
@@ -60,39 +61,56 @@ class FindNear(beam.PTransform):
         self._distance = distance
 
     def expand(self, tickets: beam.PCollection) -> beam.PCollection:
-        return (
+        entries = (
             tickets
-            | 'Bands' >> beam.FlatMap(functools.partial(_banded, self._distance))
-            | 'SameBand' >> beam.CombinePerKey(Concatenate())
-            | 'Compare' >> beam.FlatMapTuple(functools.partial(_compare, self._distance))
+            | 'Entries' >> beam.Map(_entry)
+            | 'AllEntries' >> beam.CombineGlobally(Concatenate())
+        )
+        return (
+            tickets.pipeline
+            | 'Bands' >> beam.Create(range(self._distance + 1))
+            | 'Compare' >> beam.FlatMap(_compare, AsSingleton(entries), self._distance)
             | 'Marks' >> beam.CombinePerKey(Concatenate())
         )
 
 
-def _banded(distance: int, ticket: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
+def _entry(ticket: bytes) -> bytes:
     (one,) = np.frombuffer(ticket, TICKET)
-    if one['pixels']:
-        entry = np.array((one['digest'], one['pixels'], one['phash']), _ENTRY).tobytes()
-        for band in pictures.bands(int(one['phash']), distance):
-            yield band, entry
+    if not one['pixels']:
+        return b''
+    return np.array((one['digest'], one['pixels'], one['phash']), _ENTRY).tobytes()
 
 
-def _compare(distance: int, band: tuple[int, int], packed: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marks of pictures with the best one that each is a near-duplicate of."""
+def _compare(number: int, packed: bytes, distance: int) -> Iterator[tuple[int, bytes]]:
+    """Marks of pictures with the best near-duplicate of each that shares a band with it.
+
+    Args:
+        number: of the band.
+        packed: `_ENTRY`s, in any order.
+        distance: bits in which near hashes differ at most.
+    """
     entries = np.unique(np.frombuffer(packed, _ENTRY))  # equal files have equal entries
     digests = entries['digest']
     # As `pictures.rank` sorts: by pixels, most of them first, then by digest.
     entries = entries[np.lexsort((digests[:, 1], digests[:, 0], ~entries['pixels']))]
     # A picture and its mirror image are alike. Of a heap of, say, blank pictures, all alike, one
-    # is compared with the others of the band.
-    hashes = np.minimum(entries['phash'], entries['phash'] ^ _MIRROR)
+    # is compared with the others.
+    hashes = np.minimum(entries['phash'], pictures.mirrored(entries['phash']))
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-    if band[0] == 0:  # they share all bands: one is enough to tell
+    if number == 0:  # they share all bands: one is enough to tell
         for row in np.flatnonzero(first[group] != np.arange(len(entries))):
             yield _mark(entries[row], entries[first[group[row]]])
     entries = entries[np.sort(first)]
+    band = pictures.bands(entries['phash'], distance)[number][1]
+    order = np.argsort(band, kind='stable')  # by rank within the band
+    for rows in np.split(order, np.flatnonzero(np.diff(band[order])) + 1):
+        yield from _compare_ranked(distance, entries[rows])
+
+
+def _compare_ranked(distance: int, entries: np.ndarray) -> Iterator[tuple[int, bytes]]:
+    """Marks of those of `_ENTRY`s, the best first, that are near one before them."""
     hashes = entries['phash']
-    turned = hashes ^ _MIRROR
+    turned = pictures.mirrored(hashes)
     for start in range(0, len(entries), BLOCK):
         block = hashes[start : start + BLOCK, None]
         better = slice(0, start + BLOCK)

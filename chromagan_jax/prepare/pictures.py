@@ -8,7 +8,7 @@ neither the order nor the number of workers matters.
 import hashlib
 import io
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -188,7 +188,6 @@ def colour_statistics(rgb: np.ndarray) -> tuple[float, float]:
     monomials = np.concatenate([np.ones_like(means[0]), *means[:-1]], axis=-1)
     curve = monomials.astype(np.float64) @ _LEGENDRE
     observed = means[-1].astype(np.float64) * color.AB_SCALE
-    # Steep curves cost: else two colours of almost one lightness would lie on one.
     normal = curve.T @ curve + _STEEPNESS * len(curve) * np.diag(np.arange(_DEGREE + 1) > 0)
     residual = observed - curve @ np.linalg.solve(normal, curve.T @ observed)
     spread = math.sqrt(np.vdot(residual, residual) / len(residual))
@@ -197,11 +196,7 @@ def colour_statistics(rgb: np.ndarray) -> tuple[float, float]:
 
 
 def _measured(rgb: np.ndarray) -> np.ndarray:
-    """(H, W, 3) with the short side reduced to 128 px where it is longer.
-
-    Halved, and at last less than halved, by a bilinear filter, which then misses no pixel: a third
-    of the area filter's time at odd proportions.
-    """
+    """(H, W, 3) with the short side reduced to 128 px, by halves: bilinear then misses no pixel."""
     while (short := min(rgb.shape[:2])) > _MEASURED_SIDE:
         rgb = _scaled(rgb, max(0.5, _MEASURED_SIDE / short), cv2.INTER_LINEAR)
     return rgb
@@ -237,7 +232,7 @@ def perceptual_hash(rgb: np.ndarray) -> int:
     return int.from_bytes(np.packbits(positive).tobytes(), 'big')
 
 
-def mirrored(phash: int) -> int:
+def mirrored(phash: Any) -> Any:
     """The hash of the mirrored picture: cosines of odd horizontal frequency change their sign.
 
     A mirrored copy teaches a colorizer nothing new, and in a test set would be known from training.
@@ -263,13 +258,17 @@ def near(a: int, b: int, distance: int = DISTANCE) -> bool:
     return min(hamming(a, b), hamming(a, mirrored(b))) <= distance
 
 
-def bands(phash: int, distance: int = DISTANCE) -> list[tuple[int, int]]:
+def bands(phash: Any, distance: int = DISTANCE) -> list[tuple[int, Any]]:
     """Keys to find near hashes by: any two that are `near` have at least one in common.
 
     The bits are dealt out to distance + 1 bands, of which `distance` bits cannot touch all
     (Manku, Jain and Das Sarma, Detecting Near-Duplicates for Web Crawling, 2007). Each band is
     replaced by its mirror image where that is the smaller number, so mirrored copies meet too.
     At 6 bits, 7,697 photographs share a band in 0.8 million pairs, at most 64 photographs one band.
+
+    Args:
+        phash: as `perceptual_hash` has it, or an array of them, uint64.
+        distance: as in `near`.
 
     Returns:
         distance + 1 pairs: the number of the band, and its bits.
@@ -279,7 +278,7 @@ def bands(phash: int, distance: int = DISTANCE) -> list[tuple[int, int]]:
     for number in range(count):
         # Every count-th bit: neighbours, whose frequencies are alike, go to different bands.
         mask = sum(1 << bit for bit in range(number, _HASHED_BITS, count))
-        found.append((number, min(phash & mask, mirrored(phash) & mask)))
+        found.append((number, np.minimum(phash & mask, mirrored(phash) & mask)))
     return found
 
 
