@@ -8,9 +8,8 @@ wrongly to table.md and table.json.
 
     python launch/try_prepare.py --photos=DIR --output=DIR --speed
 
-measures instead how fast the photographs are prepared, and with how much memory, against reading,
-decoding, resizing and encoding them alone; --copies=4 of each photograph tells whether the memory
-grows with the pile.
+measures instead how fast the photographs are prepared, and with how much memory, against the work
+alone, and how fast the result is read against their folder; --copies=4 shows if memory grows.
 """
 
 import csv
@@ -39,7 +38,7 @@ sys.path.insert(0, str(ROOT))  # where the package is not installed
 
 from chromagan_jax import files  # noqa: E402
 from chromagan_jax.data.decode import decode, resize_short  # noqa: E402
-from chromagan_jax.data.sources import image_names  # noqa: E402
+from chromagan_jax.data.sources import image_names, make_source  # noqa: E402
 from chromagan_jax.prepare.pictures import Options, encode_jpeg  # noqa: E402
 
 SEED = 0
@@ -215,13 +214,22 @@ def work_alone(paths: Sequence[Path]) -> float:
     """What cannot be left out: read, decode, resize, encode. Returns the processor's seconds."""
     begun = time.process_time()
     cv2.setNumThreads(1)
-    options = Options()
     for path in paths:
         rgb = decode(path.read_bytes())
-        if min(rgb.shape[:2]) > options.size:
-            rgb = resize_short(rgb, options.size)
-        encode_jpeg(np.ascontiguousarray(rgb), options.quality)
+        if min(rgb.shape[:2]) > Options().size:
+            rgb = resize_short(rgb, Options().size)
+        encode_jpeg(np.ascontiguousarray(rgb), Options().quality)
     return time.process_time() - begun
+
+
+def read_speed(source: str, number: int) -> float:
+    """Pictures a second that one thread reads from memory and decodes, of the first `number`."""
+    opened = make_source(source)
+    for _ in range(2):  # the first time from the disk
+        begun = time.monotonic()
+        for index in range(number):
+            decode(opened[index]['image'])
+    return round(number / (time.monotonic() - begun), 1)
 
 
 def multiply(photos: Path, folder: Path, copies: int) -> Path:
@@ -235,7 +243,7 @@ def multiply(photos: Path, folder: Path, copies: int) -> Path:
 
 
 def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
-    """Pictures a second of the floor and of the command, and its memory."""
+    """Pictures a second of the floor, of the command and of reading its result; its memory."""
     paths = [photos / name for name in sorted(image_names(str(photos)))]
     parts = [paths[index::workers] for index in range(workers)]
     with ProcessPoolExecutor(workers) as pool:
@@ -244,6 +252,7 @@ def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
         alone = sum(pool.map(work_alone, parts))
         floor = time.monotonic() - begun
     seconds, busy, most = run_prepare(photos, output, f'--workers={workers}', '--distance=-1')
+    number = len(make_source(str(output)))
     return {
         'pictures': len(paths),
         'workers': workers,
@@ -253,6 +262,8 @@ def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
         'floor_processor_ms_per_picture': round(1000 * alone / len(paths), 2),
         'processor_ms_per_picture': round(1000 * busy / len(paths), 2),
         'memory_mb': round(most),
+        'read_folder_per_second': read_speed(str(photos), number),
+        'read_prepared_per_second': read_speed(str(output), number),
     }
 
 

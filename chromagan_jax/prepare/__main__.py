@@ -13,8 +13,8 @@ the same folders.
 
 While it works, a hidden folder beside OUTPUT takes as much room as the result will, twice; it is
 renamed at the end. Memory: 0.6 GB for two workers, most of it the imported packages, since no
-picture is kept longer than it is worked on; the local runner adds 8 kB a picture for what it
-shuffles (names and hashes), so for more than a few million pictures take another one.
+picture is kept longer than it is worked on; the local runner adds some 1.2 kB a picture for what
+it shuffles (hashes, and where the rest lies): 1.2 GB for a million, for many more take another one.
 
 Exit codes: 0 done, or there already; 1 a mistake, told in one sentence; 75 interrupted, start it
 again.
