@@ -1,9 +1,8 @@
 """Finding duplicates in Beam: what the transforms hand on is packed, a few bytes a picture.
 
-A `TICKET` says what comparing needs and where the rest of an `Outcome` is staged. Tickets of one
-bucket, and entries of one band, are joined to one string of bytes as early as a runner can: a
-runner that keeps shuffles in memory, as Beam's local one does, then holds little more than they
-are long.
+A `TICKET` says what comparing needs and where the rest of an `Outcome` is staged. What goes to one
+place is joined to one string of bytes as early as a runner can: one that keeps shuffles in memory,
+as Beam's local runner does, then holds little more than these are long.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
