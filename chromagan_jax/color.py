@@ -65,21 +65,28 @@ def _transform(matrix: np.ndarray, x: ArrayT) -> ArrayT:
 # power below is kept on its own side of the knee by `maximum`.
 
 
+def _power(x: ArrayT, exponent: float) -> ArrayT:
+    """x > 0 to the power. XLA's CPU back end takes 15 ms for 1.6 million, for exp and log 4."""
+    if isinstance(x, jax.Array):
+        return jnp.exp(exponent * jnp.log(x))
+    return x**exponent
+
+
 def _srgb_to_linear(rgb: ArrayT) -> ArrayT:
     xp = _namespace(rgb)
-    power = ((xp.maximum(rgb, _SRGB_KNEE) + 0.055) / 1.055) ** 2.4
+    power = _power((xp.maximum(rgb, _SRGB_KNEE) + 0.055) / 1.055, 2.4)
     return xp.where(rgb > _SRGB_KNEE, power, rgb / 12.92)
 
 
 def _linear_to_srgb(linear: ArrayT) -> ArrayT:
     xp = _namespace(linear)
-    power = 1.055 * xp.maximum(linear, _LINEAR_KNEE) ** (1 / 2.4) - 0.055
+    power = 1.055 * _power(xp.maximum(linear, _LINEAR_KNEE), 1 / 2.4) - 0.055
     return xp.where(linear > _LINEAR_KNEE, power, 12.92 * linear)
 
 
 def _f(t: ArrayT) -> ArrayT:
     xp = _namespace(t)
-    return xp.where(t > _F_KNEE, xp.cbrt(xp.maximum(t, _F_KNEE)), _F_SLOPE * t + _F_ZERO)
+    return xp.where(t > _F_KNEE, _power(xp.maximum(t, _F_KNEE), 1 / 3), _F_SLOPE * t + _F_ZERO)
 
 
 def _f_inverse(f: ArrayT) -> ArrayT:
