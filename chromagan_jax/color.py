@@ -66,7 +66,7 @@ def _transform(matrix: np.ndarray, x: ArrayT) -> ArrayT:
 
 
 def _power(x: ArrayT, exponent: float) -> ArrayT:
-    """x > 0 to the power. XLA's CPU back end takes 15 ms for 1.6 million, for exp and log 4."""
+    """The power of x > 0. XLA's CPU back end takes 15 ms for 1.6 million, for exp and log 4."""
     if isinstance(x, jax.Array):
         return jnp.exp(exponent * jnp.log(x))
     return x**exponent

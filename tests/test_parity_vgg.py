@@ -9,7 +9,7 @@ torch = pytest.importorskip('torch', reason='needs PyTorch: pip install -e ".[pa
 import safetensors.torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from chromagan_jax.models import vgg  # noqa: E402
+from chromagan_jax.models import vgg, weights  # noqa: E402
 from chromagan_jax.models.chromagan import TwoBranch  # noqa: E402
 
 PLAN = (64, 64, 'M', 128, 128, 'M', 256, 256, 256, 'M', 512, 512, 512, 'M', 512, 512, 512, 'M')
@@ -109,7 +109,7 @@ def test_the_backbone_starts_from_the_same_file(twin, params, size):
 def test_the_generator_sees_a_gray_photograph_as_pytorch_does(twin, params):
     """A gray photograph, tripled and normalised as torchvision does it, is the condition's twin."""
     gray = np.random.default_rng(0).uniform(0, 1, (1, 32, 32, 1)).astype(np.float32)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (vgg._MEAN, vgg._STD))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (weights.MEAN, weights.STD))
     with torch.no_grad():
         theirs = (torch.from_numpy(gray.transpose(0, 3, 1, 2)).expand(1, 3, 32, 32) - mean) / std
         expected = twin.features[:BLOCK_4](theirs).numpy().transpose(0, 2, 3, 1)

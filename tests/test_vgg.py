@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from chromagan_jax import color
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import layers, vgg
+from chromagan_jax.models import layers, vgg, weights
 
 KEY = jax.random.key(0)
 WINDOWS = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]  # places of torchvision's convolutions
@@ -176,7 +176,9 @@ def test_normalized_is_float32_from_half_precision():
     seen = vgg.normalized(jnp.zeros((1, 2, 2, 1), jnp.bfloat16), 2)
     assert seen.dtype == jnp.float32
     gray = color.lightness_to_gray(np.float64(50))
-    np.testing.assert_allclose(seen[0, 0, 0], (gray - [0.485, 0.456, 0.406]) / vgg._STD, atol=1e-5)
+    np.testing.assert_allclose(
+        seen[0, 0, 0], (gray - [0.485, 0.456, 0.406]) / weights.STD, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])

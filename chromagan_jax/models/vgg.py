@@ -5,20 +5,17 @@ The layers bear the names of the paper, flat at the top of the parameters, so th
 """
 
 import pathlib
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 from flax import linen as nn
 
 from chromagan_jax import color
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import layers
+from chromagan_jax.models import layers, weights
 from chromagan_jax.models.conv import Conv
 
 Array = jax.Array
@@ -29,20 +26,6 @@ BACKBONE = 'backbone'  # the name of a `Backbone` in the parameters of a generat
 # Of each block: convolutions, and their features as multiples of the first block's.
 _BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
 _POOLED = 7  # px, the side of the map that the dense layers see, whatever the picture's
-
-# ImageNet's, of RGB in [0, 1], as torchvision's weights expect.
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
-
-# What NumPy, zipfile and safetensors raise for a file that is not what its name says.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-    safetensors.SafetensorError,
-)
 
 
 def normalized(condition: Array, channels_of_target: int) -> Array:
@@ -60,7 +43,7 @@ def normalized(condition: Array, channels_of_target: int) -> Array:
     gray = jnp.asarray(condition, jnp.float32)
     if channels_of_target == color.TARGET_CHANNELS['lab']:
         gray = color.lightness_to_gray((gray + 1) * 50)
-    return (gray - jnp.array(_MEAN, jnp.float32)) / jnp.array(_STD, jnp.float32)
+    return (gray - jnp.array(weights.MEAN, jnp.float32)) / jnp.array(weights.STD, jnp.float32)
 
 
 class Backbone(nn.Module):
@@ -160,27 +143,8 @@ def load(path: str | pathlib.Path) -> Params:
     Raises:
         UserError: for a file that is missing, damaged, of another type or of another network.
     """
-    path = pathlib.Path(path).expanduser()
-    if path.suffix not in ('.npz', '.safetensors'):
-        raise UserError(f'VGG16 weights are read from .safetensors or .npz files, not from {path}.')
-    if not path.is_file():
-        raise UserError(f'there is no file of VGG16 weights {path}: correct the path.')
     shapes = dict(_torchvision_shapes())
-    try:
-        arrays = _read(path, list(shapes))
-    except _UNREADABLE as error:
-        raise UserError(
-            f'{path} cannot be read: it is damaged, not a {path.suffix} file or not yours to '
-            'read; save or copy it again.'
-        ) from error
-    for key, shape in shapes.items():
-        if key not in arrays:
-            raise UserError(f"{path} has no {key}: save the state dict of torchvision's vgg16.")
-        if arrays[key].shape != shape:
-            raise UserError(
-                f"{key} in {path} has the shape {arrays[key].shape}, and in torchvision's vgg16 "
-                f'{shape}: save the state dict of that network.'
-            )
+    arrays = weights.read_state_dict(pathlib.Path(path).expanduser(), 'VGG16', 'vgg16', shapes)
     return {
         name: {
             'kernel': _kernel(name, arrays.pop(f'{key}.weight')),
@@ -188,18 +152,6 @@ def load(path: str | pathlib.Path) -> Params:
         }
         for name, key in _torchvision_names()
     }
-
-
-def _read(path: pathlib.Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Those of the arrays `keys` that the file has."""
-    if path.suffix == '.safetensors':
-        with safetensors.safe_open(path, 'numpy') as file:
-            present = set(file.keys())
-            return {key: file.get_tensor(key) for key in keys if key in present}
-    if not zipfile.is_zipfile(path):
-        raise ValueError('an .npz file is a zip archive')
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in keys if key in file}
 
 
 def _kernel(name: str, weight: np.ndarray) -> np.ndarray:
