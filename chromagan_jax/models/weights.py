@@ -74,8 +74,10 @@ def read_tfjs(folder: pathlib.Path, title: str, shapes: Shapes) -> Arrays:
     """
     if not (folder / 'model.json').is_file():
         raise UserError(f'{folder} has no model.json: name a TensorFlow.js model of {title}.')
-    arrays = _readable(lambda: _read_shards(folder), folder, 'a whole TensorFlow.js model')
-    _check(arrays, shapes, folder, title, f'an unquantised TensorFlow.js model of {title}')
+    arrays = _readable(
+        lambda: _read_shards(folder), folder, 'a whole and unquantised TensorFlow.js model'
+    )
+    _check(arrays, shapes, folder, title, f'a TensorFlow.js model of {title}')
     return {name: arrays[name] for name in shapes}
 
 

@@ -1,0 +1,150 @@
+"""Features of pictures by SqueezeNet 1.1 (Iandola et al. 2016, https://arxiv.org/abs/1602.07360).
+
+Its convolutions up to fire8 are what is used: a picture's 512 features are the averages over the
+map that fire8 leaves. That is the last map that every file has (models for TensorFlow.js are often
+cut off within fire9), and an average takes pictures of any size as they are.
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+
+from chromagan_jax.errors import UserError
+from chromagan_jax.models import weights
+
+Array = jax.Array
+Params = dict[str, dict[str, np.ndarray]]
+
+FEATURES = 512
+_SMALLEST = 17  # px a side, of which the pools still leave something
+
+# Of each fire module: its place in torchvision's `features`, and the features it squeezes to;
+# either of its expansions has four times as many.
+_FIRES = {
+    'fire2': (3, 16),
+    'fire3': (4, 16),
+    'fire4': (6, 32),
+    'fire5': (7, 32),
+    'fire6': (9, 48),
+    'fire7': (10, 48),
+    'fire8': (11, 64),
+}
+_AFTER_A_POOL = ('fire2', 'fire4', 'fire6')
+
+# What the files' own networks want to see, as (mean, scale) of RGB in [0, 1]. Those for
+# TensorFlow.js descend from the authors' Caffe model: 0..255 less ImageNet's mean, B, G, R.
+_CAFFE = (np.array((123.68, 116.779, 103.939)) / 255, np.full(3, 1 / 255))
+_TORCHVISION = (np.array(weights.MEAN), np.array(weights.STD))
+
+
+def load(path: str | pathlib.Path) -> Params:
+    """SqueezeNet 1.1's parameters up to fire8 from a file, for `features`.
+
+    What a file's network wants done to a picture first becomes part of its conv1.
+
+    Args:
+        path: a .safetensors or .npz file with the state dict of `torchvision.models.squeezenet1_1`,
+            or a TensorFlow.js folder of the authors' weights with Keras's names
+            (conv1/kernel ... fire8/expand3x3/bias), or that folder's model.json.
+
+    Returns:
+        {'conv1': {'kernel', 'bias'}, 'fire2/squeeze1x1': ...}, float32, kernels (H, W, in, out).
+
+    Raises:
+        UserError: for a path that is missing, damaged, of another type or of another network.
+    """
+    path = pathlib.Path(path).expanduser()
+    folder = path.parent if path.name == 'model.json' else path
+    layers = _layers()
+    if not folder.is_dir() and path.suffix not in ('.npz', '.safetensors'):
+        raise UserError(
+            'SqueezeNet weights are read from .safetensors or .npz files or TensorFlow.js folders, '
+            f'not from {path}: correct eval.features.'
+        )
+    if folder.is_dir():
+        shapes = {f'{name}/kernel': shape for name, (_, shape) in layers.items()}
+        shapes |= {f'{name}/bias': shape[-1:] for name, (_, shape) in layers.items()}
+        arrays = weights.read_tfjs(folder, 'SqueezeNet 1.1', shapes)
+        params = {n: {k: arrays[f'{n}/{k}'] for k in ('kernel', 'bias')} for n in layers}
+        params['conv1']['kernel'] = params['conv1']['kernel'][:, :, ::-1]  # B, G, R
+        return params | {'conv1': _seeing_rgb(params['conv1'], *_CAFFE)}
+    shapes = {f'{key}.weight': (s[3], s[2], s[0], s[1]) for key, s in layers.values()}
+    shapes |= {f'{key}.bias': shape[-1:] for key, shape in layers.values()}
+    arrays = weights.read_state_dict(path, 'SqueezeNet 1.1', 'squeezenet1_1', shapes)
+    params = {
+        name: {
+            'kernel': arrays[f'{key}.weight'].transpose(2, 3, 1, 0).astype(np.float32),
+            'bias': arrays[f'{key}.bias'].astype(np.float32),
+        }
+        for name, (key, _) in layers.items()
+    }
+    return params | {'conv1': _seeing_rgb(params['conv1'], *_TORCHVISION)}
+
+
+def _layers() -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name in Keras's files -> name in torchvision's, and the shape of its kernel, HWIO."""
+    layers: dict[str, tuple[str, tuple[int, ...]]] = {'conv1': ('features.0', (3, 3, 3, 64))}
+    inputs = 64
+    for fire, (place, squeezed) in _FIRES.items():
+        expanded = 4 * squeezed
+        for part, theirs, shape in (
+            ('squeeze1x1', 'squeeze', (1, 1, inputs, squeezed)),
+            ('expand1x1', 'expand1x1', (1, 1, squeezed, expanded)),
+            ('expand3x3', 'expand3x3', (3, 3, squeezed, expanded)),
+        ):
+            layers[f'{fire}/{part}'] = (f'features.{place}.{theirs}', shape)
+        inputs = 2 * expanded
+    return layers
+
+
+def _seeing_rgb(
+    conv1: dict[str, np.ndarray], mean: np.ndarray, std: np.ndarray
+) -> dict[str, np.ndarray]:
+    """A conv1 of (RGB - mean) / std as one of RGB in [0, 1]; it pads nothing, so that is exact."""
+    kernel = conv1['kernel'].astype(np.float64) / std[:, None]
+    bias = conv1['bias'] - np.einsum('hwio,i->o', kernel, mean)
+    return {'kernel': kernel.astype(np.float32), 'bias': bias.astype(np.float32)}
+
+
+def features(params: Params, rgb: Array) -> Array:
+    """Averages of fire8's map over the picture: (B, H, W, 3) sRGB in [0, 1] -> (B, 512) float32.
+
+    Raises:
+        UserError: if a side is shorter than 17 px.
+    """
+    if min(rgb.shape[1:3]) < _SMALLEST:
+        raise UserError(
+            f'SqueezeNet needs pictures of {_SMALLEST} px or more, not {rgb.shape[1]} x '
+            f'{rgb.shape[2]}: raise eval.size, or leave eval.features empty.'
+        )
+    x = _conv(params['conv1'], rgb.astype(jnp.float32), stride=2)
+    for fire in _FIRES:
+        if fire in _AFTER_A_POOL:
+            x = _max_pool(x)
+        x = _conv(params[f'{fire}/squeeze1x1'], x)
+        expanded = [_conv(params[f'{fire}/expand{k}'], x, padding='SAME') for k in ('1x1', '3x3')]
+        x = jnp.concatenate(expanded, axis=-1)
+    return x.mean(axis=(1, 2))
+
+
+def _conv(layer: dict[str, np.ndarray], x: Array, stride: int = 1, padding: str = 'VALID') -> Array:
+    """With its bias and a ReLU; in full float32, since these are measures."""
+    y = lax.conv_general_dilated(
+        x,
+        jnp.asarray(layer['kernel']),
+        (stride, stride),
+        padding,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        precision=lax.Precision.HIGHEST,
+    )
+    return nn.relu(y + layer['bias'])
+
+
+def _max_pool(x: Array) -> Array:
+    """3 x 3 px, every second; the last may reach over the edge, as in Caffe and torchvision."""
+    over = [(0, (n - 3) % 2) for n in x.shape[1:3]]
+    return nn.max_pool(x, (3, 3), (2, 2), over)
