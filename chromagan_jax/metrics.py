@@ -1,7 +1,7 @@
-"""Measures of colorized photographs: batched jnp functions, one value an image.
+"""Measures of colorized photographs: of each image, in batched jnp functions, and of whole sets.
 
 RGB is sRGB in [0, 1]. All but `ab_mae` look at it as a uint8 file would hold it, so that they
-equal what anybody measures on the files.
+equal what anybody measures on the files. The measures of sets are NumPy's, on the host.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,9 @@ Array = jax.Array
 RANKING = {'ab_mae': 1, 'colorfulness_gap': 1, 'psnr': -1, 'ssim': -1}
 PSNR_CAP = 60.0
 SSIM_WINDOW = 11  # px, with a Gaussian of sigma 1.5 (Wang et al. 2004)
+AB_BIN = 10  # units of a* and b* that a bin of the histogram is wide, as in Zhang et al. 2016
+AB_BINS = 23  # of either; the one in the middle has gray in its centre, and sRGB fills 22
+AB_OF_GRAY = np.pad([[1]], AB_BINS // 2)  # the histogram of a gray picture of one pixel
 
 
 def quantize(rgb: Array) -> Array:
@@ -106,11 +109,26 @@ def colorfulness(rgb: Array) -> Array:
     return spread + 0.3 * offset
 
 
-def image_metrics(condition: Array, target: Array, prediction: Array) -> dict[str, Array]:
-    """Every measure of a batch of predictions, and those of the gray picture to hold them against.
+def ab_histogram(rgb: Array) -> Array:
+    """How many pixels have which a* and b*: (B, H, W, 3) -> (B, 23, 23) int32.
 
-    The gray picture's colorfulness is 0 and left out. An original that is itself gray has
-    `psnr_gray` at `PSNR_CAP` and belongs in no mean of the gray picture's.
+    Bin [i, j] holds the pixels whose a* is nearest to 10 (i - 11) and whose b* to 10 (j - 11); sRGB
+    lies within.
+    """
+    ab = color.rgb_to_lab(quantize(rgb))[..., 1:]
+    places = jnp.round(ab / AB_BIN).astype(jnp.int32) + AB_BINS // 2
+    flat = (places[..., 0] * AB_BINS + places[..., 1]).reshape(len(rgb), -1)
+    # Of each image apart: a scatter over all of them would gather what devices hold apart.
+    count = jax.vmap(lambda image: jnp.zeros(AB_BINS**2, jnp.int32).at[image].add(1))
+    return count(flat).reshape(-1, AB_BINS, AB_BINS)
+
+
+def image_metrics(condition: Array, target: Array, prediction: Array) -> dict[str, Array]:
+    """Every measure of each prediction, and those of the gray picture to hold them against.
+
+    The gray picture's colorfulness is 0 and left out, as its histogram is (`AB_OF_GRAY`). An
+    original that is itself gray has `psnr_gray` at `PSNR_CAP` and belongs in no mean of the gray
+    picture's.
 
     Args:
       condition: (B, H, W, 1).
@@ -119,7 +137,8 @@ def image_metrics(condition: Array, target: Array, prediction: Array) -> dict[st
 
     Returns:
       'psnr' (dB), 'ssim', 'ab_mae', each also with '_gray'; 'colorfulness' of the prediction and
-      'colorfulness_original'; all (B,) float32.
+      'colorfulness_original'; all (B,) float32. Beside them 'ab_histogram' of the prediction and
+      'ab_histogram_original', (B, 23, 23) int32.
 
     Raises:
       UserError: if a side is shorter than 11 px.
@@ -137,4 +156,48 @@ def image_metrics(condition: Array, target: Array, prediction: Array) -> dict[st
         'psnr_gray': psnr(original, gray),
         'ssim_gray': ssim(original, gray),
         'ab_mae_gray': ab_mae(condition, target, gray_target),
+        'ab_histogram': ab_histogram(colorized),
+        'ab_histogram_original': ab_histogram(original),
     }
+
+
+def total_variation(a: np.ndarray, b: np.ndarray) -> float:
+    """Distance of two histograms of the same shape, in [0, 1]; neither may be empty.
+
+    Half the sum of the absolute differences of their shares: the share of the pixels that would
+    have to go to another bin to make one of the other.
+    """
+    return float(np.abs(a / a.sum() - b / b.sum()).sum() / 2)
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Frechet distance of the Gaussians fitted to two sets of features (Heusel et al. 2017).
+
+    |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)), with covariances of N - 1 degrees of freedom.
+    The trace of the root is the sum of the singular values of A^(1/2) B^(1/2), which takes no root
+    of what rounding left of a zero and so also holds for fewer images than features.
+
+    Args:
+      a: (N, F), a row an image, in any float type; the computation is in float64.
+      b: (M, F).
+
+    Raises:
+      UserError: if a set has fewer than two rows.
+    """
+    if min(len(a), len(b)) < 2:
+        raise UserError(
+            'A Frechet distance needs two photographs or more: name a larger eval.source, or leave '
+            'eval.features empty.'
+        )
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    covariances = [np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b)]
+    root_a, root_b = (_symmetric_root(covariance) for covariance in covariances)
+    overlap = np.linalg.norm(root_a @ root_b, 'nuc')
+    spread = np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * overlap
+    return float(np.square(a.mean(0) - b.mean(0)).sum() + max(spread, 0))
+
+
+def _symmetric_root(matrix: np.ndarray) -> np.ndarray:
+    """The positive semi-definite root of such a matrix, whatever rounding made of its zeros."""
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

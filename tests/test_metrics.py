@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 import skimage.color
 import skimage.data
 import skimage.metrics
@@ -110,9 +111,10 @@ def test_image_metrics_measures_the_decoded_pictures_one_by_one(originals, spoil
     assert set(together) == {
         *('psnr', 'ssim', 'ab_mae', 'colorfulness', 'colorfulness_original'),
         *('psnr_gray', 'ssim_gray', 'ab_mae_gray'),
+        *('ab_histogram', 'ab_histogram_original'),
     }
     for name, values in together.items():
-        assert values.shape == (3,)
+        assert values.shape == ((3, 23, 23) if 'histogram' in name else (3,))
         alone = [
             measure(condition[i : i + 1], target[i : i + 1], prediction[i : i + 1])[name][0]
             for i in range(3)
@@ -124,6 +126,7 @@ def test_image_metrics_measures_the_decoded_pictures_one_by_one(originals, spoil
     gray = skimage.color.lab2rgb(lightness * [1, 0, 0])
     gray = np.round(gray * 255).astype(np.uint8)
     ab = skimage.color.rgb2lab(originals)[..., 1:]
+    np.testing.assert_array_equal(together['ab_histogram'], metrics.ab_histogram(colorized / 255))
     for i, original in enumerate(originals):
         expected = {
             'colorfulness': plain_colorfulness(colorized[i]),
@@ -153,3 +156,76 @@ def test_a_perfect_prediction_and_a_gray_original_reach_the_cap(originals, space
         assert (result['psnr_gray'] >= metrics.PSNR_CAP).all() == at_cap
         assert (result['psnr_gray'] >= metrics.PSNR_CAP).any() == at_cap
     np.testing.assert_array_equal(result['colorfulness'], 0)
+
+
+def test_ab_histogram_counts_pixels_by_the_nearest_tens_of_their_ab(originals, spoiled):
+    for images in (originals, spoiled):
+        got = jax.jit(metrics.ab_histogram)(unit(images))
+        assert (got.shape, got.dtype) == ((3, 23, 23), jnp.int32)
+        ab = skimage.color.rgb2lab(images)[..., 1:].reshape(3, -1, 2)
+        edges = np.arange(-115, 116, 10)
+        for counts, values in zip(got, ab, strict=True):
+            expected, _, _ = np.histogram2d(*values.T, bins=[edges, edges])
+            assert counts.sum() == expected.sum() == len(values)
+            assert np.abs(counts - expected).sum() <= 4  # a pixel on an edge falls on either side
+
+
+def test_ab_histogram_holds_the_extremes_of_srgb_and_all_grays_in_the_middle():
+    corners = np.stack(np.meshgrid([0, 255], [0, 255], [0, 255]), -1).reshape(1, 2, 4, 3)
+    assert metrics.ab_histogram(unit(corners)).sum() == 8
+    grays = np.arange(256).reshape(1, 16, 16, 1).repeat(3, axis=-1)
+    np.testing.assert_array_equal(metrics.ab_histogram(unit(grays))[0], 256 * metrics.AB_OF_GRAY)
+
+
+def test_total_variation_is_the_share_that_would_have_to_move():
+    a, b = np.array([[6, 2], [2, 0]]), np.array([[0, 1], [2, 1]])
+    assert metrics.total_variation(a, b) == pytest.approx(0.6)  # .6 .2 .2 0 and 0 .25 .5 .25
+    assert metrics.total_variation(a, 7 * a) == pytest.approx(0, abs=1e-12)
+    assert metrics.total_variation(np.array([3, 0]), np.array([0, 5])) == 1
+    assert metrics.total_variation(a, b) == metrics.total_variation(b, a)
+
+
+def plain_frechet(a, b):
+    """As Heusel et al. compute it."""
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    return np.square(mean_a - mean_b).sum() + np.trace(cov_a + cov_b - 2 * root)
+
+
+def test_frechet_distance_is_that_of_the_matrix_root():
+    random = np.random.default_rng(0)
+    mix = random.standard_normal((2, 20, 20))
+    a = random.standard_normal((300, 20)) @ mix[0]
+    b = random.standard_normal((200, 20)) @ mix[1] + 0.5
+    assert metrics.frechet_distance(a, b) == pytest.approx(plain_frechet(a, b), rel=1e-8)
+    assert metrics.frechet_distance(b, a) == pytest.approx(plain_frechet(a, b), rel=1e-8)
+
+
+@pytest.mark.parametrize('rows', [400, 10])  # more and fewer than features
+def test_frechet_distance_has_its_closed_forms(rows):
+    a = np.random.default_rng(0).standard_normal((rows, 50))
+    variance = a.var(0, ddof=1).sum()
+    distance = metrics.frechet_distance
+    assert distance(a, a[::-1]) == pytest.approx(0, abs=1e-10 * variance)
+    shift = np.linspace(-1, 1, 50)
+    assert distance(a, a + shift) == pytest.approx(np.square(shift).sum(), rel=1e-8)
+    assert distance(a, 3 * a - 2 * a.mean(0)) == pytest.approx(4 * variance, rel=1e-8)
+
+
+def test_frechet_distance_of_diagonal_covariances_is_that_of_their_deviations():
+    signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), -1).reshape(8, 3)  # uncorrelated columns
+    scale_a, scale_b = np.array([1.0, 2, 3]), np.array([2.0, 0, 0.5])
+    expected = 8 / 7 * np.square(scale_a - scale_b).sum()
+    got = metrics.frechet_distance(scale_a * signs, (scale_b * signs).astype(np.float32))
+    assert got == pytest.approx(expected, rel=1e-7)
+
+
+def test_frechet_distance_keeps_the_differences_of_large_features():
+    a = np.random.default_rng(0).standard_normal((30, 40)) * 1e-3 + 1e3
+    assert metrics.frechet_distance(a, a + 1e-3) == pytest.approx(40e-6, rel=1e-4)
+
+
+def test_frechet_distance_of_a_single_photograph_is_the_users_to_mend():
+    with pytest.raises(UserError, match='two photographs or more'):
+        metrics.frechet_distance(np.ones((1, 3)), np.ones((5, 3)))
