@@ -55,6 +55,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
     system = state_lib.make_system(config, mesh)
     state_lib.check_networks(system, config)
     source, eval_source = open_sources(config)
+    eval_step = evaluate.make_eval_step(config, system, mesh)
 
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(stop_requests(agreed=True))
@@ -76,7 +77,6 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
             return state
         with pulse.phase('compile'):
             train_step, pretrain_step = compile_steps(system, config, mesh, say, start)
-        eval_step = evaluate.compile_step(evaluate.eval_step, system, mesh)
         render_step = evaluate.compile_step(evaluate.render_step, system, mesh)
         metrics_file = writers.Metrics(workdir / 'metrics.jsonl', start) if writes else None
         journal = Journal(config, source, start, metrics_file, pulse)

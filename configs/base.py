@@ -88,6 +88,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.eval.split = 'validation'  # of a TFDS data set
     config.eval.size = 0  # px, of the centre crop; 0: data.size
     config.eval.batch_size = 8  # photographs at a time; rounded up to a multiple of the devices
+    config.eval.features = ''  # file of SqueezeNet's weights, for the Frechet distance; '': none
     config.eval.checkpoint = 'newest'  # what --mode=eval scores: newest, best or a step
     config.eval.follow = False  # --mode=eval scores every new checkpoint until training ends
     config.eval.patience = 3600  # s without a new checkpoint after which following gives up

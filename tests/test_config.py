@@ -26,6 +26,7 @@ FREE = {
     'data.max_unreadable',
     'eval.source',
     'eval.batch_size',
+    'eval.features',
     'eval.checkpoint',
     'eval.follow',
     'eval.patience',

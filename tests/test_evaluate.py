@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from chromagan_jax import evaluate, files, metrics, sharding, state, steps, writers
 from chromagan_jax.data import Source, eval_batches, make_source
 from chromagan_jax.errors import UserError
+from chromagan_jax.models import squeezenet
 from configs import base
 
 SIZE = 32
@@ -90,8 +91,10 @@ def plain_colorfulness(image: np.ndarray) -> float:
     return float(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
 
 
-def plain_scores(generator: nn.Module, variables: Any, photograph: np.ndarray) -> dict[str, float]:
-    """The figures of one photograph, by scikit-image on uint8 files."""
+def plain_scores(
+    generator: nn.Module, variables: Any, photograph: np.ndarray
+) -> tuple[dict[str, float], np.ndarray]:
+    """The figures of one photograph, by scikit-image on uint8 files, and its colorized file."""
     lab = skimage.color.rgb2lab(photograph)
     condition = (lab[None, ..., :1] / 50 - 1).astype(np.float32)
     ab = np.asarray(generator.apply(variables, condition, train=False))[0] * 110.0
@@ -117,20 +120,32 @@ def plain_scores(generator: nn.Module, variables: Any, photograph: np.ndarray) -
         figures['ab_mae' + suffix] = np.abs(chroma - lab[..., 1:]).mean()
     figures['colorfulness'] = plain_colorfulness(picture(ab))
     figures['colorfulness_original'] = plain_colorfulness(photograph)
-    return figures
+    return figures, picture(ab)
+
+
+def plain_shares(pictures: list[np.ndarray]) -> np.ndarray:
+    """Of all pixels, the shares whose ab is nearest to which multiples of ten."""
+    ab = skimage.color.rgb2lab(np.stack(pictures))[..., 1:].reshape(-1, 2)
+    edges = np.arange(-115, 116, 10)
+    return np.histogram2d(*ab.T, bins=[edges, edges])[0] / len(ab)
 
 
 @pytest.mark.filterwarnings('ignore:Conversion from CIE-LAB')  # colours out of gamut are clipped
 def test_evaluate_equals_a_plain_loop_over_single_photographs(
     scores, system, variables, photographs
 ):
-    single = [plain_scores(system.generator, variables, p) for p in photographs]
+    single, colorized = zip(
+        *(plain_scores(system.generator, variables, p) for p in photographs), strict=True
+    )
     expected = {name: np.mean([s[name] for s in single]) for name in single[0]}
     assert [s['psnr_gray'] == 60 for s in single] == [i == GRAY for i in range(11)]
     colored = [s['psnr_gray'] for i, s in enumerate(single) if i != GRAY]
     expected['psnr_gray'] = np.mean(colored)
     gap = abs(expected['colorfulness'] - expected['colorfulness_original'])
     expected |= {'colorfulness_gap': gap, 'images': np.float64(11)}
+    shares, original = plain_shares(colorized), plain_shares(photographs)
+    expected['ab_histogram'] = np.abs(shares - original).sum() / 2
+    expected['ab_histogram_gray'] = 1 - original[11, 11]
     assert scores.keys() == {f'eval/{name}' for name in expected}
     for name, value in expected.items():
         assert scores[f'eval/{name}'] == pytest.approx(value, rel=1e-3), name
@@ -145,6 +160,72 @@ def test_scores_depend_on_neither_the_batch_size_nor_the_devices(
     step = evaluate.compile_step(evaluate.eval_step, system, mesh)
     got = scored(step, variables, batches(source, batch_size), mesh)
     assert got == pytest.approx(scores, rel=1e-5)
+
+
+@pytest.fixture(scope='module')
+def features(tmp_path_factory) -> str:
+    """A file of random weights of SqueezeNet's."""
+    draw = np.random.default_rng(5).standard_normal
+    state = {}
+    for key, (*window, inputs, outputs) in squeezenet._layers().values():
+        spread = np.sqrt(2 / (inputs * np.prod(window)))
+        state[f'{key}.weight'] = (spread * draw((outputs, inputs, *window))).astype(np.float32)
+        state[f'{key}.bias'] = np.zeros(outputs, np.float32)
+    path = tmp_path_factory.mktemp('weights') / 'squeezenet1_1.npz'
+    np.savez(path, **state)
+    return str(path)
+
+
+def frechet_scores(
+    system: state.System, variables: Any, batches: list, mesh: Mesh, features: str
+) -> dict[str, float]:
+    config = base.get_config('tiny')
+    config.eval.features = features
+    return scored(evaluate.make_eval_step(config, system, mesh), variables, batches, mesh)
+
+
+@pytest.mark.filterwarnings('ignore:Conversion from CIE-LAB')
+def test_frechet_distances_are_those_of_the_pictures_files(
+    system, variables, source, photographs, eight, one, features
+):
+    got = frechet_scores(system, variables, batches(source, 8), eight, features)
+    colorized = [plain_scores(system.generator, variables, p)[1] for p in photographs]
+    lightness = [skimage.color.rgb2lab(p) * [1, 0, 0] for p in photographs]
+    gray = [np.rint(255 * skimage.color.lab2rgb(lab)) for lab in lightness]
+    network = squeezenet.load(features)
+    seen, of_gray, original = (
+        squeezenet.features(network, jnp.asarray(np.stack(pictures), jnp.float32) / 255)
+        for pictures in (colorized, gray, photographs)
+    )
+    expected = metrics.frechet_distance(np.asarray(seen), np.asarray(original))
+    assert got['eval/frechet'] == pytest.approx(expected, rel=1e-2)
+    of_gray = metrics.frechet_distance(np.asarray(of_gray), np.asarray(original))
+    assert got['eval/frechet_of_gray'] == pytest.approx(expected / of_gray, rel=1e-2)
+    again = frechet_scores(system, variables, batches(source, 16), one, features)
+    assert again == pytest.approx(got, rel=1e-4)
+
+
+def test_without_features_there_is_no_frechet_distance(scores):
+    assert not [name for name in scores if 'frechet' in name]
+
+
+def test_features_that_cannot_be_read_are_the_users_to_mend(system, eight, tmp_path):
+    config = base.get_config('tiny')
+    config.eval.features = str(tmp_path / 'gone.npz')
+    with pytest.raises(UserError, match=r'there is no file of SqueezeNet 1\.1 weights .*gone\.npz'):
+        evaluate.make_eval_step(config, system, eight)
+
+
+def test_among_gray_originals_no_share_of_grays_frechet_distance_is_taken(eight):
+    def with_features(variables: Any, batch: Any) -> dict[str, jax.Array]:
+        vectors = jnp.arange(24.0).reshape(8, 3) ** 2
+        made = {'gray': vectors, 'colorized': vectors + 2, 'original': vectors}
+        return echo(variables, batch) | {f'features_{k}': v for k, v in made.items()}
+
+    values = dict.fromkeys(ECHOED, [60.0] * 8) | {'mask': [1.0] * 8}
+    got = scored(with_features, None, [rows(**values)], eight)
+    assert got['eval/frechet'] == pytest.approx(12)
+    assert 'eval/frechet_of_gray' not in got
 
 
 ECHOED = ('psnr', 'psnr_gray', 'colorfulness', 'colorfulness_original')
@@ -162,6 +243,8 @@ def rows(**values: list[float]) -> dict[str, np.ndarray]:
 def echo(variables: Any, batch: Any) -> dict[str, jax.Array]:
     del variables
     figures = {name: batch['condition'][:, 0, 0, i] for i, name in enumerate(ECHOED)}
+    counts = jnp.ones((8, 23, 23), jnp.int32)
+    figures |= {'ab_histogram': counts, 'ab_histogram_original': counts}
     return figures | {'mask': batch['mask'], 'index': batch['index']}
 
 
