@@ -95,6 +95,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add('--size', default=128, type=int, help='px, of training and of scoring (128)')
     text = 'of every system (4: many updates a minute on a CPU); 0: each its own'
     add('--batch_size', default=4, type=int, help=text)
+    add('--features', default='', help="SqueezeNet's weights, for Frechet distances (none)")
     text = 'of --val in table.jpg: how many, evenly picked (8), or which files'
     add('--photographs', default=['8'], nargs='+', help=text)
     add('--table', action='store_true', help='only compare what OUT holds')
@@ -112,7 +113,9 @@ def run_systems(args: argparse.Namespace, others: Sequence[str]) -> list[str]:
     """Measures, trains, scores and colorizes, each where it is not done; returns who failed."""
     out = Path(args.output)
     images.check_writable(out)
-    settings = {name: getattr(args, name) for name in ('train', 'val', 'minutes', 'size')}
+    settings = {
+        name: getattr(args, name) for name in ('train', 'val', 'minutes', 'size', 'features')
+    }
     claim(out / 'compare.json', {**settings, 'batch_size': args.batch_size, 'others': list(others)})
     choose_photographs(out / 'photographs', Path(args.val), args.photographs, args.size)
     failed = []
@@ -127,7 +130,8 @@ def run_systems(args: argparse.Namespace, others: Sequence[str]) -> list[str]:
                 own = (workdir, f'--config.steps={steps}', *plateau(name, steps))
                 run(folder, 'main', *common, *own)
             if not (scores := table.last_scores(folder, steps)):
-                run(folder, 'main', *common, workdir, '--mode=eval')
+                own = (workdir, '--mode=eval', f'--config.eval.features={args.features}')
+                run(folder, 'main', *common, *own)
                 scores = table.last_scores(folder, steps)
             say(f'{name}: {evaluate.summary(steps, scores)}')
             if not table.colorized(out, name):

@@ -38,6 +38,8 @@ COLUMNS = {  # of table.md: what table.json calls it -> heading, format
     'ab_mae': ('ab error', '{:.2f}'),
     'colorfulness': ('colorfulness', '{:.1f}'),
     'colorfulness_gap': ('its gap', '{:.1f}'),
+    'ab_histogram': ('ab histogram', '{:.3f}'),
+    'frechet_of_gray': ('Frechet / gray', '{:.2f}'),
 }
 NOTE = (
     'G, D: parameters. Images/s: of the train step, measured before. Minutes: that the training '
@@ -84,8 +86,11 @@ def write_table(out: Path) -> None:
     if missing := [name for name in ordered if name not in done]:
         say(f'not done, and not in the table: {", ".join(missing)}')
     gray = {'system': 'gray', 'colorfulness': 0.0}
-    gray |= {name: rows[0].get(f'{name}_gray') for name in ('psnr', 'ssim', 'ab_mae')}
+    gray |= {
+        name: rows[0].get(f'{name}_gray') for name in ('psnr', 'ssim', 'ab_mae', 'ab_histogram')
+    }
     gray['colorfulness_gap'] = rows[0]['colorfulness_original']
+    gray['frechet_of_gray'] = 1.0 if 'frechet_of_gray' in rows[0] else None
     settings = read_json(out / 'compare.json')
     files.write_json(out / 'table.json', {'settings': settings, 'rows': [gray, *rows]})
     files.write_atomically(out / 'table.md', markdown([gray, *rows], settings).encode())
@@ -130,9 +135,14 @@ def count(params: Any) -> int:
 
 def markdown(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
     """table.md: a line a row, and one that says how it came about."""
-    lines = [[heading for heading, _ in COLUMNS.values()], ['---', *['---:'] * (len(COLUMNS) - 1)]]
+    columns = {
+        name: column
+        for name, column in COLUMNS.items()
+        if any(row.get(name) is not None for row in rows)
+    }
+    lines = [[heading for heading, _ in columns.values()], ['---', *['---:'] * (len(columns) - 1)]]
     for row in rows:
-        cells = ((form, row.get(name)) for name, (_, form) in COLUMNS.items())
+        cells = ((form, row.get(name)) for name, (_, form) in columns.items())
         lines.append(['' if value is None else form.format(value) for form, value in cells])
     processors = ' or '.join(dict.fromkeys(row['processor'] for row in rows[1:]))
     batch = settings['batch_size'] or 'each its own'

@@ -14,9 +14,11 @@ os.environ.setdefault(
     'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(tempfile.gettempdir()) / 'chromagan_jax_tests')
 )
 
+import numpy as np
 import pytest
 from absl import flags
 
+from chromagan_jax.models import squeezenet
 from configs import base
 
 # Ignored where the tests run in the background, and Ctrl-C is among what they try.
@@ -41,3 +43,17 @@ def small(tiny):
     tiny.discriminator.layers = 1
     tiny.data.size = 16
     return tiny
+
+
+@pytest.fixture(scope='session')
+def features(tmp_path_factory):
+    """A file of random weights of SqueezeNet's, for eval.features."""
+    draw = np.random.default_rng(5).standard_normal
+    state = {}
+    for key, (*window, inputs, outputs) in squeezenet._layers().values():
+        spread = np.sqrt(2 / (inputs * np.prod(window)))
+        state[f'{key}.weight'] = (spread * draw((outputs, inputs, *window))).astype(np.float32)
+        state[f'{key}.bias'] = np.zeros(outputs, np.float32)
+    path = tmp_path_factory.mktemp('weights') / 'squeezenet1_1.npz'
+    np.savez(path, **state)
+    return str(path)

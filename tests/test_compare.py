@@ -151,7 +151,7 @@ def test_a_system_that_fails_is_named_and_the_others_go_on(finished):
 def test_the_figures_are_those_of_the_evaluation(finished):
     out = finished[0] / 'out'
     scores, rows = scores_of(out), rows_of(out)
-    names = ('psnr', 'ssim', 'ab_mae')
+    names = ('psnr', 'ssim', 'ab_mae', 'ab_histogram')
     for name in (*names, 'colorfulness', 'colorfulness_gap'):
         assert rows['base'][name] == scores[f'eval/{name}']
     for name in names:
@@ -162,7 +162,7 @@ def test_the_figures_are_those_of_the_evaluation(finished):
         [cell.strip() for cell in line.strip('|').split('|')]
         for line in (out / 'table.md').read_text().splitlines()[:4]
     )
-    assert len(heading) == len(rule) == len(gray) == len(base) == 13
+    assert len(heading) == len(rule) == len(gray) == len(base) == 14
     assert gray[heading.index('PSNR, dB')] == f'{scores["eval/psnr_gray"]:.2f}'
     assert base[heading.index('SSIM')] == f'{scores["eval/ssim"]:.3f}'
     assert gray[heading.index('updates')] == ''
@@ -343,6 +343,17 @@ def test_photographs_are_picked_evenly_or_named_and_others_removed(tmp_path):
     with pytest.raises(UserError, match=r'5\.png cannot be read'):
         names('10')
     assert len(list(chosen.iterdir())) == 2
+
+
+def test_a_measure_that_no_row_has_takes_no_column():
+    settings = {'batch_size': 4, 'minutes': 1.0, 'size': 128}
+    row = {'system': 'base', 'processor': 'a CPU', 'jax': '1', 'images': 5.0, 'photographs': 6}
+    heading = lambda *rows: table.markdown(rows, settings).splitlines()[0]
+    assert heading({'system': 'gray'}, row) == '| system |'
+    measured = row | {'ab_histogram': 0.5, 'frechet_of_gray': 0.25}
+    text = table.markdown([{'system': 'gray', 'frechet_of_gray': 1.0}, measured], settings)
+    assert text.splitlines()[0] == '| system | ab histogram | Frechet / gray |'
+    assert text.splitlines()[2:4] == ['| gray |  | 1.00 |', '| base | 0.500 | 0.25 |']
 
 
 def save(folder, pictures):

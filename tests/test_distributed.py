@@ -114,14 +114,16 @@ def test_a_run_goes_on_whatever_the_processes_and_devices(start, start_pair, tmp
 
 @pytest.mark.cluster
 def test_two_processes_score_what_one_scores_and_follow_a_run_to_its_end(
-    start, start_pair, tmp_path
+    start, start_pair, tmp_path, features
 ):
     end(start(tmp_path))
     alone = tmp_path / 'metrics_eval.jsonl'
-    end(start(tmp_path, '--mode=eval'))
+    flags = ('--mode=eval', f'--config.eval.features={features}')
+    end(start(tmp_path, *flags))
     by_one = lines_of(alone)[-1]
+    assert by_one['eval/frechet_of_gray'] > 0
     alone.unlink()
-    end(*start_pair(tmp_path, '--mode=eval', '--config.eval.follow=True'))
+    end(*start_pair(tmp_path, *flags, '--config.eval.follow=True'))
     assert [line['step'] for line in lines_of(alone)] == [2, 4]
     assert lines_of(alone)[-1] == pytest.approx(by_one, rel=1e-4)
 

@@ -162,20 +162,6 @@ def test_scores_depend_on_neither_the_batch_size_nor_the_devices(
     assert got == pytest.approx(scores, rel=1e-5)
 
 
-@pytest.fixture(scope='module')
-def features(tmp_path_factory) -> str:
-    """A file of random weights of SqueezeNet's."""
-    draw = np.random.default_rng(5).standard_normal
-    state = {}
-    for key, (*window, inputs, outputs) in squeezenet._layers().values():
-        spread = np.sqrt(2 / (inputs * np.prod(window)))
-        state[f'{key}.weight'] = (spread * draw((outputs, inputs, *window))).astype(np.float32)
-        state[f'{key}.bias'] = np.zeros(outputs, np.float32)
-    path = tmp_path_factory.mktemp('weights') / 'squeezenet1_1.npz'
-    np.savez(path, **state)
-    return str(path)
-
-
 def frechet_scores(
     system: state.System, variables: Any, batches: list, mesh: Mesh, features: str
 ) -> dict[str, float]:
