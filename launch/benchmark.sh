@@ -1,28 +1,30 @@
 #!/usr/bin/env bash
-# Measures what the README's table says of speed, on this machine: ten minutes on two CPU cores.
-# Run it from the repository's root, with nothing else running:
+# Measures what the README's table says of speed, on this machine: six minutes on two CPU cores, and
+# with other programs to compare with half an hour. Run it from the repository's root, with nothing
+# else running:
 #
 #   launch/benchmark.sh >figures.jsonl        JSON lines; the tables go to standard error
-#   PHOTOS=DIR launch/benchmark.sh            the input pipeline on these photographs
-#   STEP_PEER='python their_step.py' PIPELINE_PEER='python their_loader.py DIR' launch/benchmark.sh
+#   PHOTOS=DIR launch/benchmark.sh            the input pipeline and colorize on these photographs
+#   STEP_PEER='python their_step.py' PIPELINE_PEER='python their_loader.py DIR' \
+#       COLORIZE_PEER='python tests/torch_colorize.py DIR' launch/benchmark.sh
 #                                             and how many times as fast as these, in turn
 #
 # --help prints this, --dry-run the commands that would run. Variables, from the environment:
 #
 #   PYTHON         the interpreter (python)
 #   PHOTOS         a folder of photographs (sample: those inside scikit-image)
-#   WORKERS        worker processes of the pipeline, 0 for threads (0)
-#   ROUNDS         runs of each side of a ratio (5)
+#   ROUNDS         runs of each side of a ratio (3)
 #   STEP_PEER      prints JSON with images_per_second; --size, --width and --batch are added to it
 #   PIPELINE_PEER  prints JSON with images_per_second; --size, --batch and --workers are added to it
+#   COLORIZE_PEER  prints JSON with images_per_second; --size and --width are added to it
 set -euo pipefail
 
 PYTHON=${PYTHON:-python}
 PHOTOS=${PHOTOS:-sample}
-WORKERS=${WORKERS:-0}
-ROUNDS=${ROUNDS:-5}
+ROUNDS=${ROUNDS:-3}
 STEP_PEER=${STEP_PEER:-}
 PIPELINE_PEER=${PIPELINE_PEER:-}
+COLORIZE_PEER=${COLORIZE_PEER:-}
 DRY_RUN=
 
 case ${1:-} in
@@ -42,6 +44,8 @@ esac
 export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0}
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1000000000000}
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+# Each run compiles the same step again. (The figures of compiling have a cache of their own.)
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/chromagan_jax/xla}
 
 run() {
     if [[ $DRY_RUN ]]; then
@@ -51,32 +55,34 @@ run() {
     fi
 }
 
-BENCHMARK=("$PYTHON" -m chromagan_jax.benchmark --config=configs/base.py "--config.data.source=$PHOTOS"
-    "--config.data.workers=$WORKERS")
+BENCHMARK=("$PYTHON" -m chromagan_jax.benchmark --config=configs/base.py "--config.data.source=$PHOTOS")
 
-# How many times as fast as $1: the benchmark with the other arguments.
-ratio() {
-    local theirs=$1
-    shift
-    run "$PYTHON" launch/ratio.py "--rounds=$ROUNDS" "--ours=${BENCHMARK[*]} --rounds=1 --steps=8 $*" \
-        "--theirs=$theirs"
-}
-
-step() { # size, width, batch
-    local fields=("--config.data.size=$1" "--config.generator.width=$2"
-        "--config.discriminator.width=$2" "--config.batch_size=$3" --config.ema=0.0)
-    run "${BENCHMARK[@]}" --only=matmul,compile,train_step --rounds=3 --steps=8 "${fields[@]}"
-    if [[ $STEP_PEER ]]; then
-        ratio "$STEP_PEER --size $1 --width $2 --batch $3" --only=train_step "${fields[@]}"
+# Measures the parts $1 with the other arguments, and how many times as fast it is as $2, if named.
+measure() {
+    local parts=$1 theirs=$2
+    shift 2
+    run "${BENCHMARK[@]}" "--only=$parts" --rounds=3 "$@"
+    if [[ $theirs ]]; then
+        run "$PYTHON" launch/ratio.py "--rounds=$ROUNDS" "--theirs=$theirs" \
+            "--ours=${BENCHMARK[*]} --only=${parts##*,} --rounds=1 $*"
     fi
 }
 
-step 128 32 8
-step 256 64 2
-run "${BENCHMARK[@]}" --only=loop,colorize --config.data.size=128 --config.generator.width=32 \
-    --config.discriminator.width=32 --config.batch_size=8
-run "${BENCHMARK[@]}" --only=pipeline --config.data.size=256 --config.batch_size=16
-if [[ $PIPELINE_PEER ]]; then
-    ratio "$PIPELINE_PEER --size 256 --batch 16 --workers $WORKERS" --only=pipeline \
-        --config.data.size=256 --config.batch_size=16
-fi
+networks() { # size, width, batch
+    printf '%s\n' "--config.data.size=$1" "--config.generator.width=$2" "--config.discriminator.width=$2" \
+        "--config.batch_size=$3" --config.ema=0.0 --steps=8
+}
+
+mapfile -t small < <(networks 128 32 8)
+mapfile -t large < <(networks 256 64 2)
+step=matmul,compile,train_step
+measure $step "${STEP_PEER:+$STEP_PEER --size 128 --width 32 --batch 8}" "${small[@]}"
+measure $step "${STEP_PEER:+$STEP_PEER --size 256 --width 64 --batch 2}" "${large[@]}"
+measure loop '' "${small[@]}"
+# A process of theirs has one thread: so has one of ours.
+for workers in 0 2; do
+    measure pipeline "${PIPELINE_PEER:+$PIPELINE_PEER --size 256 --batch 16 --workers $workers}" \
+        --config.data.size=256 --config.batch_size=16 "--config.data.workers=$workers" --config.data.threads=1
+done
+measure colorize "${COLORIZE_PEER:+$COLORIZE_PEER --size 256 --width 64}" \
+    --config.data.size=256 --config.generator.width=64
