@@ -158,7 +158,9 @@ _ENCODED_OF_F = np.array(
 )
 
 
-def encode(rgb: np.ndarray, space: str) -> tuple[np.ndarray, np.ndarray]:
+def encode(
+    rgb: np.ndarray, space: str, out: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Condition and target of photographs, for the input pipeline.
 
     L*, a* and b* lie within 3e-4 of scikit-image's `rgb2lab` (1.9e-4 measured over all 2^24
@@ -168,6 +170,7 @@ def encode(rgb: np.ndarray, space: str) -> tuple[np.ndarray, np.ndarray]:
     Args:
       rgb: (H, W, 3) or (B, H, W, 3), uint8.
       space: 'lab' or 'rgb'.
+      out: where condition and target go, C-contiguous, as they are returned; new arrays if None.
 
     Returns:
       `(condition, target)`, float32, (..., H, W, 1) and (..., H, W, 2 or 3), as the module says.
@@ -177,26 +180,28 @@ def encode(rgb: np.ndarray, space: str) -> tuple[np.ndarray, np.ndarray]:
     """
     if space not in SPACES:
         raise UserError(f'there is no colour space {space!r}: choose one of {", ".join(SPACES)}')
+    if out is None:
+        shapes = [(*rgb.shape[:-1], channels) for channels in (1, TARGET_CHANNELS[space])]
+        out = np.empty(shapes[0], np.float32), np.empty(shapes[1], np.float32)
     # OpenCV knows images, not batches: a batch is one tall image.
     image = rgb.reshape(-1, *rgb.shape[-2:])
+    condition, target = out[0].reshape(image.shape[:2]), out[1].reshape(*image.shape[:2], -1)
     linear: np.ndarray = cv2.LUT(image, _LINEAR_OF_BYTE)
     if space == 'rgb':
-        condition = np.clip(_linear_to_srgb(cv2.transform(linear, _TO_XYZ32[1:2])), 0, 1)
-        target = np.multiply(image, np.float32(1 / 255))
+        gray = cv2.transform(linear, _TO_XYZ32[1:2])
+        np.clip(_linear_to_srgb(gray), 0, 1, out=condition)
+        np.multiply(image, np.float32(1 / 255), out=target)
     else:
         # _f in place: above the knee the linear term is 0, below it the root is constant.
         f: np.ndarray = cv2.transform(linear, _TO_XYZ32)
-        root = np.maximum(f, np.float32(_F_KNEE))
+        root = np.maximum(f, np.float32(_F_KNEE), out=linear)
         f -= root
         f *= np.float32(_F_SLOPE)
         f += np.cbrt(root, out=root)
         # OpenCV is quick with 3 channels to 3 and NumPy slow to copy 2 of 3: hence two calls.
-        condition, target = cv2.mixChannels(
-            [cv2.transform(f, _ENCODED_OF_F)],
-            [np.empty(f.shape[:2], np.float32), np.empty((*f.shape[:2], 2), np.float32)],
-            [0, 0, 1, 1, 2, 2],
-        )
-    return condition.reshape(*rgb.shape[:-1], 1), target.reshape(*rgb.shape[:-1], -1)
+        cv2.transform(f, _ENCODED_OF_F, dst=root)
+        cv2.mixChannels([root], [condition, target], [0, 0, 1, 1, 2, 2])
+    return out
 
 
 def _is_lab(target: np.ndarray | jax.Array) -> bool:

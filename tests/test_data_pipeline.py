@@ -17,15 +17,10 @@ import skimage.transform
 from PIL import Image
 
 from chromagan_jax import color
-from chromagan_jax.data import pipeline
+from chromagan_jax.data import crops, pipeline
+from chromagan_jax.data.crops import read_image, report_unreadable, substitute
 from chromagan_jax.data.decode import KINDS, UnreadableImage, crop_square, decode, resize_short
-from chromagan_jax.data.pipeline import (
-    eval_batches,
-    read_image,
-    report_unreadable,
-    substitute,
-    train_batches,
-)
+from chromagan_jax.data.pipeline import eval_batches, train_batches
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 
@@ -447,7 +442,7 @@ def test_workers_outlive_a_signal_to_all_but_not_the_main_process(photos):
 
 def test_a_process_reads_no_rows_but_its_own(photos, monkeypatch):
     read = []
-    original = pipeline.read_image
-    monkeypatch.setattr(pipeline, 'read_image', lambda *a: read.append(a[1]) or original(*a))
+    original = crops.read_image
+    monkeypatch.setattr(crops, 'read_image', lambda *a: read.append(a[1]) or original(*a))
     take(photos, 3, rows=[1], threads=0, prefetch=0)
     assert len(read) == 3

@@ -9,28 +9,26 @@ global batch that its devices hold.
 
 import atexit
 import dataclasses
-import hashlib
+import functools
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import weakref
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import cv2
 import grain
 import numpy as np
+from grain.experimental import ThreadPrefetchIterDataset
 
 from chromagan_jax import color
-from chromagan_jax.data.decode import KINDS, UnreadableImage, crop_square, decode, resize
+from chromagan_jax.data.crops import EvalCrop, TrainCrop, draw
 from chromagan_jax.data.sources import Source
-from chromagan_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
-
-ATTEMPTS = 16  # records tried in place of one that cannot be read
 
 
 def train_batches(
@@ -78,10 +76,10 @@ def train_batches(
     Raises:
         UserError: a record and the 16 others that were tried in its place cannot be read.
     """
-    load = _TrainLoad(source, size, round(size * load_ratio), flip, space, labels)
+    crop = TrainCrop(source, size, round(size * load_ratio), flip, labels)
     records = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    whole = records.random_map(load)
-    return _batches(whole, batch_size, rows, start_step, workers, threads, prefetch)
+    crops = _Crops(records.random_map(draw), crop, size, batch_size, tuple(rows), start_step)
+    return _batches(crops, space, workers, threads, prefetch)
 
 
 def eval_batches(
@@ -107,166 +105,71 @@ def eval_batches(
         0 for padding; 'index' (R,) int64: the record's index in the source, -1 past the end;
         'unreadable' (R,) int64: the index again where the record could not be read, else -1.
     """
-    load = _EvalLoad(source, size, space)
     steps = -(-len(source) // batch_size)
-    whole = grain.MapDataset.range(steps * batch_size).map(load)
-    return _batches(whole, batch_size, rows, 0, workers, threads, prefetch)
-
-
-def report_unreadable(
-    source: Source, indices: Iterable[int], seen: set[int], fate: str = 'is replaced'
-) -> list[str]:
-    """One sentence for each unreadable record that was not seen before.
-
-    Args:
-        source: the source of the batches.
-        indices: their 'unreadable'; -1 is passed over.
-        seen: what was reported before; the new ones are added.
-        fate: what happens to such a record; an evaluation says 'is left out'.
-    """
-    sentences = []
-    for index in sorted({int(index) for index in indices} - seen - {-1}):
-        seen.add(index)
-        try:
-            read_image(source, index)
-            reason = 'it could be read later'
-        except UnreadableImage as error:
-            reason = str(error)
-        sentences.append(f'{source.name(index)} cannot be read ({reason}) and {fate}')
-    return sentences
-
-
-def read_image(source: Source, index: int, min_side: int = 0) -> tuple[np.ndarray, int]:
-    """Reads and decodes record `index`: ((H, W, 3) uint8 sRGB, label).
-
-    Raises:
-        UnreadableImage: the file cannot be read or is not a whole image.
-    """
-    try:
-        record = source[index]
-    except OSError as error:
-        raise UnreadableImage(error.strerror or str(error), 'no_file') from error
-    return decode(record['image'], min_side), record['label']
-
-
-def substitute(index: int, attempt: int, count: int) -> int:
-    """The record to try as number `attempt` in place of record `index` of `count`.
-
-    A hash of both numbers: the same in every process and run, and damaged neighbours do not all
-    fall on one record.
-    """
-    digest = hashlib.blake2b(f'{index} {attempt}'.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, 'little') % count
+    positions = grain.MapDataset.range(steps * batch_size)
+    crops = _Crops(positions, EvalCrop(source, size), size, batch_size, tuple(rows))
+    return _batches(crops, space, workers, threads, prefetch)
 
 
 @dataclasses.dataclass(frozen=True)
-class _TrainLoad:
-    """A record's index and the random numbers of its position to an augmented example."""
+class _Crops:
+    """The batches from `start_step` on, as a sequence: of each the rows that a process wants.
 
-    source: Source
+    They hold the crops themselves, 'crop' (R, size, size, 3) uint8, with zeros where there is none.
+    """
+
+    whole: grain.MapDataset  # what is to be cropped at each position
+    crop: Callable[[Any], tuple[np.ndarray | None, dict[str, Any]]]
     size: int
-    load: int
-    flip: bool
-    space: str
-    labels: bool
-
-    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        y, x, mirror = rng.random(3)  # before anything that depends on the photograph
-        image, label, unreadable, damage = self._read(int(index))
-        # Cropping and then resizing once is resizing and then cropping, without the pixels that
-        # the crop would throw away.
-        side = min(image.shape[:2])
-        crop = crop_square(image, max(1, round(side * self.size / self.load)), y, x)
-        crop = resize(crop, self.size, self.size)
-        if self.flip and mirror < 0.5:
-            crop = crop[:, ::-1]
-        example = _example(crop, self.space, unreadable) | {'damage': np.int32(damage)}
-        return example | {'label': np.int32(label)} if self.labels else example
-
-    def _read(self, index: int) -> tuple[np.ndarray, int, int, int]:
-        """Pixels and label, the index if another record took its place, and why."""
-        try:
-            return *read_image(self.source, index, self.load), -1, 0
-        except UnreadableImage as error:  # travels with the batch, for the main process to report
-            damage = 1 + KINDS.index(error.kind)
-        for attempt in range(ATTEMPTS):
-            other = substitute(index, attempt, len(self.source))
-            try:
-                return *read_image(self.source, other, self.load), index, damage
-            except UnreadableImage as error:
-                reason = error
-        raise UserError(
-            f'{self.source.name(index)} in {self.source.location} cannot be read, nor can '
-            f'{ATTEMPTS} others ({reason}): check that the source holds images and is still there.'
-        ) from reason
-
-
-@dataclasses.dataclass(frozen=True)
-class _EvalLoad:
-    """A position to the centre of its record, or to zeros past the end and for damaged ones."""
-
-    source: Source
-    size: int
-    space: str
-
-    def __call__(self, position: int) -> dict[str, Any]:
-        index, unreadable = int(position), -1
-        crop = np.zeros((self.size, self.size, 3), np.uint8)
-        if index >= len(self.source):
-            index = -1
-        else:
-            try:
-                image, _ = read_image(self.source, index, self.size)
-                crop = resize(crop_square(image, min(image.shape[:2])), self.size, self.size)
-            except UnreadableImage:  # reported by the main process, as in training
-                unreadable = index
-        mask = float(index >= 0 and unreadable < 0)
-        example = _example(crop, self.space, unreadable)
-        if not mask:
-            example |= {name: np.zeros_like(example[name]) for name in ('condition', 'target')}
-        return example | {'mask': np.float32(mask), 'index': np.int64(index)}
-
-
-def _example(crop: np.ndarray, space: str, unreadable: int) -> dict[str, Any]:
-    condition, target = color.encode(crop, space)
-    return {'condition': condition, 'target': target, 'unreadable': np.int64(unreadable)}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """The rows that a process wants of each global batch, from `start_step` on, as one sequence."""
-
-    whole: grain.MapDataset
     batch_size: int
     rows: tuple[int, ...]
-    start_step: int
+    start_step: int = 0
 
     def __len__(self) -> int:
-        return (len(self.whole) // self.batch_size - self.start_step) * len(self.rows)
+        return len(self.whole) // self.batch_size - self.start_step
 
-    def __getitem__(self, index: int) -> Any:
-        step, row = divmod(int(index), len(self.rows))
-        return self.whole[(self.start_step + step) * self.batch_size + self.rows[row]]
+    def __getitem__(self, index: int) -> Batch:
+        first = (self.start_step + int(index)) * self.batch_size
+        crops = np.zeros((len(self.rows), self.size, self.size, 3), np.uint8)
+        told = []
+        for i, row in enumerate(self.rows):
+            crop, of_crop = self.crop(self.whole[first + row])
+            if crop is not None:
+                crops[i] = crop
+            told.append(of_crop)
+        columns = {name: np.stack([one[name] for one in told]) for name in told[0]}
+        return {'crop': crops, **columns}
+
+
+def _encode(space: str, batch: Batch) -> Batch:
+    """'condition' and 'target' in place of 'crop'; zeros where the 'mask' is 0."""
+    batch = dict(batch)
+    crops = batch.pop('crop')
+    condition = np.zeros((*crops.shape[:3], 1), np.float32)
+    target = np.zeros((*crops.shape[:3], color.TARGET_CHANNELS[space]), np.float32)
+    mask = batch.get('mask', np.ones(len(crops)))
+    for i in np.flatnonzero(mask):
+        color.encode(crops[i], space, out=(condition[i], target[i]))
+    return {'condition': condition, 'target': target, **batch}
 
 
 def _batches(
-    whole: grain.MapDataset,
-    batch_size: int,
-    rows: Sequence[int],
-    start_step: int,
-    workers: int,
-    threads: int,
-    prefetch: int,
+    crops: _Crops, space: str, workers: int, threads: int, prefetch: int
 ) -> Generator[Batch, None, None]:
-    view = _Rows(whole, batch_size, tuple(rows), start_step)
     # A thread or a worker prepares whole batches: workers then take turns at batches, and their
     # number changes nothing but speed.
-    # There is no remainder to drop: grain would count the batches of an endless view in floats.
-    dataset = grain.MapDataset.source(view).batch(len(rows), drop_remainder=True)
-    batches = dataset.to_iter_dataset(grain.ReadOptions(threads, max(prefetch, threads)))
+    dataset: Any = grain.MapDataset.source(crops)
+    encode = functools.partial(_encode, space)
+    options = grain.ReadOptions(threads, max(prefetch, threads))
     if workers:
-        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
-        batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
+        # What comes from a worker goes through new pages of shared memory, which cost more than
+        # the conversion: so crops do, a quarter of the bytes, and a thread here converts them.
+        spread = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
+        dataset = dataset.to_iter_dataset(options)
+        dataset = dataset.mp_prefetch(spread, worker_init_fn=_start_worker).map(encode)
+        batches = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
+    else:
+        batches = dataset.map(encode).to_iter_dataset(options)
     generator = _iterate(batches)
     _open.add(generator)
     return generator

@@ -1,0 +1,131 @@
+"""From one record to the crop that the networks see, and what becomes of unreadable ones."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+
+from chromagan_jax.data.decode import KINDS, UnreadableImage, crop_square, decode, resize
+from chromagan_jax.data.sources import Source
+from chromagan_jax.errors import UserError
+
+ATTEMPTS = 16  # records tried in place of one that cannot be read
+
+
+def draw(index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+    """A record's index and the random numbers of its position: of where, where and mirrored."""
+    return int(index), rng.random(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainCrop:
+    """What `draw` gives to an augmented crop, (size, size, 3) uint8, and what is told of it."""
+
+    source: Source
+    size: int
+    load: int
+    flip: bool
+    labels: bool
+
+    def __call__(self, drawn: tuple[int, np.ndarray]) -> tuple[np.ndarray, dict[str, Any]]:
+        index, (y, x, mirror) = drawn
+        image, label, unreadable, damage = self._read(index)
+        # Cropping and then resizing once is resizing and then cropping, without the pixels that
+        # the crop would throw away.
+        side = min(image.shape[:2])
+        crop = crop_square(image, max(1, round(side * self.size / self.load)), y, x)
+        crop = resize(crop, self.size, self.size)
+        if self.flip and mirror < 0.5:
+            crop = cv2.flip(crop, 1)
+        told = {'unreadable': np.int64(unreadable), 'damage': np.int32(damage)}
+        return crop, told | {'label': np.int32(label)} if self.labels else told
+
+    def _read(self, index: int) -> tuple[np.ndarray, int, int, int]:
+        """Pixels and label, the index if another record took its place, and why."""
+        try:
+            return *read_image(self.source, index, self.load), -1, 0
+        except UnreadableImage as error:  # travels with the batch, for the main process to report
+            damage = 1 + KINDS.index(error.kind)
+        for attempt in range(ATTEMPTS):
+            other = substitute(index, attempt, len(self.source))
+            try:
+                return *read_image(self.source, other, self.load), index, damage
+            except UnreadableImage as error:
+                reason = error
+        raise UserError(
+            f'{self.source.name(index)} in {self.source.location} cannot be read, nor can '
+            f'{ATTEMPTS} others ({reason}): check that the source holds images and is still there.'
+        ) from reason
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalCrop:
+    """A position to the centre of its record; to no crop past the end and for damaged ones."""
+
+    source: Source
+    size: int
+
+    def __call__(self, position: int) -> tuple[np.ndarray | None, dict[str, Any]]:
+        index, unreadable, crop = int(position), -1, None
+        if index >= len(self.source):
+            index = -1
+        else:
+            try:
+                image, _ = read_image(self.source, index, self.size)
+                crop = resize(crop_square(image, min(image.shape[:2])), self.size, self.size)
+            except UnreadableImage:  # reported by the main process, as in training
+                unreadable = index
+        return crop, {
+            'unreadable': np.int64(unreadable),
+            'mask': np.float32(crop is not None),
+            'index': np.int64(index),
+        }
+
+
+def report_unreadable(
+    source: Source, indices: Iterable[int], seen: set[int], fate: str = 'is replaced'
+) -> list[str]:
+    """One sentence for each unreadable record that was not seen before.
+
+    Args:
+        source: the source of the batches.
+        indices: their 'unreadable'; -1 is passed over.
+        seen: what was reported before; the new ones are added.
+        fate: what happens to such a record; an evaluation says 'is left out'.
+    """
+    sentences = []
+    for index in sorted({int(index) for index in indices} - seen - {-1}):
+        seen.add(index)
+        try:
+            read_image(source, index)
+            reason = 'it could be read later'
+        except UnreadableImage as error:
+            reason = str(error)
+        sentences.append(f'{source.name(index)} cannot be read ({reason}) and {fate}')
+    return sentences
+
+
+def read_image(source: Source, index: int, min_side: int = 0) -> tuple[np.ndarray, int]:
+    """Reads and decodes record `index`: ((H, W, 3) uint8 sRGB, label).
+
+    Raises:
+        UnreadableImage: the file cannot be read or is not a whole image.
+    """
+    try:
+        record = source[index]
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error), 'no_file') from error
+    return decode(record['image'], min_side), record['label']
+
+
+def substitute(index: int, attempt: int, count: int) -> int:
+    """The record to try as number `attempt` in place of record `index` of `count`.
+
+    A hash of both numbers: the same in every process and run, and damaged neighbours do not all
+    fall on one record.
+    """
+    digest = hashlib.blake2b(f'{index} {attempt}'.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, 'little') % count
