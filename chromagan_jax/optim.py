@@ -4,6 +4,7 @@ The learning rate is a function of the train step, not of the optimizer's own co
 discriminator which is updated twice a step keeps to the same schedule as its generator.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from optax import contrib
 
 from chromagan_jax.errors import UserError
@@ -18,6 +20,7 @@ from chromagan_jax.errors import UserError
 Array = jax.Array
 PyTree = Any
 
+_EPSILON = 1e-8  # of Adam
 SCHEDULES = ('constant', 'linear', 'cosine')
 PlateauState: TypeAlias = contrib.ReduceLROnPlateauState
 
@@ -25,7 +28,7 @@ PlateauState: TypeAlias = contrib.ReduceLROnPlateauState
 class Optimizer(NamedTuple):
     """A gradient transformation without its learning rate, and the learning rate."""
 
-    transform: optax.GradientTransformation
+    transform: optax.GradientTransformationExtraArgs
     learning_rate: Callable[[Array], Array]  # of the train step, from 0
 
 
@@ -40,11 +43,33 @@ def make_optimizer(config: Any, field: str) -> Optimizer:
     """
     c = config[field]
     parts = [optax.clip_by_global_norm(c.clip)] if c.clip else []
-    parts.append(optax.scale_by_adam(c.b1, c.b2))
+    parts.append(_scale_by_adam(c.b1, c.b2))
     if c.weight_decay:
         kernels = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # no norms, no biases
         parts.append(optax.add_decayed_weights(c.weight_decay, kernels))
     return Optimizer(optax.chain(*parts), make_schedule(c, config.steps, field))
+
+
+def _scale_by_adam(b1: float, b2: float) -> optax.GradientTransformationExtraArgs:
+    """`optax.scale_by_adam`, which keeps its state where the argument `good` is false.
+
+    The parameters follow from the moments as they will be kept. Left to itself XLA computes them
+    from the old ones, once more, and copies those first, for the new ones take their place: a train
+    step at 128 px, width 32 and batch 8 took 1.17 times as long on a CPU.
+    """
+    adam = optax.scale_by_adam(b1, b2)
+
+    def update(
+        gradients: PyTree, state: Any, params: PyTree = None, *, good: Array | bool, **_: Any
+    ) -> tuple[PyTree, Any]:
+        _, new = adam.update(gradients, state, params)
+        new = jax.tree.map(functools.partial(jnp.where, good), new, state)
+        new = lax.optimization_barrier(new)
+        mean = optax.tree.bias_correction(new.mu, b1, new.count)
+        square = optax.tree.bias_correction(new.nu, b2, new.count)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + _EPSILON), mean, square), new
+
+    return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
 def make_schedule(c: Any, steps: int, field: str) -> Callable[[Array], Array]:
@@ -108,8 +133,9 @@ def apply_gradients(
     opt_state: PyTree,
     params: PyTree,
     learning_rate: Array,
+    good: Array | bool = True,
 ) -> tuple[PyTree, PyTree]:
-    """One update: new parameters and new optimizer state."""
-    updates, opt_state = optimizer.transform.update(gradients, opt_state, params)
-    updates = jax.tree.map(lambda u: -learning_rate * u, updates)
-    return optax.apply_updates(params, updates), opt_state
+    """One update: new parameters and new optimizer state; the old ones unless `good`, () bool."""
+    updates, opt_state = optimizer.transform.update(gradients, opt_state, params, good=good)
+    new = optax.apply_updates(params, jax.tree.map(lambda u: -learning_rate * u, updates))
+    return jax.tree.map(functools.partial(jnp.where, good), new, params), opt_state

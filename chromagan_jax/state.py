@@ -269,20 +269,18 @@ def averaged(most: float, state: GanState, generator: NetworkState) -> PyTree | 
     return jax.tree.map(lambda a, b: (decay * a + (1 - decay) * b).astype(a.dtype), state.ema, new)
 
 
-def keep_finite(state: GanState, updated: GanState, metrics: Mapping[str, Array]) -> GanState:
-    """`updated` one step on, or `state` one step on if this or an earlier step went wrong."""
+def all_finite(state: GanState, metrics: Mapping[str, Array]) -> Array:
+    """Whether no metric of this step is NaN or infinite, nor was any before it; () bool."""
+    finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()])
+    return (state.bad_step < 0) & finite.all()
+
+
+def count_step(state: GanState, metrics: Mapping[str, Array]) -> GanState:
+    """`state` one step on; it remembers the first step with a metric that was not finite."""
     finite = jnp.stack([jnp.isfinite(metrics[name]) for name in sorted(metrics)])
-    good_before = state.bad_step < 0
-    good = good_before & finite.all()
+    first_bad = (state.bad_step < 0) & ~finite.all()
     step = state.step + 1
-    kept = jax.tree.map(
-        lambda new, old: jnp.where(good, new, old),
-        updated.replace(key=None, step=None),
-        state.replace(key=None, step=None),
-    )
-    first_bad = good_before & ~finite.all()
-    return kept.replace(
-        key=state.key,
+    return state.replace(
         step=step,
         bad_step=jnp.where(first_bad, step, state.bad_step),
         bad_term=jnp.where(first_bad, jnp.argmin(finite).astype(jnp.int32), state.bad_term),

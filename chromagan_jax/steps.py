@@ -4,7 +4,7 @@ The losses of both networks are `generator_loss` and `discriminator_loss`.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,15 +13,21 @@ from flax import linen as nn
 from jax import lax
 
 from chromagan_jax import losses, optim
+from chromagan_jax.gradients import mean_gradient
 from chromagan_jax.models import Classified, vgg
-from chromagan_jax.state import GanState, NetworkState, System, averaged, keep_finite
+from chromagan_jax.state import (
+    GanState,
+    NetworkState,
+    System,
+    all_finite,
+    averaged,
+    count_step,
+)
 
 Array = jax.Array
 PyTree = Any
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
-# (params, batch_stats, batch, key) -> loss, (new batch_stats, an output to keep, metrics)
-LossFunction = Callable[[PyTree, PyTree, Any, Array], tuple[Array, tuple[PyTree, PyTree, Metrics]]]
 
 
 def train_step(
@@ -44,7 +50,7 @@ def train_step(
         The new state and scalar float32 metrics.
     """
     key = jax.random.fold_in(state.key, state.step)
-    generator, fake, metrics = _update_generator(
+    gradients, stats, fake, metrics = _generator_gradient(
         system, state, batch, jax.random.fold_in(key, 0), teacher
     )
     if system.discriminator_max_accuracy < 1:
@@ -56,15 +62,19 @@ def train_step(
         )
     else:
         discriminator, judged = _update_discriminator(system, state, batch, fake, key)
+    accuracy = 0.5 * (judged['discriminator/accuracy_real'] + judged['discriminator/accuracy_fake'])
+    metrics |= judged
+    # Not before it is known whether all is finite: the old state need not be kept beside the new.
+    good = all_finite(state, metrics)
+    generator = _update(system.generator_optimizer, state, state.generator, gradients, stats, good)
+    kept = functools.partial(jax.tree.map, functools.partial(jnp.where, good))
     updated = state.replace(
         generator=generator,
-        discriminator=discriminator,
-        ema=averaged(system.ema, state, generator),
-        discriminator_accuracy=0.5
-        * (judged['discriminator/accuracy_real'] + judged['discriminator/accuracy_fake']),
+        discriminator=kept(discriminator, state.discriminator),
+        ema=kept(averaged(system.ema, state, generator), state.ema),
+        discriminator_accuracy=kept(accuracy, state.discriminator_accuracy),
     )
-    metrics |= judged
-    return keep_finite(state, updated, metrics), metrics
+    return count_step(updated, metrics), metrics
 
 
 def pretrain_step(
@@ -75,9 +85,14 @@ def pretrain_step(
     Arguments and results as of `train_step`, whose first steps this can replace.
     """
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
-    generator, _, metrics = _update_generator(system, state, batch, key, teacher, alone=True)
-    updated = state.replace(generator=generator, ema=averaged(system.ema, state, generator))
-    return keep_finite(state, updated, metrics), metrics
+    gradients, stats, _, metrics = _generator_gradient(
+        system, state, batch, key, teacher, alone=True
+    )
+    good = all_finite(state, metrics)
+    generator = _update(system.generator_optimizer, state, state.generator, gradients, stats, good)
+    kept = functools.partial(jax.tree.map, functools.partial(jnp.where, good))
+    ema = kept(averaged(system.ema, state, generator), state.ema)
+    return count_step(state.replace(generator=generator, ema=ema), metrics), metrics
 
 
 def generator_loss(
@@ -182,21 +197,24 @@ def predict(
     return output.target if isinstance(output, Classified) else output
 
 
-def _update_generator(
+def _generator_gradient(
     system: System,
     state: GanState,
     batch: Batch,
     key: Array,
     teacher: PyTree,
     alone: bool = False,
-) -> tuple[NetworkState, Array, Metrics]:
+) -> tuple[PyTree, PyTree, Array, Metrics]:
+    """Gradients, new batch statistics, the fake target and metrics."""
+
     def loss(params: PyTree, stats: PyTree, batch: Batch, key: Array) -> Any:
         return generator_loss(system, state, params, stats, batch, key, teacher, alone)
 
-    gradients, stats, fake, metrics = _mean_gradient(system, loss, state.generator, batch, key)
-    optimizer = system.generator_optimizer
-    network, sizes = _update(optimizer, state, state.generator, gradients, stats)
-    return network, fake, metrics | {f'generator/{name}': x for name, x in sizes.items()}
+    gradients, stats, fake, metrics = mean_gradient(
+        loss, state.generator, batch, key, system.accumulate
+    )
+    metrics |= _sizes('generator', system.generator_optimizer, state, gradients)
+    return gradients, stats, fake, metrics
 
 
 def _update_discriminator(
@@ -210,13 +228,14 @@ def _update_discriminator(
     network, rounds = state.discriminator, []
     for update in range(system.discriminator_steps):
         key_of_update = jax.random.fold_in(key, update + 1)
-        gradients, stats, _, metrics = _mean_gradient(
-            system, loss, network, (batch, fake), key_of_update
+        gradients, stats, _, metrics = mean_gradient(
+            loss, network, (batch, fake), key_of_update, system.accumulate
         )
-        network, sizes = _update(system.discriminator_optimizer, state, network, gradients, stats)
+        optimizer = system.discriminator_optimizer
+        network = _update(optimizer, state, network, gradients, stats)
         if system.discriminator_max_accuracy < 1:
-            sizes['rests'] = jnp.float32(0)
-        rounds.append(metrics | {f'discriminator/{name}': x for name, x in sizes.items()})
+            metrics['discriminator/rests'] = jnp.float32(0)
+        rounds.append(metrics | _sizes('discriminator', optimizer, state, gradients))
     return network, jax.tree.map(lambda *values: jnp.stack(values).mean(), *rounds)
 
 
@@ -246,42 +265,22 @@ def _update(
     network: NetworkState,
     gradients: PyTree,
     batch_stats: PyTree,
-) -> tuple[NetworkState, Metrics]:
-    """One optimizer step of one network."""
-    rate = optimizer.learning_rate(state.step) * state.plateau.scale
+    good: Array | bool = True,
+) -> NetworkState:
+    """One optimizer step of one network, or the network as it was unless `good`."""
     params, opt_state = optim.apply_gradients(
-        optimizer, gradients, network.opt_state, network.params, rate
+        *(optimizer, gradients, network.opt_state, network.params),
+        *(optimizer.learning_rate(state.step) * state.plateau.scale, good),
     )
-    metrics = {'gradient_norm': _global_norm(gradients), 'learning_rate': rate}
-    return NetworkState(params, batch_stats, opt_state), metrics
+    kept = jax.tree.map(functools.partial(jnp.where, good), batch_stats, network.batch_stats)
+    return NetworkState(params, kept, opt_state)
 
 
-def _mean_gradient(
-    system: System, loss: LossFunction, network: NetworkState, batch: Any, key: Array
-) -> tuple[PyTree, PyTree, PyTree, Metrics]:
-    """(gradients, batch statistics, output, metrics) of a batch.
-
-    Gradients and metrics are means over the micro-batches; the batch statistics pass through them.
-    """
-    gradient = jax.value_and_grad(loss, has_aux=True)
-    if system.accumulate == 1:
-        (_, kept), gradients = gradient(network.params, network.batch_stats, batch, key)
-        return gradients, *kept
-
-    def micro_batch(carry: Any, inputs: Any) -> tuple[Any, Any]:
-        total, stats = carry
-        batch, index = inputs
-        (_, (stats, output, metrics)), gradients = gradient(
-            network.params, stats, batch, jax.random.fold_in(key, index)
-        )
-        return (jax.tree.map(jnp.add, total, gradients), stats), (output, metrics)
-
-    start = jax.tree.map(jnp.zeros_like, network.params), network.batch_stats
-    (total, stats), (output, metrics) = lax.scan(
-        micro_batch, start, (batch, jnp.arange(system.accumulate))
-    )
-    mean = jax.tree.map(lambda gradients: gradients / system.accumulate, total)
-    return mean, stats, output, jax.tree.map(lambda values: values.mean(0), metrics)
+def _sizes(name: str, optimizer: optim.Optimizer, state: GanState, gradients: PyTree) -> Metrics:
+    return {
+        f'{name}/gradient_norm': _global_norm(gradients),
+        f'{name}/learning_rate': optimizer.learning_rate(state.step) * state.plateau.scale,
+    }
 
 
 def _apply(

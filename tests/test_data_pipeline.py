@@ -387,7 +387,7 @@ def test_evaluation_takes_the_centre_of_the_resized_photograph(single):
 
 def test_closing_ends_the_worker_processes(photos):
     batches = train_batches(photos, **OPTIONS, batch_size=4, rows=range(4), workers=2)
-    next(batches)
+    next(batches), next(batches)  # one of each
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     batches.close()
