@@ -79,10 +79,12 @@ step=matmul,compile,train_step
 measure $step "${STEP_PEER:+$STEP_PEER --size 128 --width 32 --batch 8}" "${small[@]}"
 measure $step "${STEP_PEER:+$STEP_PEER --size 256 --width 64 --batch 2}" "${large[@]}"
 measure loop '' "${small[@]}"
-# A process of theirs has one thread: so has one of ours.
-for workers in 0 2; do
+# Worker processes and threads of each: theirs have one thread.
+for workers_threads in '0 2' '0 1' '2 1'; do
+    read -r workers threads <<<"$workers_threads"
     measure pipeline "${PIPELINE_PEER:+$PIPELINE_PEER --size 256 --batch 16 --workers $workers}" \
-        --config.data.size=256 --config.batch_size=16 "--config.data.workers=$workers" --config.data.threads=1
+        --config.data.size=256 --config.batch_size=16 "--config.data.workers=$workers" \
+        "--config.data.threads=$threads"
 done
 measure colorize "${COLORIZE_PEER:+$COLORIZE_PEER --size 256 --width 64}" \
     --config.data.size=256 --config.generator.width=64

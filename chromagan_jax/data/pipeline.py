@@ -17,6 +17,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -63,7 +64,8 @@ def train_batches(
         rows: which of its rows this process wants, in which order.
         start_step: the step of the first batch.
         workers: processes that prepare batches; 0 prepares them in this one.
-        threads: threads that prepare batches, in each of those processes.
+        threads: threads that prepare batches, in each of those processes; and, where there are
+            any, convert the batches in this one.
         prefetch: batches prepared ahead by each of those processes, at least `threads`.
         labels: whether to yield labels.
 
@@ -141,15 +143,19 @@ class _Crops:
         return {'crop': crops, **columns}
 
 
-def _encode(space: str, batch: Batch) -> Batch:
+def _encode(space: str, pool: Executor | None, batch: Batch) -> Batch:
     """'condition' and 'target' in place of 'crop'; zeros where the 'mask' is 0."""
     batch = dict(batch)
     crops = batch.pop('crop')
     condition = np.zeros((*crops.shape[:3], 1), np.float32)
     target = np.zeros((*crops.shape[:3], color.TARGET_CHANNELS[space]), np.float32)
-    mask = batch.get('mask', np.ones(len(crops)))
-    for i in np.flatnonzero(mask):
+
+    def encode(i: int) -> None:
         color.encode(crops[i], space, out=(condition[i], target[i]))
+
+    wanted = np.flatnonzero(batch.get('mask', np.ones(len(crops))))
+    for _ in pool.map(encode, wanted) if pool else map(encode, wanted):
+        pass
     return {'condition': condition, 'target': target, **batch}
 
 
@@ -159,18 +165,21 @@ def _batches(
     # A thread or a worker prepares whole batches: workers then take turns at batches, and their
     # number changes nothing but speed.
     dataset: Any = grain.MapDataset.source(crops)
-    encode = functools.partial(_encode, space)
     options = grain.ReadOptions(threads, max(prefetch, threads))
+    pool = None
     if workers:
         # What comes from a worker goes through new pages of shared memory, which cost more than
-        # the conversion: so crops do, a quarter of the bytes, and a thread here converts them.
+        # the conversion: so crops do, a quarter of the bytes, and threads here convert them.
+        pool = ThreadPoolExecutor(max(1, threads))
         spread = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
         dataset = dataset.to_iter_dataset(options)
-        dataset = dataset.mp_prefetch(spread, worker_init_fn=_start_worker).map(encode)
+        dataset = dataset.mp_prefetch(spread, worker_init_fn=_start_worker)
+        dataset = dataset.map(functools.partial(_encode, space, pool))
         batches = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
     else:
-        batches = dataset.map(encode).to_iter_dataset(options)
-    generator = _iterate(batches)
+        encoded = dataset.map(functools.partial(_encode, space, None))
+        batches = encoded.to_iter_dataset(options)
+    generator = _iterate(batches, pool)
     _open.add(generator)
     return generator
 
@@ -186,7 +195,9 @@ def _close_all() -> None:
         batches.close()
 
 
-def _iterate(batches: grain.IterDataset) -> Generator[Batch, None, None]:
+def _iterate(
+    batches: grain.IterDataset, pool: ThreadPoolExecutor | None
+) -> Generator[Batch, None, None]:
     # OpenCV would start a pool of its own threads for every resize, on top of ours.
     cv2.setNumThreads(1)
     iterator = iter(batches)
@@ -194,6 +205,8 @@ def _iterate(batches: grain.IterDataset) -> Generator[Batch, None, None]:
         yield from iterator
     finally:
         iterator.close()  # ends the worker processes and threads
+        if pool:
+            pool.shutdown()
 
 
 def _start_worker(index: int, count: int) -> None:
