@@ -150,7 +150,7 @@ def _encode(space: str, pool: Executor | None, batch: Batch) -> Batch:
     condition = np.zeros((*crops.shape[:3], 1), np.float32)
     target = np.zeros((*crops.shape[:3], color.TARGET_CHANNELS[space]), np.float32)
 
-    def encode(i: int) -> None:
+    def encode(i: Any) -> None:
         color.encode(crops[i], space, out=(condition[i], target[i]))
 
     wanted = np.flatnonzero(batch.get('mask', np.ones(len(crops))))
