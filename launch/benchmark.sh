@@ -78,7 +78,7 @@ mapfile -t large < <(networks 256 64 2)
 step=matmul,compile,train_step
 measure $step "${STEP_PEER:+$STEP_PEER --size 128 --width 32 --batch 8}" "${small[@]}"
 measure $step "${STEP_PEER:+$STEP_PEER --size 256 --width 64 --batch 2}" "${large[@]}"
-measure loop '' "${small[@]}"
+measure loop '' "${small[@]}" --steps=30
 # Worker processes and threads of each: theirs have one thread.
 for workers_threads in '0 2' '0 1' '2 1'; do
     read -r workers threads <<<"$workers_threads"
