@@ -63,8 +63,7 @@ def _scale_by_adam(b1: float, b2: float) -> optax.GradientTransformationExtraArg
         gradients: PyTree, state: Any, params: PyTree = None, *, good: Array | bool, **_: Any
     ) -> tuple[PyTree, Any]:
         _, new = adam.update(gradients, state, params)
-        new = jax.tree.map(functools.partial(jnp.where, good), new, state)
-        new = lax.optimization_barrier(new)
+        new = lax.optimization_barrier(select(good, new, state))
         mean = optax.tree.bias_correction(new.mu, b1, new.count)
         square = optax.tree.bias_correction(new.nu, b2, new.count)
         return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + _EPSILON), mean, square), new
@@ -138,4 +137,9 @@ def apply_gradients(
     """One update: new parameters and new optimizer state; the old ones unless `good`, () bool."""
     updates, opt_state = optimizer.transform.update(gradients, opt_state, params, good=good)
     new = optax.apply_updates(params, jax.tree.map(lambda u: -learning_rate * u, updates))
-    return jax.tree.map(functools.partial(jnp.where, good), new, params), opt_state
+    return select(good, new, params), opt_state
+
+
+def select(good: Array | bool, new: PyTree, old: PyTree) -> PyTree:
+    """The leaves of `new` if `good`, () bool, else those of `old`."""
+    return jax.tree.map(functools.partial(jnp.where, good), new, old)

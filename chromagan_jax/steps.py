@@ -67,12 +67,11 @@ def train_step(
     # Not before it is known whether all is finite: the old state need not be kept beside the new.
     good = all_finite(state, metrics)
     generator = _update(system.generator_optimizer, state, state.generator, gradients, stats, good)
-    kept = functools.partial(jax.tree.map, functools.partial(jnp.where, good))
     updated = state.replace(
         generator=generator,
-        discriminator=kept(discriminator, state.discriminator),
-        ema=kept(averaged(system.ema, state, generator), state.ema),
-        discriminator_accuracy=kept(accuracy, state.discriminator_accuracy),
+        discriminator=optim.select(good, discriminator, state.discriminator),
+        ema=optim.select(good, averaged(system.ema, state, generator), state.ema),
+        discriminator_accuracy=jnp.where(good, accuracy, state.discriminator_accuracy),
     )
     return count_step(updated, metrics), metrics
 
@@ -90,8 +89,7 @@ def pretrain_step(
     )
     good = all_finite(state, metrics)
     generator = _update(system.generator_optimizer, state, state.generator, gradients, stats, good)
-    kept = functools.partial(jax.tree.map, functools.partial(jnp.where, good))
-    ema = kept(averaged(system.ema, state, generator), state.ema)
+    ema = optim.select(good, averaged(system.ema, state, generator), state.ema)
     return count_step(state.replace(generator=generator, ema=ema), metrics), metrics
 
 
@@ -272,8 +270,8 @@ def _update(
         *(optimizer, gradients, network.opt_state, network.params),
         *(optimizer.learning_rate(state.step) * state.plateau.scale, good),
     )
-    kept = jax.tree.map(functools.partial(jnp.where, good), batch_stats, network.batch_stats)
-    return NetworkState(params, kept, opt_state)
+    batch_stats = optim.select(good, batch_stats, network.batch_stats)
+    return NetworkState(params, batch_stats, opt_state)
 
 
 def _sizes(name: str, optimizer: optim.Optimizer, state: GanState, gradients: PyTree) -> Metrics:

@@ -79,7 +79,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.data.load_ratio = 286 / 256  # short side before the crop, over the crop (as pix2pix)
     config.data.flip = True  # mirror every other photograph
     config.data.workers = 0  # processes that prepare batches; 0: threads of the main process
-    config.data.threads = 2  # threads that prepare photographs, in each of these processes
+    config.data.threads = 2  # threads that prepare photographs, in each process
     config.data.prefetch = 4  # batches prepared ahead, in each of these processes
     config.data.max_unreadable = 0.1  # share of unreadable records above which the run ends
 

@@ -17,7 +17,7 @@
 #   SIZE       px (256)
 #   WIDTH      of both networks (64)
 #   DTYPE      of the computation (bfloat16)
-#   SECONDS_   after which nothing new is begun (420)
+#   LIMIT   after which nothing new is begun (420)
 #   STEP_PEER  prints JSON with images_per_second; --size, --width, --batch, --device cuda, --bf16
 #              and, the second time, --compile are added to it
 #   DEVICE     of STEP_PEER (cuda)
@@ -29,7 +29,7 @@ BATCHES=${BATCHES:-4 16 64}
 SIZE=${SIZE:-256}
 WIDTH=${WIDTH:-64}
 DTYPE=${DTYPE:-bfloat16}
-SECONDS_=${SECONDS_:-420}
+LIMIT=${LIMIT:-420}
 STEP_PEER=${STEP_PEER:-}
 DEVICE=${DEVICE:-cuda}
 OUTPUT=${OUTPUT:-}
@@ -56,7 +56,7 @@ failed=0
 run() {
     if [[ $DRY_RUN ]]; then
         printf '%q ' "$@" && echo
-    elif ((SECONDS > SECONDS_)); then
+    elif ((SECONDS > LIMIT)); then
         echo "no time left for: $*" >&2
     elif ! timeout 150 "$@"; then
         echo "failed: $*" >&2
