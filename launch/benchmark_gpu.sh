@@ -80,7 +80,7 @@ for batch in $BATCHES; do
     last=$batch
 done
 run "${BENCHMARK[@]}" --only=train_step "--config.batch_size=$last" --config.remat=True
-run "$PYTHON" launch/strided.py "--dtype=$DTYPE" "--batch=$last" "--size=$SIZE" "--width=$WIDTH"
+run "$PYTHON" launch/strided.py "--dtype=$DTYPE" "--batch=$last" "--size=$SIZE" "--width=$WIDTH" >&2
 run "$PYTHON" -m chromagan_jax.main --config=configs/base.py "${FIELDS[@]}" "--config.batch_size=$last" \
     --config.steps=12 --config.eval_every=0 --config.sample_every=0 --profile "--workdir=$OUTPUT/traced" \
     --compilation_cache=
