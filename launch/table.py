@@ -85,17 +85,35 @@ def write_table(out: Path) -> None:
         raise UserError(f'{out} holds no system that is trained and scored: there is no table yet.')
     if missing := [name for name in ordered if name not in done]:
         say(f'not done, and not in the table: {", ".join(missing)}')
-    gray = {'system': 'gray', 'colorfulness': 0.0}
-    gray |= {
-        name: rows[0].get(f'{name}_gray') for name in ('psnr', 'ssim', 'ab_mae', 'ab_histogram')
-    }
-    gray['colorfulness_gap'] = rows[0]['colorfulness_original']
-    gray['frechet_of_gray'] = 1.0 if 'frechet_of_gray' in rows[0] else None
     settings = read_json(out / 'compare.json')
-    files.write_json(out / 'table.json', {'settings': settings, 'rows': [gray, *rows]})
-    files.write_atomically(out / 'table.md', markdown([gray, *rows], settings).encode())
+    rows = [{'system': 'gray', **gray_figures(rows[0])}, *rows]
+    files.write_json(out / 'table.json', {'settings': settings, 'rows': rows})
+    files.write_atomically(out / 'table.md', markdown(rows, settings).encode())
     files.write_atomically(out / 'table.jpg', draw(out, done))
     say(f'wrote table.md, table.json and table.jpg in {out}')
+
+
+def gray_figures(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's columns for the gray picture, from the scores of any system on the same photographs.
+
+    Args:
+        row: scores by their names without 'eval/'.
+    """
+    names = ('psnr', 'ssim', 'ab_mae', 'ab_histogram')
+    figures = {'colorfulness': 0.0} | {name: row.get(f'{name}_gray') for name in names}
+    figures['colorfulness_gap'] = row['colorfulness_original']
+    figures['frechet_of_gray'] = 1.0 if 'frechet_of_gray' in row else None
+    return figures
+
+
+def minutes(lines: Sequence[Mapping[str, Any]], batch_size: int) -> float:
+    """That a training took, from the lines of its metrics.jsonl; evaluation and saving left out."""
+    seconds, before = 0.0, 0
+    for line in lines:
+        if line.get('images_per_second'):
+            seconds += (line['step'] - before) * batch_size / line['images_per_second']
+            before = line['step']
+    return seconds / 60
 
 
 def make_row(name: str, folder: Path) -> dict[str, Any]:
@@ -105,11 +123,7 @@ def make_row(name: str, folder: Path) -> dict[str, Any]:
         return {}
     described = checkpoint.read_run(folder / 'run')
     config = ConfigDict(described['config'])
-    seconds, before = 0.0, 0
-    for line in read_json(folder / 'run' / 'metrics.jsonl'):
-        if line.get('images_per_second'):
-            seconds += (line['step'] - before) * config.batch_size / line['images_per_second']
-            before = line['step']
+    lines = read_json(folder / 'run' / 'metrics.jsonl')
     system, shape = state_lib.make_system(config), state_lib.target_shape(config)
     state = jax.eval_shape(lambda: state_lib.init_state(system, jax.random.key(0), shape))
     return {
@@ -117,7 +131,7 @@ def make_row(name: str, folder: Path) -> dict[str, Any]:
         'generator_parameters': count(state.generator.params),
         'discriminator_parameters': count(state.discriminator.params),
         'images_per_second': rate['images_per_second'],
-        'minutes': seconds / 60,
+        'minutes': minutes(lines, config.batch_size),
         'updates': rate['steps'],
         'images_seen': rate['steps'] * config.batch_size,
         'photographs': described['data']['records'],
@@ -135,19 +149,24 @@ def count(params: Any) -> int:
 
 def markdown(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
     """table.md: a line a row, and one that says how it came about."""
+    processors = ' or '.join(dict.fromkeys(row['processor'] for row in rows[1:]))
+    batch = settings['batch_size'] or 'each its own'
+    note = NOTE.format(**{**rows[-1], **settings, 'batch': batch, 'processors': processors})
+    return f'{grid(rows, COLUMNS)}\n\n{note}\n'
+
+
+def grid(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> str:
+    """A Markdown table with a line a row, without the columns that no row has."""
     columns = {
         name: column
-        for name, column in COLUMNS.items()
+        for name, column in columns.items()
         if any(row.get(name) is not None for row in rows)
     }
     lines = [[heading for heading, _ in columns.values()], ['---', *['---:'] * (len(columns) - 1)]]
     for row in rows:
         cells = ((form, row.get(name)) for name, (_, form) in columns.items())
         lines.append(['' if value is None else form.format(value) for form, value in cells])
-    processors = ' or '.join(dict.fromkeys(row['processor'] for row in rows[1:]))
-    batch = settings['batch_size'] or 'each its own'
-    note = NOTE.format(**{**rows[-1], **settings, 'batch': batch, 'processors': processors})
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + f'\n\n{note}\n'
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
 
 
 def draw(out: Path, names: Sequence[str]) -> bytes:
