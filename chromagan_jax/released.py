@@ -1,0 +1,141 @@
+"""The released generator: the weights that come inside the package, in its folder weights/.
+
+`generator.safetensors` there holds the arrays in float16, each under its path in the generator's
+variables ('params/out/kernel'); `config.json` says under which config they were trained, whence
+they come and what they scored. launch/release.py makes both from a finished run.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from chromagan_jax import files, sharding
+from chromagan_jax import state as state_lib
+from chromagan_jax.errors import UserError
+from chromagan_jax.state import System
+
+PyTree = Any
+
+WEIGHTS = Path(__file__).parent / 'weights'
+ARRAYS = 'generator.safetensors'
+DESCRIPTION = 'config.json'
+MOST_BYTES = 30_000_000  # of the arrays: they are in every clone and every installation
+
+# What json, NumPy and safetensors raise for a file that is not what it was.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError)
+
+
+class Trained(NamedTuple):
+    """A generator that was trained, wherever its weights lie."""
+
+    title: str  # what messages call it
+    config: Any
+    system: System
+    variables: PyTree  # of the generator: 'params' and 'batch_stats'
+    step: int  # the updates that made it
+
+    @property
+    def size(self) -> int:
+        """px, the side of the square at which it was evaluated."""
+        return self.config.eval.size or self.config.data.size
+
+
+def load(mesh: Mesh | None = None, folder: Path | None = None) -> Trained:
+    """The released generator, its weights in float32.
+
+    Args:
+        mesh: where to put the weights; all devices unless given.
+        folder: of a release; the one inside the package unless given.
+
+    Raises:
+        UserError: if its files are missing or damaged.
+    """
+    folder, mesh = folder or WEIGHTS, mesh or sharding.make_mesh()
+    try:
+        described = json.loads((folder / DESCRIPTION).read_bytes())
+        data = (folder / ARRAYS).read_bytes()
+        if hashlib.sha256(data).hexdigest() != described['sha256']:
+            raise ValueError(f'{ARRAYS} is not the file that {DESCRIPTION} tells of')
+        arrays, step = safetensors.numpy.load(data), int(described['step'])
+        config = ConfigDict(described['config'])
+    except _UNREADABLE as error:
+        raise _damaged(folder, str(error)) from error
+    system = state_lib.make_system(config, mesh)
+    abstract = state_lib.generator_variables(state_lib.abstract_state(system, config, mesh))
+    _check_fit(arrays, named(abstract), folder)
+    placed = [
+        jax.device_put(arrays[name].astype(np.float32), leaf.sharding)
+        for name, leaf in named(abstract).items()
+    ]
+    variables = jax.tree.unflatten(jax.tree.structure(abstract), placed)
+    return Trained('the released weights', config, system, variables, step)
+
+
+def save(folder: Path, variables: PyTree, described: Mapping[str, Any]) -> None:
+    """Writes the arrays of a generator and their description, from which `load` makes it again.
+
+    Args:
+        folder: is made if need be.
+        variables: of the generator.
+        described: holds 'config' and 'step'; what else it tells is kept beside them.
+
+    Raises:
+        UserError: if float16 cannot hold a value, or for more than `MOST_BYTES`.
+    """
+    data = encode(variables)
+    files.write_atomically(folder / ARRAYS, data)
+    identity = {'bytes': len(data), 'sha256': hashlib.sha256(data).hexdigest()}
+    files.write_json(folder / DESCRIPTION, {**described, **identity})
+
+
+def encode(variables: PyTree) -> bytes:
+    """The content of `ARRAYS`; raises UserError as `save` does."""
+    arrays = {}
+    for name, leaf in named(variables).items():
+        exact = np.asarray(leaf).astype(np.float32)
+        with np.errstate(over='ignore'):  # an overflow is told below
+            arrays[name] = exact.astype(np.float16)
+        if not (fits := np.isfinite(arrays[name])).all():
+            raise UserError(
+                f'{name} holds the value {exact[~fits][0]:g}, and float16 ends at 65504: release '
+                'another run.'
+            )
+    data = safetensors.numpy.save(arrays)
+    if len(data) > MOST_BYTES:
+        raise UserError(
+            f'The weights take {len(data) / 1e6:.1f} MB, and {MOST_BYTES / 1e6:g} MB is the most '
+            'that is released: train a smaller generator.'
+        )
+    return data
+
+
+def named(variables: PyTree) -> dict[str, Any]:
+    """The leaves of a tree by their paths, 'params/out/kernel'."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+
+
+def _check_fit(arrays: Mapping[str, np.ndarray], leaves: Mapping[str, Any], folder: Path) -> None:
+    """Raises UserError if the arrays are not those of the network that the config describes."""
+    if other := sorted(set(arrays) ^ set(leaves)):
+        where = ARRAYS if other[0] in arrays else 'the network'
+        raise _damaged(folder, f'only {where} has {other[0]}')
+    for name, leaf in leaves.items():
+        if arrays[name].shape != leaf.shape:
+            raise _damaged(folder, f'{name} is {arrays[name].shape}, in the network {leaf.shape}')
+
+
+def _damaged(folder: Path, reason: str) -> UserError:
+    return UserError(
+        f'The released weights in {folder} are missing or damaged ({reason}): install '
+        'chromagan_jax again, or name a run with --workdir.'
+    )

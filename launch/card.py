@@ -1,0 +1,193 @@
+"""The texts of a release: its model card and the notice of its licence."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from chromagan_jax import released
+from chromagan_jax.config import flatten
+from chromagan_jax.released import Trained
+from launch import record, table
+from launch.record import Stage
+
+LICENSE = 'CC-BY-NC-4.0'  # SPDX's name of it
+NOTICE = f"""\
+SPDX-License-Identifier: {LICENSE}
+
+The weights in this folder, their configuration, their training log and their model card are
+licensed under the Creative Commons Attribution-NonCommercial 4.0 International licence, whose
+text is at https://creativecommons.org/licenses/by-nc/4.0/legalcode
+(its entry at SPDX: https://spdx.org/licenses/{LICENSE}.html).
+
+Why not the licence of the code: the weights were learned from photographs most of whose sources
+state no licence, or are known as sets for non-commercial research; MODEL_CARD.md names them. None
+of these photographs is redistributed here, and no rights to any of them are granted.
+
+The code of chromagan_jax is licensed under Apache-2.0.
+"""
+
+SCORES = ('psnr', 'ssim', 'ab_mae', 'colorfulness', 'colorfulness_gap', 'ab_histogram')
+SCORED = {  # columns of the evaluation: what config.json calls it -> heading, format
+    'size': ('px', '{}'),
+    'weights': ('weights', '{}'),
+    **{name: table.COLUMNS[name] for name in (*SCORES, 'frechet_of_gray')},
+}
+TRAINED = {  # columns of the stages of the training
+    'run': ('run', '{}'),
+    'seed': ('seed', '{}'),
+    'steps': ('steps', '{:,}'),
+    'batch': ('batch', '{}'),
+    'size': ('px', '{}'),
+    'photographs': ('photographs', '{:,}'),
+    'seen': ('images seen', '{:,}'),
+    'minutes': ('minutes', '{:.0f}'),
+    'precision': ('precision', '{}'),
+    'device': ('device', '{}'),
+    'finished': ('finished', '{}'),
+}
+CARD = """\
+# The released generator of chromagan_jax
+
+It colorizes gray photographs: `python -m chromagan_jax.colorize --output=colorized photo.jpg`.
+
+## What it is
+
+{about}
+
+- Network: `{name}` ({fields}).
+- Size: {parameters:,} parameters; {megabytes:.1f} MB on disk, in float16.
+- In: the lightness of a photograph, squeezed to {size} x {size} px. Out: its colours, {space},
+  which are laid onto the photograph's own lightness at its full resolution.
+- Weights: {weights}, after step {step:,}.
+
+## Use and limits
+
+For looking at gray photographs in colour, as a starting point for training (its log and config
+are beside it) and as a baseline to compare with.
+
+- Its colours are plausible at best. They say nothing about what was really in front of the camera
+  and are no evidence of it: not for identifying people or things, not for historical, legal or
+  medical findings. Mark what it made as colorized.
+- It knows what was common in its training photographs, in the shares in which it was common there,
+  and guesses at the rest: rare objects, clothes, skin, old or damaged pictures. Groups that they
+  show seldom are likely to be served worse; that was not measured.
+- It sees a small square: colours of small things are lost or bleed, and one tint may lie over much
+  of a picture.
+
+## Training data
+
+{photographs}
+
+{note}
+
+## How it was trained
+
+{trained}
+
+Minutes: of training, compilation, evaluation and saving left out.
+{commands}
+
+`config.json` holds the whole config of the last run, `log.jsonl` the course of every run (stage 1
+is the first). Trained with {versions};
+released at commit {commit}.
+
+## Evaluation
+
+On {scored_on:,} {held_out}, as `--mode=eval` does it. The
+README of chromagan_jax says what the figures are; gray: the photographs without colours.
+
+{scores}
+
+{loss}
+
+## Licence
+
+The weights and what lies beside them: [{license}](https://spdx.org/licenses/{license}.html),
+see `LICENSE`. The code: Apache-2.0.
+"""
+
+
+def card(
+    trained: Trained,
+    runs: Sequence[Stage],
+    scores: Sequence[Mapping[str, Any]],
+    note: str,
+    commands: Sequence[str],
+    held_out: bool,
+    commit: str,
+) -> str:
+    """MODEL_CARD.md.
+
+    Args:
+        trained: the release, as `released.load` reads it.
+        runs: the run and those it was started from, last.
+        scores: rows with a `size`, `weights` (gray, float32, float16) and figures.
+        note: on the rights to the training data, Markdown.
+        commands: of each run, '' where it is not known.
+        held_out: whether the photographs of the scores are others than those of the training.
+        commit: of the code.
+    """
+    config, generator = trained.config, trained.system.generator
+    fields = {k: v for k, v in flatten(config.generator.to_dict()) if k != 'name'}
+    about = [inspect.getdoc(part) or '' for part in (inspect.getmodule(generator), type(generator))]
+    return CARD.format(
+        about='\n'.join(text.split('\n\n')[0] for text in about),
+        name=config.generator.name,
+        fields=', '.join(f'{name} {value}' for name, value in fields.items()),
+        parameters=table.count(trained.variables['params']),
+        megabytes=len(released.encode(trained.variables)) / 1e6,
+        size=trained.size,
+        space='a* and b* of Lab' if config.color_space == 'lab' else 'as RGB',
+        weights='the moving average' if config.ema else 'the raw ones',
+        step=trained.step,
+        photographs=_photographs(runs),
+        note=note.strip(),
+        trained=table.grid([record.row(stage) for stage in runs], TRAINED),
+        commands=_commands(runs, commands),
+        versions=', '.join(
+            f'{name} {version}'
+            for name, version in runs[-1].versions.items()
+            if not name.startswith(('device', 'chromagan_jax'))
+        ),
+        commit=commit,
+        scored_on=round(scores[0]['images']),
+        held_out='photographs that it was not trained on'
+        if held_out
+        else 'photographs of its training: nothing is said about others',
+        scores=table.grid(scores, SCORED),
+        loss=_loss(scores),
+        license=LICENSE,
+    )
+
+
+def _photographs(runs: Sequence[Stage]) -> str:
+    counts = [f'{stage.data["records"]:,}' for stage in runs]
+    if len(counts) == 1:
+        return f'{counts[0]} photographs.'
+    return f'{", then ".join(counts)} photographs, run by run.'
+
+
+def _commands(runs: Sequence[Stage], commands: Sequence[str]) -> str:
+    """The command of each run, and what is known of a run that it started from and is gone."""
+    parts = []
+    if origin := runs[0].config.get('init_from'):
+        parts.append(f'`{runs[0].name}` was started from weights in `{origin}`, of which there is')
+        parts[-1] += ' no record left.'
+    for stage, command in zip(runs, commands, strict=True):
+        shown = command or f'# of {stage.name}: no file in configs/ has these networks'
+        parts.append(f'`{stage.name}`:\n\n```bash\n{shown}\n```')
+    return '\n' + '\n\n'.join(parts)
+
+
+def _loss(scores: Sequence[Mapping[str, Any]]) -> str:
+    """What float16 costs: the largest differences from float32 over the sizes."""
+    rows = {(row['size'], row['weights']): row for row in scores}
+    sizes = dict.fromkeys(size for size, _ in rows)
+    worst = {
+        name: max(abs(rows[s, 'float16'][name] - rows[s, 'float32'][name]) for s in sizes)
+        for name in ('psnr', 'ab_mae', 'colorfulness')
+    }
+    return (
+        f'What rounding to float16 changes, at most: {worst["psnr"]:.1g} dB of PSNR, '
+        f'{worst["ab_mae"]:.1g} of the ab error, {worst["colorfulness"]:.1g} of the colorfulness.'
+    )

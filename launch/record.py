@@ -1,0 +1,140 @@
+"""What a workdir records of a training, as it may be shown: without any path of the machine."""
+
+import runpy
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chromagan_jax import checkpoint
+from chromagan_jax.config import flatten
+from chromagan_jax.errors import UserError
+from launch.compare import ROOT, processor
+from launch.table import minutes, read_json
+
+LINES = 100  # of a stage's training, and of its evaluation, that a log keeps
+
+
+class Stage(NamedTuple):
+    """A run, or one from whose weights it was started."""
+
+    name: str  # of its workdir
+    config: dict[str, Any]  # as `portable` leaves it
+    data: dict[str, Any]  # 'records' and 'fingerprint' of the photographs
+    versions: dict[str, str]
+    lines: list[dict[str, Any]]  # of metrics.jsonl, up to `step`
+    step: int  # the newest that is kept
+    finished: str  # the day, as 2030-12-31
+
+
+def stages(workdir: Path) -> list[Stage]:
+    """The run in a workdir, last, after those from whose weights it was started.
+
+    They are followed as far as they are still there, under their old paths or beside the workdir.
+
+    Raises:
+        UserError: if `workdir` is none, or a file in one is damaged.
+    """
+    found: dict[Path, Stage] = {}
+    following: Path | None = workdir
+    while following is not None and following.resolve() not in found:
+        run = checkpoint.read_run(following)
+        found[following.resolve()] = _stage(following, run)
+        origin = Path(run['config'].get('init_from') or following)
+        places = (origin, following.resolve().parent / origin.name)
+        following = next((p for p in places if (p / 'config.json').exists()), None)
+    return list(found.values())[::-1]
+
+
+def _stage(workdir: Path, run: Mapping[str, Any]) -> Stage:
+    path, beat = workdir / 'metrics.jsonl', workdir / 'heartbeat.json'
+    try:
+        lines, heartbeat = read_json(path), read_json(beat)
+    except ValueError as error:
+        raise UserError(
+            f'metrics.jsonl or heartbeat.json in {workdir} is damaged ({error}): restore it from '
+            'a copy.'
+        ) from error
+    # The newest checkpoint is what a run hands on; steps after it are lost.
+    step = max(checkpoint.kept_steps(workdir) or [line['step'] for line in lines], default=0)
+    at = heartbeat['time'] if heartbeat else (workdir / 'config.json').stat().st_mtime
+    return Stage(
+        name=workdir.resolve().name,
+        config=portable(run['config']),
+        data=run['data'],
+        # The platform is the name of a machine's kernel.
+        versions={k: v for k, v in run['versions'].items() if k != 'platform'},
+        lines=[line for line in lines if line['step'] <= step],
+        step=step,
+        finished=time.strftime('%Y-%m-%d', time.gmtime(at)),
+    )
+
+
+def portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config whose paths are reduced to their last names; 'tfds:NAME/CONFIG' is no path."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return portable(value)
+        is_path = isinstance(value, str) and '/' in value and not value.startswith('tfds:')
+        return Path(value).name if is_path else value
+
+    return {name: shown(value) for name, value in config.items()}
+
+
+def command(config: Mapping[str, Any]) -> str:
+    """The command that trains under a config, from the file in configs/ that is nearest to it.
+
+    '' if none has the same fields of the networks.
+    """
+    wanted = dict(flatten(config))
+    networks = {field for field in wanted if field.startswith(('generator.', 'discriminator.'))}
+    commands = []
+    for path in sorted((ROOT / 'configs').glob('*.py')):
+        declared = dict(flatten(runpy.run_path(str(path))['get_config']().to_dict()))
+        own = {field for field in declared if field.startswith(('generator.', 'discriminator.'))}
+        if own == networks and set(wanted) <= set(declared):
+            changed = [field for field, value in wanted.items() if value != declared[field]]
+            flags = [shlex.quote(f'--config.{field}={wanted[field]}') for field in changed]
+            start = f'python -m chromagan_jax.main --config=configs/{path.name}'
+            commands.append([start, *flags])
+    nearest: list[str] = min(commands, key=len, default=[])
+    return ' \\\n    '.join(nearest)
+
+
+def row(stage: Stage) -> dict[str, Any]:
+    """A line of the card's table of stages."""
+    config, device = stage.config, processor(stage.versions['device'])
+    count = int(stage.versions['device_count'])
+    return {
+        'run': stage.name,
+        'seed': config['seed'],
+        'steps': stage.step,
+        'batch': config['batch_size'],
+        'size': config['data']['size'],
+        'photographs': stage.data['records'],
+        'seen': stage.step * config['batch_size'],
+        'minutes': minutes(stage.lines, config['batch_size']),
+        'precision': config['dtype'],
+        'device': f'{count} x {device}' if count > 1 else device,
+        'finished': stage.finished,
+    }
+
+
+def log(runs: Sequence[Stage]) -> list[dict[str, Any]]:
+    """Lines of all stages, numbered from 1, of each at most `LINES` of training and evaluation."""
+    kept = []
+    for number, stage in enumerate(runs, start=1):
+        scored = [line for line in stage.lines if 'eval/psnr' in line]
+        trained = [line for line in stage.lines if 'eval/psnr' not in line]
+        for line in sorted(thinned(trained) + thinned(scored), key=lambda line: line['step']):
+            short = {k: float(f'{v:.6g}') for k, v in line.items() if k != 'step'}
+            kept.append({'stage': number, 'step': line['step'], **short})
+    return kept
+
+
+def thinned(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most `LINES` of them, evenly spread, the first and the last among them."""
+    count = min(len(lines), LINES)
+    return [lines[i * (len(lines) - 1) // max(1, count - 1)] for i in range(count)]

@@ -1,0 +1,338 @@
+"""A finished run becomes a release: through the command, from real runs, and taken apart."""
+
+import json
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from chromagan_jax import checkpoint, released, train
+from chromagan_jax.errors import UserError
+from chromagan_jax.state import generator_variables
+from configs import base
+from launch import card, record, release
+from launch.compare import ROOT
+
+SIZES = [16, 24]
+
+
+def tiny_config(folder):
+    config = base.get_config('tiny')
+    config.generator.depth = 2
+    config.discriminator.layers = 1
+    config.data.size = 16
+    config.data.source = str(folder / 'photographs')
+    config.eval.source = str(folder / 'held_out')
+    config.eval.batch_size = 8
+    return config
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """A folder with two runs, the second started from the weights of the first."""
+    folder = tmp_path_factory.mktemp('release')
+    squares = [data.astronaut()[:96, :128], data.coffee()[:200, :160], data.chelsea()[80:, 90:]]
+    for number, pixels in enumerate(squares):
+        for source in ('photographs', 'held_out'):
+            (folder / source).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(folder / source / f'{source}{number}.png')
+    config = tiny_config(folder)
+    train.train_and_evaluate(config, folder / 'first')
+    config.init_from = str(folder / 'first')
+    config.steps, config.objective.l1 = 3, 50.0
+    train.train_and_evaluate(config, folder / 'second')
+    (folder / 'note.md').write_text('Three squares, of which nothing is stated.\n')
+    return folder
+
+
+@pytest.fixture
+def call(runs, tmp_path, capsys):
+    """The command in this process: (exit code, what it said)."""
+
+    def run(*more, workdir='second', output='out'):
+        named = {'workdir': runs / workdir, 'val': runs / 'held_out', 'output': tmp_path / output}
+        named |= {'data_note': runs / 'note.md', 'sizes': ','.join(map(str, SIZES))}
+        argv = [f'--{name}={value}' for name, value in named.items()]
+        return release.main([*argv, *more]), capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def made(runs, tmp_path_factory):
+    """The release of the second run."""
+    out = tmp_path_factory.mktemp('made')
+    argv = [f'--workdir={runs / "second"}', f'--val={runs / "held_out"}', f'--output={out}']
+    assert release.main([*argv, f'--data_note={runs / "note.md"}', '--sizes=16,24']) == 0
+    return out
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+# The whole
+
+
+def test_the_release_is_the_newest_generator_rounded_to_float16(runs, made):
+    loaded = released.load(folder=made)
+    run = checkpoint.load(runs / 'second')
+    assert run.state.ema is not None
+    assert loaded.step == int(run.state.step) == 3
+    exact = released.named(generator_variables(run.state))
+    found = released.named(loaded.variables)
+    assert list(found) == list(exact)
+    for name, leaf in exact.items():
+        rounded = np.asarray(leaf).astype(np.float16).astype(np.float32)
+        np.testing.assert_array_equal(found[name], rounded)
+    expected = record.portable(run.config.to_dict())
+    assert loaded.config.to_dict() == json.loads(json.dumps(expected))
+
+
+def test_the_figures_are_those_of_the_evaluation(runs, made):
+    figures = {
+        (row['size'], row['weights']): row for row in read(made / 'config.json')['evaluation']
+    }
+    names = [(size, name) for size in SIZES for name in ('gray', 'float32', 'float16')]
+    assert list(figures) == names
+    lines = (runs / 'second/metrics.jsonl').read_text().splitlines()
+    of_run = [line for line in map(json.loads, lines) if 'eval/psnr' in line][-1]
+    exact, gray = figures[16, 'float32'], figures[16, 'gray']
+    for name in ('psnr', 'ssim', 'ab_mae', 'colorfulness', 'ab_histogram'):
+        assert exact[name] == pytest.approx(of_run[f'eval/{name}'], rel=1e-5)
+    for name in ('psnr', 'ssim', 'ab_mae'):
+        assert gray[name] == pytest.approx(of_run[f'eval/{name}_gray'], rel=1e-5)
+    rounded = figures[16, 'float16']
+    assert rounded['ab_mae'] == pytest.approx(exact['ab_mae'], abs=0.01)
+    assert rounded['ab_mae'] != exact['ab_mae']
+
+
+def test_the_card_tells_of_both_runs_and_of_the_data(runs, made):
+    text = (made / 'MODEL_CARD.md').read_text()
+    assert '\n3, then 3 photographs, run by run.\n\nThree squares, of which nothing' in text
+    assert 'On 3 photographs that it was not trained on' in text
+    rows = [line for line in text.splitlines() if re.match(r'\| (first|second) ', line)]
+    assert [row.split(' | ')[:4] for row in rows] == [
+        ['| first', '0', '4', '8'],
+        ['| second', '0', '3', '8'],
+    ]
+    assert '--config.objective.l1=50.0' in text.split('`second`:')[1]
+    assert '--config.objective.l1' not in text.split('`second`:')[0]
+    count = sum(
+        leaf.size for leaf in jax.tree.leaves(released.load(folder=made).variables['params'])
+    )
+    assert f'{count:,} parameters' in text
+    assert len([line for line in text.splitlines() if re.match(r'\| (16|24) ', line)]) == 6
+    described = read(made / 'config.json')
+    assert described['commit'] in text
+    assert [stage['run'] for stage in described['started_from']] == ['first']
+    assert (made / 'LICENSE').read_text() == card.NOTICE
+
+
+def test_the_log_holds_both_runs(runs, made):
+    lines = [json.loads(line) for line in (made / 'log.jsonl').read_text().splitlines()]
+    for stage, name in enumerate(('first', 'second'), start=1):
+        expected = (runs / name / 'metrics.jsonl').read_text().splitlines()
+        found = [line for line in lines if line['stage'] == stage]
+        assert len(found) == len(expected)
+        for short, line in zip(found, map(json.loads, expected), strict=True):
+            assert short == pytest.approx({'stage': stage, **line}, rel=1e-5, abs=1e-9)
+
+
+def test_nothing_that_is_written_holds_a_path(runs, made):
+    for path in made.iterdir():
+        assert str(runs).encode() not in path.read_bytes()
+        assert str(Path.home()).encode() + b'/' not in path.read_bytes()
+    config = read(made / 'config.json')['config']
+    assert (config['data']['source'], config['eval']['source']) == ('photographs', 'held_out')
+    assert config['init_from'] == 'first'
+
+
+def test_a_run_whose_origin_is_gone_says_so_and_one_that_moved_is_found(runs, call, tmp_path):
+    for name in ('first', 'second'):
+        shutil.copytree(runs / name, tmp_path / 'moved' / name)
+    described = read(tmp_path / 'moved/second/config.json')
+    described['config']['init_from'] = '/elsewhere/first'
+    (tmp_path / 'moved/second/config.json').write_text(json.dumps(described))
+    names = [stage.name for stage in record.stages(tmp_path / 'moved/second')]
+    assert names == ['first', 'second']
+    shutil.rmtree(tmp_path / 'moved/first')
+    code, said = call(workdir=tmp_path / 'moved/second')
+    assert code == 0, said
+    text = (tmp_path / 'out/MODEL_CARD.md').read_text()
+    assert '`second` was started from weights in `first`, of which there is no record left.' in text
+    assert '\n3 photographs.\n' in text
+
+
+def test_photographs_that_were_trained_on_are_called_so(runs, call, tmp_path):
+    assert call(f'--val={runs / "photographs"}', '--sizes=16', workdir='first')[0] == 0
+    text = (tmp_path / 'out/MODEL_CARD.md').read_text()
+    assert 'On 3 photographs of its training: nothing is said about others' in text
+
+
+def test_frechet_distances_are_measured_with_features(features, call, tmp_path):
+    assert call(f'--features={features}', '--sizes=32', workdir='first')[0] == 0
+    rows = read(tmp_path / 'out/config.json')['evaluation']
+    assert [row['weights'] for row in rows if row['frechet_of_gray'] > 0] == [
+        'gray',
+        'float32',
+        'float16',
+    ]
+    assert 'Frechet / gray' in (tmp_path / 'out/MODEL_CARD.md').read_text()
+
+
+def test_commands_that_were_used_take_the_place_of_those_made(call, tmp_path):
+    code, said = call('--command=one', workdir='second')
+    assert (code, said) == (
+        1,
+        'release: --command is named 1 times, and there are 2 stages (first, second): name it once '
+        'for each.\n',
+    )
+    assert call('--command=launch/local.sh one', '--command=two')[0] == 0
+    text = (tmp_path / 'out/MODEL_CARD.md').read_text()
+    assert '`first`:\n\n```bash\nlaunch/local.sh one\n```\n\n`second`:\n\n```bash\ntwo\n```' in text
+
+
+# Mistakes
+
+
+def test_a_note_with_a_path_is_refused_and_nothing_is_written(call, tmp_path):
+    (tmp_path / 'note.md').write_text('They lie in /srv/photographs, mostly.')
+    code, said = call(f'--data_note={tmp_path / "note.md"}', '--sizes=16')
+    assert code == 1
+    assert said.splitlines()[-1] == (
+        "release: MODEL_CARD.md would hold '/srv/photographs,', a path of this machine: leave it "
+        'out of what you name.'
+    )
+    assert not list((tmp_path / 'out').iterdir())
+
+
+def test_a_value_that_float16_cannot_hold_ends_before_anything_is_scored(
+    call, tmp_path, monkeypatch
+):
+    def large(state):
+        return jax.tree.map(lambda leaf: leaf + 1e5, generator_variables(state))
+
+    monkeypatch.setattr(release, 'generator_variables', large)
+    code, said = call()
+    assert code == 1
+    assert re.fullmatch(r'release: \S+ holds the value 1\d+, and float16 ends .*\n', said)
+    assert not list((tmp_path / 'out').iterdir())
+
+
+def test_weights_that_are_too_large_are_refused(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(released, 'MOST_BYTES', 1000)
+    code, said = call()
+    assert code == 1
+    assert said.endswith(' is the most that is released: train a smaller generator.\n')
+    assert said.count('\n') == 1
+    assert not list((tmp_path / 'out').iterdir())
+
+
+@pytest.mark.parametrize(
+    ('argv', 'sentence'),
+    [
+        (['--val=v'], 'No --workdir is named: add --workdir=DIR.'),
+        (['--workdir=w'], 'No --val is named: add --val=DIR.'),
+        (['--wrokdir=w'], 'unrecognized arguments: --wrokdir=w: --help lists the flags.'),
+        (
+            ['--workdir=w', '--val=v', '--sizes=128,x'],
+            "--sizes must be whole numbers from 11 on, with commas between, not '128,x'.",
+        ),
+        (
+            ['--workdir=w', '--val=v', '--sizes=8'],
+            "--sizes must be whole numbers from 11 on, with commas between, not '8'.",
+        ),
+        (
+            ['--workdir=w', '--val=v', '--data_note=n'],
+            "n cannot be read ([Errno 2] No such file or directory: 'n'): name a text with "
+            '--data_note.',
+        ),
+        (
+            ['--workdir=w', '--val=v'],
+            "v does not exist: name a folder of images, a data set as 'tfds:NAME', or 'sample'.",
+        ),
+        (
+            ['--workdir=w', '--val=sample', '--output=o'],
+            'w is not a workdir of a run: it holds no config.json.',
+        ),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(argv, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert release.main(argv) == 1
+    assert capsys.readouterr().err == f'release: {sentence}\n'
+
+
+def test_a_damaged_log_is_told_in_one_sentence(runs, tmp_path):
+    shutil.copytree(runs / 'first', tmp_path / 'run')
+    path = tmp_path / 'run/metrics.jsonl'
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r'in \S+/run is damaged \(.*\): restore it from a copy\.$'):
+        record.stages(tmp_path / 'run')
+
+
+# Parts
+
+
+@pytest.mark.parametrize('name', ['base', 'photos', 'pix2pix', 'rgb_colorizer', 'chromagan'])
+def test_the_command_made_from_a_config_names_its_file_and_what_was_changed(name):
+    config = runpy.run_path(str(ROOT / f'configs/{name}.py'))['get_config']()
+    config.seed, config.data.source, config.generator_optimizer.b1 = 5, 'my photographs', 0.25
+    assert record.command(json.loads(json.dumps(config.to_dict()))).split(' \\\n    ') == [
+        f'python -m chromagan_jax.main --config=configs/{name}.py',
+        "'--config.data.source=my photographs'",
+        '--config.generator_optimizer.b1=0.25',
+        '--config.seed=5',
+    ]
+
+
+def test_a_network_that_no_config_has_gets_no_command():
+    config = base.get_config().to_dict()
+    config['generator']['arms'] = 2
+    assert record.command(config) == ''
+
+
+def test_paths_are_reduced_to_names_and_nothing_else_is_changed():
+    config = {'data': {'source': '/a/b/c', 'split': 'train[:90%]'}, 'steps': 3, 'sizes': [1, 2]}
+    config |= {'tfds': 'tfds:coco/2017:1.1.0', 'init_from': 'runs/first', 'vgg16': ''}
+    assert record.portable(config) == {
+        'data': {'source': 'c', 'split': 'train[:90%]'},
+        'steps': 3,
+        'sizes': [1, 2],
+        'tfds': 'tfds:coco/2017:1.1.0',
+        'init_from': 'first',
+        'vgg16': '',
+    }
+
+
+def test_a_long_log_is_thinned_evenly_and_keeps_its_ends():
+    for count in (1, 2, record.LINES, record.LINES + 1, 7 * record.LINES):
+        kept = [line['step'] for line in record.thinned([{'step': i} for i in range(count)])]
+        assert len(kept) == len(set(kept)) == min(count, record.LINES)
+        assert (kept[0], kept[-1]) == (0, count - 1)
+        gaps = np.diff(kept)
+        assert count == 1 or gaps.max() - gaps.min() <= 1
+    assert record.thinned([]) == []
+
+
+@pytest.mark.parametrize(
+    ('text', 'path'),
+    [
+        ('images/s, km / h, a/b and https://example.org/a (n/a)', None),
+        ('in /home/someone/runs there', '/home/someone/runs'),
+        ('{"source": "/data/x"}', '/data/x"}'),
+        ('--val=/data/x', '/data/x'),
+        ('~/runs', '~/runs'),
+        ('(C:\\runs)', 'C:\\runs)'),
+    ],
+)
+def test_paths_of_a_machine_are_found(text, path):
+    found = release.PATH.search(text)
+    assert (found and found[0]) == path
