@@ -1,13 +1,15 @@
 """Gray photographs in, colour photographs out, at their own resolution.
 
+    python -m chromagan_jax.colorize --output=OUT PATH...
     python -m chromagan_jax.colorize --workdir=DIR --output=OUT PATH...
 
-A PATH is a photograph or a folder of them, whose sub-folders are mirrored below OUT. The network
-sees each photograph at the size that it was evaluated at; the colours that it finds are laid onto
-the photograph's own lightness, at full resolution. `colorize` does the same with arrays.
+The first colorizes with the released weights, which come inside the package, the second with those
+of a run. A PATH is a photograph or a folder of them, whose sub-folders are mirrored below OUT. The
+network sees each photograph at the size that it was evaluated at; the colours that it finds are
+laid onto the photograph's own lightness, at full resolution. `colorize` does the same with arrays.
 
-What is done to them besides (the flags --saturation to --denoise_method) is as the run's config
-says, in its group `colorize`, unless a flag says otherwise.
+What is done to them besides (the flags --saturation to --denoise_method) is as the config of the
+weights says, in its group `colorize`, unless a flag says otherwise.
 
 Exit codes: 0 done; 1 some photographs failed, or a mistake, told in one sentence; 75 interrupted,
 start it again.
@@ -28,19 +30,20 @@ import numpy as np
 from absl import flags, logging
 from PIL import Image
 
-from chromagan_jax import checkpoint, color, images, jobs, postprocess, sharding, steps
+from chromagan_jax import checkpoint, color, images, jobs, postprocess, released, sharding, steps
 from chromagan_jax import state as state_lib
 from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.jobs import Predict
 from chromagan_jax.main import flag_mistake
 from chromagan_jax.postprocess import OFF, PostProcess
 from chromagan_jax.preemption import stop_requests
+from chromagan_jax.released import Trained
 from chromagan_jax.state import System
 
 PyTree = Any
 
 _INTERRUPTED = 'Interrupted: started again, it goes on with what is missing.'  # without counts
-# Flags of the fields of PostProcess; the default of each is what the run's config says.
+# Flags of the fields of PostProcess; the default of each is what the config of the weights says.
 _POSTPROCESS_HELP = {
     'sample_noise': "Keep the network's noise on: the result is a sample.",
     'saturation': 'Gain of the chroma; 1: as the network has it.',
@@ -73,8 +76,8 @@ def colorize(
     Args:
         photographs: sRGB, (H, W) uint8 or uint16, (H, W, 3) or (H, W, 4) uint8. Of colour ones
             only the lightness counts.
-        system: of `checkpoint.load`.
-        variables: of its generator, `state.generator_variables`.
+        system: of `released.load` or `checkpoint.load`.
+        variables: of its generator: theirs, or `state.generator_variables`.
         size: px, the side of the square that the network sees.
         batch_size: how many photographs it sees at once; there is little to gain above 1.
         sample: for a network with noise, which of its results; drawn by the photograph's content.
@@ -151,9 +154,9 @@ def make_flags() -> flags.FlagValues:
     """The flags of the command; not absl's global ones, for this module is also imported."""
     values = flags.FlagValues()
     define = partial(flags.DEFINE_string, flag_values=values)
-    define('workdir', None, 'The workdir of the run whose network colorizes.')
+    define('workdir', None, 'Of a run whose network colorizes; without it the released one does.')
     define('output', None, 'The folder that the colour versions go to.')
-    define('checkpoint', 'newest', 'newest, best, or a step that is still kept.')
+    define('checkpoint', 'newest', 'newest, best, or a step that is still kept in --workdir.')
     flags.DEFINE_enum(
         'format', 'png', ['png', 'jpg'], 'Of the colour versions.', flag_values=values
     )
@@ -210,8 +213,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], bool]) -> int:
+    if values.workdir == '':  # a variable that a script did not set, say
+        raise UserError('--workdir is empty: name a run, or leave it out for the released weights.')
+    if values.workdir is None and values['checkpoint'].present:
+        raise UserError(
+            '--checkpoint chooses among those of a run: add --workdir=runs/base, or leave it out '
+            'for the released weights.'
+        )
     for name, value, example in (
-        ('workdir', values.workdir, '--workdir=runs/base'),
         ('output', values.output, '--output=colorized'),
         ('photograph', paths, 'a file or a folder'),
     ):
@@ -238,20 +247,18 @@ def _colorize(
 ) -> tuple[int, int]:
     """How many photographs were colorized and how many failed."""
     cv2.setNumThreads(1)  # photographs are what runs in parallel
-    one = sharding.make_mesh(devices=jax.local_devices()[:1])
-    run = checkpoint.load(Path(values.workdir), values.checkpoint, one)
+    trained = _load(values)
     given = {name: values[name].value for name in PostProcess._fields}
     given = {name: value for name, value in given.items() if value is not None}
-    post = postprocess.make({**run.config.get('colorize', {}), **given})
+    post = postprocess.make({**trained.config.get('colorize', {}), **given})
     if post.sample_noise and not values.samples:
         wanted = [job._replace(sample=1) for job in wanted]
     noise = post.sample_noise or values.samples > 0
-    size = values.size or run.config.eval.size or run.config.data.size
-    variables = state_lib.generator_variables(run.state)
-    predict = make_predict(run.system, variables, size, values.batch_size, noise)
+    size = values.size or trained.size
+    predict = make_predict(trained.system, trained.variables, size, values.batch_size, noise)
     print(
-        f'{values.workdir}, step {int(run.state.step)}, colorizes at {size} px into '
-        f'{values.output}: {len(wanted)} to do',
+        f'{trained.title}, step {trained.step}, at {size} px into {values.output}: '
+        f'{len(wanted)} to do',
         file=sys.stderr,
     )
     return jobs.colorize_files(
@@ -264,6 +271,16 @@ def _colorize(
         post,
         stopping,
     )
+
+
+def _load(values: flags.FlagValues) -> Trained:
+    """The network that the flags name, on one device."""
+    one = sharding.make_mesh(devices=jax.local_devices()[:1])
+    if values.workdir is None:
+        return released.load(one)
+    config, system, state = checkpoint.load(Path(values.workdir), values.checkpoint, one)
+    variables = state_lib.generator_variables(state)
+    return Trained(values.workdir, config, system, variables, int(state.step))
 
 
 if __name__ == '__main__':

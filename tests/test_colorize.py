@@ -624,7 +624,8 @@ def test_a_second_ctrl_c_is_one_sentence_too(call, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('changed', 'sentence'),
     [
-        ({'workdir': None}, 'No workdir is named: add --workdir=runs/base.'),
+        ({'workdir': ''}, '--workdir is empty: name a run, or leave it out for the released'),
+        ({'workdir': None, 'checkpoint': 'best'}, '--checkpoint chooses among those of a run: add'),
         ({'output': None}, 'No output is named: add --output=colorized.'),
         ({'path': None}, 'No photograph is named: add a file or a folder.'),
         ({'workdir': '/nowhere'}, '/nowhere is not a workdir of a run: it holds no config.json.'),
