@@ -186,12 +186,15 @@ def overrides(name: str, args: argparse.Namespace, others: Sequence[str]) -> lis
     fields |= {'eval_every': 0, 'sample_every': 0, 'checkpoint_every': 10**9}
     fields |= {'batch_size': args.batch_size} if args.batch_size else {}
     own = [f'--config.{field}={value}' for field, value in fields.items()]
-    return [f'--config={ROOT}/configs/{name}.py', *own, *others]
+    module, colon, argument = name.partition(':')
+    return [f'--config={ROOT}/configs/{module}.py{colon}{argument}', *own, *others]
 
 
 def plateau(name: str, steps: int) -> list[str]:
     """The flag for ten evaluations, if the system's rates depend on them."""
-    config = runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config']()
+    module, colon, argument = name.partition(':')
+    get_config = runpy.run_path(str(ROOT / 'configs' / f'{module}.py'))['get_config']
+    config = get_config(argument) if colon else get_config()
     return [f'--config.eval_every={max(1, steps // 10)}'] if config.plateau.patience else []
 
 
