@@ -23,13 +23,11 @@ def _float32(x: Array) -> Array:
 class Adversarial(NamedTuple):
     """The two sides of an adversarial game, both to be minimised."""
 
-    generator: Callable[[Array, Array | None], Array]
-    """Of D's logits of the fakes and, if `relativistic`, of the real images (else None)."""
+    generator: Callable[[Array], Array]
+    """Of D's logits of the fakes."""
     discriminator: Callable[[Array, Array, float], Array]
     """Of D's logits of the real and the fake images, and the smoothing: the real label is 1 minus
     it, the fake label stays 0 (one-sided, Salimans et al. 2016, section 3.4)."""
-    relativistic: bool = False
-    """Whether the generator's loss needs the logits of the real images."""
 
 
 def bce(logits: Array, label: float) -> Array:
@@ -42,7 +40,7 @@ def _bce_discriminator(real: Array, fake: Array, smoothing: float) -> Array:
     return 0.5 * (bce(real, 1 - smoothing) + bce(fake, 0))
 
 
-def _bce_generator(fake: Array, real: Array | None = None) -> Array:
+def _bce_generator(fake: Array) -> Array:
     """The non-saturating loss: fakes are to be called real (Goodfellow et al. 2014, section 3)."""
     return bce(fake, 1)
 
@@ -52,7 +50,7 @@ def _lsgan_discriminator(real: Array, fake: Array, smoothing: float) -> Array:
     return 0.5 * (mse(real, jnp.float32(1 - smoothing)) + mse(fake, jnp.float32(0)))
 
 
-def _lsgan_generator(fake: Array, real: Array | None = None) -> Array:
+def _lsgan_generator(fake: Array) -> Array:
     """Squared distance to the real label, not halved (the pix2pix code's reading of Mao et al.)."""
     return mse(fake, jnp.float32(1))
 
@@ -76,24 +74,9 @@ def _wgan_discriminator(real: Array, fake: Array, smoothing: float) -> Array:
     return _float32(fake).mean() - _float32(real).mean()
 
 
-def _critic_generator(fake: Array, real: Array | None = None) -> Array:
+def _critic_generator(fake: Array) -> Array:
     """The generator's side of both hinge and WGAN: the score of the fakes, negated."""
     return -_float32(fake).mean()
-
-
-def _relativistic_discriminator(real: Array, fake: Array, smoothing: float) -> Array:
-    """Each patch of a photograph is to be more real than the same patch of its fake.
-
-    The pairing loss of Jolicoeur-Martineau 2018 (https://arxiv.org/abs/1807.00734).
-    """
-    _refuse_smoothing('relativistic', smoothing)
-    return jax.nn.softplus(_float32(fake) - _float32(real)).mean()
-
-
-def _relativistic_generator(fake: Array, real: Array | None = None) -> Array:
-    """The same game with the sides changed."""
-    assert real is not None
-    return jax.nn.softplus(_float32(real) - _float32(fake)).mean()
 
 
 ADVERSARIAL = {
@@ -101,7 +84,6 @@ ADVERSARIAL = {
     'lsgan': Adversarial(_lsgan_generator, _lsgan_discriminator),
     'hinge': Adversarial(_critic_generator, _hinge_discriminator),
     'wgan': Adversarial(_critic_generator, _wgan_discriminator),
-    'relativistic': Adversarial(_relativistic_generator, _relativistic_discriminator, True),
 }
 
 
@@ -170,46 +152,6 @@ def gradient_penalty(
     squared = jnp.square(jax.grad(total_score)(mixed)).reshape(batch, -1).sum(axis=1)
     norm = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
     return jnp.square(norm - 1).mean()
-
-
-def dullness(rgb: Array) -> Array:
-    """1 - colorfulness / 100, the mean over images (B, H, W, 3) in [0, 1] (Kang et al. 2023)."""
-    red, green, blue = jnp.moveaxis(_float32(rgb) * 255, -1, 0)
-    rg, yb = red - green, (red + green) / 2 - blue
-    axes = (-2, -1)
-    spread = jnp.sqrt(rg.var(axes) + yb.var(axes) + 1.0)
-    offset = jnp.sqrt(jnp.square(rg.mean(axes)) + jnp.square(yb.mean(axes)) + 1.0)
-    return 1 - (spread + 0.3 * offset).mean() / 100
-
-
-def r1(critic: Callable[[Array], Array], real: Array) -> Array:
-    """Half the mean squared slope of the critic at the real images (Mescheder et al. 2018).
-
-    Args: as of `gradient_penalty`; a sample's score is the mean of its logits.
-    """
-    batch = real.shape[0]
-
-    def total_score(x: Array) -> Array:
-        return _float32(critic(x)).reshape(batch, -1).mean(axis=1).sum()
-
-    return 0.5 * jnp.square(jax.grad(total_score)(_float32(real))).sum() / batch
-
-
-def bins(logits: Array, shares: Array, rebalance: float) -> Array:
-    """Mean cross-entropy over pixels, rare colours weighted up (Zhang et al. 2016, section 2.2).
-
-    Args:
-      logits: (B, h, w, Q).
-      shares: (B, h, w, Q), what each pixel has of each bin; sums to 1.
-      rebalance: 0: all pixels weigh the same. Otherwise a bin's weight is one over the mix of its
-        share of the batch, weight 1 - rebalance... uniform.
-    """
-    prior = shares.mean((0, 1, 2))
-    q = shares.shape[-1]
-    weights = 1 / ((1 - rebalance) + rebalance * prior * q)
-    weights = weights / (prior * weights).sum()
-    entropy = -(shares * jax.nn.log_softmax(_float32(logits))).sum(-1)
-    return (entropy * (shares @ weights)).mean()
 
 
 def accuracy(logits: Array, real: bool) -> Array:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from chromagan_jax import models, optim, sharding
 from chromagan_jax.color import TARGET_CHANNELS
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import squeezenet, vgg
+from chromagan_jax.models import vgg
 
 Array = jax.Array
 PyTree = Any
@@ -32,13 +32,6 @@ class Objective(NamedTuple):
     classes: float  # KL of the class head from the teacher, or cross-entropy against the labels
     label_smoothing: float  # of the discriminator's real labels only
     gradient_penalty: float  # WGAN-GP's, on the interpolated target
-    r1: float  # of the discriminator's slope at real images
-    bins: float  # cross-entropy of the bins of a generator that has them
-    rebalance: float  # not a weight: how far rare colours are weighted up in it, 0 to 1
-    features: float  # L1 between the discriminator's features of real and fake
-    vivid: float  # of 1 - colorfulness / 100
-    perceptual: float  # L1 between SqueezeNet's maps
-    semantic: float  # squared error of a summary that the innermost level makes of SqueezeNet's
 
 
 class System(NamedTuple):
@@ -53,7 +46,6 @@ class System(NamedTuple):
     discriminator_max_accuracy: float  # of the last step, above which it is not updated
     accumulate: int  # micro-batches a step
     ema: float  # decay of the generator's moving average; 0: none is kept
-    squeezenet: Any = None
     teacher: nn.Module | None = None  # whose class probabilities the class head learns
     replicated: NamedSharding | None = None  # where gathered parameters go; None: any device
 
@@ -100,9 +92,6 @@ def make_system(config: Any, mesh: Mesh | None = None) -> System:
         discriminator_max_accuracy=config.discriminator_max_accuracy,
         accumulate=config.accumulate,
         ema=config.ema,
-        squeezenet=squeezenet.load(config.squeezenet)
-        if config.objective.perceptual or config.objective.semantic
-        else None,
         teacher=vgg.VGG16(dtype=config.dtype) if targets == 'teacher' else None,
         replicated=None if mesh is None else NamedSharding(mesh, PartitionSpec()),
     )

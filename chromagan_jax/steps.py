@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from chromagan_jax import color, losses, optim
+from chromagan_jax import losses, optim
 from chromagan_jax.gradients import mean_gradient
-from chromagan_jax.models import Classified, residual, squeezenet, vgg
+from chromagan_jax.models import Classified, vgg
 from chromagan_jax.state import (
     GanState,
     NetworkState,
@@ -114,63 +114,27 @@ def generator_loss(
     output, batch_stats = _apply(
         system, system.generator, params, batch_stats, key, batch['condition']
     )
-    fake = output.target if isinstance(output, (Classified, residual.Binned)) else output
+    fake = output.target if isinstance(output, Classified) else output
     terms, weights = {}, {'adversarial': objective.adversarial_weight}
     if objective.adversarial_weight and not alone:
-        adversarial = losses.ADVERSARIAL[objective.adversarial]
-        logits, features = _judge(system, state, batch['condition'], fake, key)
-        real_logits = None
-        if adversarial.relativistic or objective.features:
-            real_logits, real = _judge(system, state, batch['condition'], batch['target'], key)
-            if objective.features:
-                terms['features'] = jnp.stack(list(map(losses.l1, features, real))).mean()
-        terms['adversarial'] = adversarial.generator(logits, real_logits)
+        # Through the discriminator as it stands: its parameters get no gradient, and the batch
+        # statistics that this pass would leave behind are dropped.
+        judge = state.discriminator
+        logits, _ = _apply(
+            *(system, system.discriminator, judge.params, judge.batch_stats, key),
+            *(batch['condition'], fake),
+        )
+        terms['adversarial'] = losses.ADVERSARIAL[objective.adversarial].generator(logits)
     for name in ('l1', 'mse'):
         terms[name] = getattr(losses, name)(fake, batch['target'])
     if objective.huber:
         terms['huber'] = losses.huber(fake, batch['target'], objective.huber_delta)
     if objective.classes:
         terms['classes'] = _class_loss(system, output.class_logits, batch, teacher)
-    if objective.bins:
-        n = round(output.bin_logits.shape[-1] ** 0.5)
-        shares = residual.soft_bins(batch['target'], n)
-        terms['bins'] = losses.bins(output.bin_logits, shares, objective.rebalance)
-    if objective.vivid or objective.perceptual:
-        rgb = color.to_rgb(batch['condition'], fake)
-    if objective.vivid:
-        terms['vivid'] = losses.dullness(rgb)
-    if objective.perceptual:
-        original = color.to_rgb(batch['condition'], batch['target'])
-        terms['perceptual'] = squeezenet.distance(system.squeezenet, rgb, original)
-    if objective.semantic:
-        original = color.to_rgb(batch['condition'], batch['target'])
-        seen = squeezenet.features(system.squeezenet, original)
-        seen = (seen - seen.mean(0)) / (seen.std(0) + 1e-3)
-        terms['semantic'] = losses.mse(output.class_logits, seen)
-    names = ('semantic', 'l1', 'mse', 'huber', 'classes', 'bins', 'features', 'vivid', 'perceptual')
-    weights |= {name: getattr(objective, name) for name in names}
+    weights |= {name: getattr(objective, name) for name in ('l1', 'mse', 'huber', 'classes')}
     loss = sum((weights[name] * term for name, term in terms.items()), jnp.float32(0))
     metrics = {f'generator/{name}': value for name, value in {'loss': loss, **terms}.items()}
     return loss, (batch_stats, lax.stop_gradient(fake), metrics)
-
-
-def _judge(
-    system: System, state: GanState, condition: Array, target: Array, key: Array
-) -> tuple[Array, list[Array]]:
-    """Logits, and the features before them, of the discriminator as it stands.
-
-    Its parameters get no gradient, and the batch statistics that this pass would leave behind are
-    dropped.
-    """
-    judge = state.discriminator
-    variables = _gathered(system, {'params': judge.params, 'batch_stats': judge.batch_stats})
-    logits, changed = system.discriminator.apply(
-        *(variables, condition, target),
-        train=True,
-        mutable=['batch_stats', 'features'],
-        rngs={'noise': key},
-    )
-    return logits, jax.tree.leaves(changed.get('features', {}))
 
 
 def _class_loss(system: System, class_logits: Array, batch: Batch, teacher: PyTree) -> Array:
@@ -215,12 +179,6 @@ def discriminator_loss(
         )
         metrics['discriminator/gradient_penalty'] = penalty
         loss += objective.gradient_penalty * penalty
-    if objective.r1:
-        penalty = losses.r1(
-            lambda target: judge(target, batch_stats, keys[2])[0], real_batch['target']
-        )
-        metrics['discriminator/r1'] = penalty
-        loss += objective.r1 * penalty
     return loss, (batch_stats, None, {'discriminator/loss': loss, **metrics})
 
 
@@ -234,7 +192,7 @@ def predict(
     rngs = {} if noise is None else {'noise': noise}
     variables = _gathered(system, variables)
     output: Any = system.generator.apply(variables, condition, train=False, rngs=rngs)
-    return output.target if isinstance(output, (Classified, residual.Binned)) else output
+    return output.target if isinstance(output, Classified) else output
 
 
 def _generator_gradient(

@@ -46,8 +46,8 @@ def get_config(arg: str = '') -> ConfigDict:
     config.discriminator.width = 32  # features of the first convolution
     config.discriminator.layers = 3  # convolutions of stride 2: 3 is the 70 x 70 px patch
     config.discriminator.norm = 'batch'  # batch, instance, group or none
+    config.discriminator.spectral_norm = False  # divide each kernel by its largest singular value
     config.discriminator.conditional = True  # sees the gray image beside the colours
-    config.discriminator.spectral_norm = False
 
     config.objective = ConfigDict()
     config.objective.adversarial = 'bce'  # a key of losses.ADVERSARIAL
@@ -59,15 +59,6 @@ def get_config(arg: str = '') -> ConfigDict:
     config.objective.classes = 0.0  # weight of the class head's error; needs vgg16 or data.labels
     config.objective.label_smoothing = 0.1  # the discriminator's real labels are 1 - this
     config.objective.gradient_penalty = 0.0  # weight of WGAN-GP's penalty; 10 with 'wgan'
-    config.objective.r1 = 0.0  # weight of the discriminator's squared slope at real images
-    config.objective.bins = 0.0  # weight of the cross-entropy of a generator's bins
-    config.objective.rebalance = 0.5  # how far rare colours weigh more in it, 0 to 1
-    config.objective.features = 0.0  # weight of feature matching
-    config.objective.vivid = 0.0  # weight of 1 - colorfulness / 100
-    config.objective.semantic = 0.0  # weight of generator.summary's error; needs squeezenet
-    config.objective.perceptual = (
-        0.0  # weight of the distance of SqueezeNet's maps; needs squeezenet
-    )
 
     config.generator_optimizer = adam()
     config.discriminator_optimizer = adam()
@@ -87,8 +78,6 @@ def get_config(arg: str = '') -> ConfigDict:
     config.data.labels = False  # read labels: sub-folder names, or the data set's 'label'
     config.data.size = 64  # px, of the square training crop
     config.data.load_ratio = 286 / 256  # short side before the crop, over the crop (as pix2pix)
-    config.data.smallest_crop = 1.0  # share of that crop's side below which none is drawn
-    config.data.saturation = 1.0  # gain of the targets' chroma
     config.data.flip = True  # mirror every other photograph
     config.data.workers = 0  # processes that prepare batches; 0: threads of the main process
     config.data.threads = 2  # threads that prepare photographs, in each process
@@ -115,7 +104,6 @@ def get_config(arg: str = '') -> ConfigDict:
     config.checkpoint.max_to_keep = 2  # newest checkpoints kept
     config.checkpoint.best_metric = 'ab_mae'  # lower is better; the best is kept apart in best/
     config.init_from = ''  # a workdir whose newest weights a new run starts from
-    config.squeezenet = ''  # file of SqueezeNet's weights, for objective.perceptual
     config.vgg16 = ''  # file of VGG16's weights, for a generator that is built on them (chromagan)
 
     config.colorize = ConfigDict()  # what chromagan_jax.colorize does beside; flags override it

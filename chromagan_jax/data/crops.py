@@ -17,7 +17,7 @@ ATTEMPTS = 16  # records tried in place of one that cannot be read
 
 def draw(index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
     """A record's index and the random numbers of its position: of where, where and mirrored."""
-    return int(index), rng.random(4)
+    return int(index), rng.random(3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,18 +27,16 @@ class TrainCrop:
     source: Source
     size: int
     load: int
-    smallest: float
     flip: bool
     labels: bool
 
     def __call__(self, drawn: tuple[int, np.ndarray]) -> tuple[np.ndarray, dict[str, Any]]:
-        index, (y, x, mirror, scale) = drawn
+        index, (y, x, mirror) = drawn
         image, label, unreadable, damage = self._read(index)
         # Cropping and then resizing once is resizing and then cropping, without the pixels that
         # the crop would throw away.
         side = min(image.shape[:2])
-        share = self.smallest + (1 - self.smallest) * scale
-        crop = crop_square(image, max(1, round(side * share * self.size / self.load)), y, x)
+        crop = crop_square(image, max(1, round(side * self.size / self.load)), y, x)
         crop = resize(crop, self.size, self.size)
         if self.flip and mirror < 0.5:
             crop = cv2.flip(crop, 1)

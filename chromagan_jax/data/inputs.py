@@ -46,8 +46,6 @@ def training_input(
         source,
         size=config.data.size,
         load_ratio=config.data.load_ratio,
-        smallest_crop=config.data.smallest_crop,
-        saturation=config.data.saturation,
         flip=config.data.flip,
         space=config.color_space,
         seed=config.seed,

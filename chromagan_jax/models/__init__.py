@@ -13,18 +13,16 @@ from flax import linen as nn
 
 from chromagan_jax.color import TARGET_CHANNELS
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import chromagan, dense, encoder_decoder, patch, residual, unet
+from chromagan_jax.models import chromagan, dense, encoder_decoder, patch, unet
 from chromagan_jax.models.chromagan import Classified as Classified
 
 GENERATORS: dict[str, type[nn.Module]] = {
     'unet': unet.UNet,
     'encoder_decoder': encoder_decoder.EncoderDecoder,
     'chromagan': chromagan.TwoBranch,
-    'residual': residual.ResidualNet,
 }
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
     'patch': patch.PatchGAN,
-    'two_scales': patch.TwoScales,
     'dense': dense.DenseDiscriminator,
 }
 

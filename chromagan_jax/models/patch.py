@@ -63,39 +63,8 @@ class PatchGAN(nn.Module):
             norm = self.norm if level else 'none'
             fields = features, level < self.layers, norm, self.slope
             x = block(*fields, **common, name=f'conv_{level}')(x, train)
-            self.sow('features', f'map_{level}', x)
         conv = _convolution(1, False, self.same, use_bias=True, **types, name='out')
         return _convolve(conv, x, self.spectral_norm, train).astype(jnp.float32)
-
-
-class TwoScales(nn.Module):
-    """Two PatchGANs, of the picture and of its half (Wang et al. 2018): logits (B, N, 1)."""
-
-    width: int = 64
-    layers: int = 3
-    conditional: bool = True
-    norm: str = 'batch'
-    spectral_norm: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, condition: Array, target: Array, train: bool) -> Array:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        logits = []
-        for scale in range(2):
-            one = PatchGAN(
-                self.width,
-                self.layers - scale,
-                self.norm,
-                self.spectral_norm,
-                **types,
-                name=f'scale_{scale}',
-            )
-            y = one(condition, target, train)
-            logits.append(y.reshape(len(y), -1, 1))
-            condition, target = (nn.avg_pool(x, (2, 2), (2, 2)) for x in (condition, target))
-        return jnp.concatenate(logits, axis=1)
 
 
 class _Block(nn.Module):

@@ -110,29 +110,6 @@ def _seeing_rgb(
     return {'kernel': kernel.astype(np.float32), 'bias': bias.astype(np.float32)}
 
 
-def distance(params: Params, a: Array, b: Array) -> Array:
-    """Mean squared distance of the maps after fire3, fire5 and fire8, each of unit length."""
-    total = jnp.float32(0)
-    for x, y in zip(_maps(params, a), _maps(params, b), strict=True):
-        x, y = (v * jax.lax.rsqrt(jnp.square(v).sum(-1, keepdims=True) + 1e-8) for v in (x, y))
-        total += jnp.square(x - y).sum(-1).mean()
-    return total
-
-
-def _maps(params: Params, rgb: Array) -> list[Array]:
-    x = _conv(params['conv1'], rgb.astype(jnp.float32), stride=2)
-    maps = []
-    for fire in _FIRES:
-        if fire in _AFTER_A_POOL:
-            x = _max_pool(x)
-        x = _conv(params[f'{fire}/squeeze1x1'], x)
-        expanded = [_conv(params[f'{fire}/expand{k}'], x, padding='SAME') for k in ('1x1', '3x3')]
-        x = jnp.concatenate(expanded, axis=-1)
-        if fire in ('fire3', 'fire5', 'fire8'):
-            maps.append(x)
-    return maps
-
-
 def features(params: Params, rgb: Array) -> Array:
     """Averages of fire8's map over the picture: (B, H, W, 3) sRGB in [0, 1] -> (B, 512) float32.
 

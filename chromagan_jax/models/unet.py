@@ -10,7 +10,6 @@ from flax import linen as nn
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.models import layers
-from chromagan_jax.models.chromagan import Classified
 from chromagan_jax.models.conv import Conv
 
 Array = jax.Array
@@ -87,7 +86,6 @@ class UNet(nn.Module):
     activation: str = 'relu'  # of the way up: relu, or leaky_relu (0.2) as on the way down
     dropout: float = 0.5  # rate
     dropout_from: int = 1  # first of the three transposed convolutions with it; 0: the innermost
-    summary: int = 0  # features of the whole picture that the innermost level predicts; 0: none
     noise_channels: int = 0  # channels of Gaussian noise beside the condition
     test_mode: str = 'running'  # batch norm at test time: running, or batch (each image's own)
     dtype: Any = jnp.float32
@@ -114,11 +112,6 @@ class UNet(nn.Module):
             norm = 'none' if first or innermost else self.norm
             x = down(features, not first, norm, **common, name=f'down_{level}')(x, train)
             skips.append(x)
-        summary = (
-            nn.Dense(self.summary, name='summary')(_leaky_relu(x).mean((1, 2)))
-            if self.summary
-            else None
-        )
         for block, skip in enumerate(reversed(skips[:-1])):
             noisy = 0 <= block - self.dropout_from < _DROPOUT_BLOCKS
             fields = skip.shape[-1], self.dropout if noisy else 0.0, self.activation, self.norm
@@ -128,8 +121,7 @@ class UNet(nn.Module):
         x = last(self.channels, use_bias=True, **types, name='out')(
             _ACTIVATIONS[self.activation](x)
         )
-        y = layers.output_activation(x, self.channels)
-        return y if summary is None else Classified(y, summary)
+        return layers.output_activation(x, self.channels)
 
     def _with_noise(self, condition: Array) -> Array:
         """The condition beside the noise channels, which are 0 where no noise is asked for."""
