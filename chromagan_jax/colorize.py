@@ -104,6 +104,24 @@ def colorize(
     return results
 
 
+def load(workdir: str | None = None, which: str = 'newest') -> Trained:
+    """The generator of a run, or the released one without a `workdir`, on one device.
+
+    Args:
+        workdir: of the run.
+        which: its checkpoint: newest, best, or a step that is still kept.
+
+    Raises:
+        UserError: if there is no such run or checkpoint, or the released weights are damaged.
+    """
+    one = sharding.make_mesh(devices=jax.local_devices()[:1])
+    if workdir is None:
+        return released.load(one)
+    config, system, state = checkpoint.load(Path(workdir), which, one)
+    variables = state_lib.generator_variables(state)
+    return Trained(workdir, config, system, variables, int(state.step))
+
+
 def make_predict(
     system: System, variables: PyTree, size: int, batch_size: int, noise: bool = False
 ) -> Predict:
@@ -247,7 +265,7 @@ def _colorize(
 ) -> tuple[int, int]:
     """How many photographs were colorized and how many failed."""
     cv2.setNumThreads(1)  # photographs are what runs in parallel
-    trained = _load(values)
+    trained = load(values.workdir, values.checkpoint)
     given = {name: values[name].value for name in PostProcess._fields}
     given = {name: value for name, value in given.items() if value is not None}
     post = postprocess.make({**trained.config.get('colorize', {}), **given})
@@ -271,16 +289,6 @@ def _colorize(
         post,
         stopping,
     )
-
-
-def _load(values: flags.FlagValues) -> Trained:
-    """The network that the flags name, on one device."""
-    one = sharding.make_mesh(devices=jax.local_devices()[:1])
-    if values.workdir is None:
-        return released.load(one)
-    config, system, state = checkpoint.load(Path(values.workdir), values.checkpoint, one)
-    variables = state_lib.generator_variables(state)
-    return Trained(values.workdir, config, system, variables, int(state.step))
 
 
 if __name__ == '__main__':

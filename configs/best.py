@@ -1,7 +1,7 @@
 """The recipe of the weights that come inside the package: what won under equal budgets.
 
-python -m chromagan_jax.main --config=configs/best.py \
-    --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
+    python -m chromagan_jax.main --config=configs/best.py \
+        --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
 
 pix2pix at a size and width that a CPU can train, one discriminator update a step and a learning
 rate of the generator that falls along a cosine while the discriminator's stays.

@@ -17,7 +17,7 @@ from chromagan_jax import config as config_lib
 from chromagan_jax import sharding, state, steps
 from chromagan_jax.data.inputs import open_sources
 from chromagan_jax.errors import UserError
-from configs import base
+from configs import base, best
 
 FOLDER = Path(base.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem != '__init__')
@@ -198,3 +198,20 @@ def test_a_config_tells_its_command(name):
     docstring = importlib.import_module(f'configs.{name}').__doc__
     assert docstring is not None
     assert f'python -m chromagan_jax.main --config=configs/{name}.py' in docstring
+
+
+@pytest.mark.parametrize('change', best.CHANGES)
+def test_a_change_of_the_recipe_changes_the_fields_that_it_names_and_can_be_trained(change):
+    plain, changed = fields(from_import('best')), fields(from_import(f'best:{change}'))
+    assert plain.keys() == changed.keys()
+    differing = {name for name in plain if plain[name] != changed[name]}
+    assert differing
+    assert differing <= set(best.CHANGES[change])
+    assert config_lib.validate(runnable(f'best:{change}')) is None
+
+
+def test_changes_of_the_recipe_add_up_and_unknown_ones_are_named():
+    both = fields(from_import('best:seed+no_ema'))
+    assert (both['seed'], both['ema']) == (1, 0.0)
+    with pytest.raises(UserError, match="not 'colour'"):
+        from_import('best:seed+colour')

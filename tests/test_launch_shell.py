@@ -369,3 +369,40 @@ def test_slurm_eval_follows_the_training_on_the_same_conventions(run: Run) -> No
     ]
     code, started, _ = run(EVAL, codes='75', SLURM_JOB_ID='17')
     assert (code, started[1:]) == (75, ['scontrol requeue 17'])
+
+
+def test_the_released_weights_are_trained_in_stages_each_from_the_one_before(run: Run) -> None:
+    stages = {'SIZES': '32 64 128', 'STEPS': '5 6 7', 'TRAIN': 'my photos', 'VAL': 'b'}
+    code, started, said = run(LAUNCH / 'train_released.sh', '--dry-run', RUNS='r', **stages)
+    assert (code, started) == (0, [])
+    *trainings, release = [shlex.split(line) for line in said.splitlines()]
+    for line, size, steps, before in zip(
+        trainings, (32, 64, 128), (5, 6, 7), ('', 'r/32', 'r/64'), strict=True
+    ):
+        assert f'WORKDIR=r/{size}' in line
+        wanted = {
+            'data.size': size,
+            'steps': steps,
+            'init_from': before,
+            'data.source': 'my photos',
+        }
+        assert {f'--config.{name}={value}' for name, value in wanted.items()} <= set(line)
+    assert '--workdir=r/128' in release
+
+
+@pytest.mark.parametrize(
+    ('settings', 'sentence'),
+    [
+        ({'TRAIN': 'a'}, 'TRAIN and VAL name the photographs: set both, see --help'),
+        (
+            {'TRAIN': 'a', 'VAL': 'b', 'SIZES': '64', 'STEPS': '1 2'},
+            'SIZES has 1 stages and STEPS 2',
+        ),
+    ],
+)
+def test_weights_are_not_trained_on_half_a_description(
+    run: Run, settings: Mapping[str, str], sentence: str
+) -> None:
+    code, started, said = run(LAUNCH / 'train_released.sh', **settings)
+    assert (code, started) == (1, [])
+    assert sentence in said

@@ -1,0 +1,135 @@
+"""Photographs as trained generators colorize them, side by side in one picture, for eyes.
+
+    python launch/sheet.py --output=sheet.jpg PATH...
+    python launch/sheet.py --output=sheet.jpg --run=ours=runs/a --run=theirs=runs/b PATH...
+
+A PATH is a photograph or a folder, of which --each photographs are shown, evenly picked. A row is a
+photograph: gray, a column for each --run NAME=WORKDIR (without any, the released weights), and the
+photograph itself, which is gray too if it is a genuine black-and-white one. Each generator sees
+photographs at the size at which it was evaluated; what is shown is the middle square, at --cell px.
+
+Exit codes: 0 done; 1 a mistake, told in one sentence.
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from chromagan_jax import color, files, writers
+from chromagan_jax.colorize import colorize, load
+from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
+from chromagan_jax.data.sources import Folder
+from chromagan_jax.errors import UserError
+from chromagan_jax.released import Trained
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # launch is in no installed package
+
+from launch.compare import Parser  # noqa: E402
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        args = parse(argv)
+        photographs = [read(path) for path in choose(args.paths, args.each)]
+        files.write_atomically(Path(args.output), draw(photographs, networks(args.run), args.cell))
+    except UserError as error:
+        print(f'sheet: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The flags; raises UserError if one is missing or impossible."""
+    parser = Parser(
+        usage='python launch/sheet.py --output=FILE [FLAG...] PATH...',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument('paths', nargs='*', help='photographs and folders of them')
+    parser.add_argument('--output', default='', help='the picture, a .jpg')
+    parser.add_argument('--run', default=[], action='append', help='NAME=WORKDIR, a column')
+    parser.add_argument('--each', default=24, type=int, help='photographs of each folder (24)')
+    parser.add_argument('--cell', default=128, type=int, help='px, of a photograph (128)')
+    args = parser.parse_args(argv)
+    if not args.paths:
+        raise UserError('No photograph is named: add a file or a folder.')
+    if Path(args.output).suffix != '.jpg':
+        raise UserError(f'--output must be a .jpg file, not {args.output!r}.')
+    for name in ('each', 'cell'):
+        if getattr(args, name) < 1:
+            raise UserError(f'--{name} must be 1 or more, not {getattr(args, name)}.')
+    return args
+
+
+def choose(paths: Sequence[str], each: int) -> list[Path]:
+    """The photographs, those of folders evenly picked from the sorted names."""
+    chosen = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            names = Folder.scan(str(path), path).names
+            count = min(each, len(names))
+            chosen += [path / names[i * len(names) // count] for i in range(count)]
+        else:
+            chosen.append(path)
+    return chosen
+
+
+def read(path: Path) -> np.ndarray:
+    """Its pixels, (H, W, 3) uint8."""
+    try:
+        return decode(path.read_bytes())
+    except (OSError, UnreadableImage) as error:
+        raise UserError(f'{path} cannot be read ({error}): name others.') from error
+
+
+def networks(runs: Sequence[str]) -> dict[str, Trained]:
+    """The generators by the names of their columns."""
+    if not runs:
+        return {'colorized': load()}
+    named = {}
+    for run in runs:
+        name, equals, workdir = run.partition('=')
+        if not equals or not name:
+            raise UserError(f'--run must be NAME=WORKDIR, not {run!r}.')
+        named[name] = load(workdir)
+    return named
+
+
+def draw(photographs: Sequence[np.ndarray], networks: dict[str, Trained], cell: int) -> bytes:
+    """The picture, as a JPEG."""
+    columns = {'gray': [gray(photograph) for photograph in photographs]}
+    for name, trained in networks.items():
+        columns[name] = colorize(photographs, trained.system, trained.variables, trained.size)
+    columns['original'] = list(photographs)
+    rows = [
+        [middle(picture, cell) for picture in row] for row in zip(*columns.values(), strict=True)
+    ]
+    buffer = io.BytesIO()
+    Image.fromarray(writers.sample_grid(rows, list(columns))).save(buffer, 'JPEG', quality=88)
+    return buffer.getvalue()
+
+
+def gray(photograph: np.ndarray) -> np.ndarray:
+    """Its lightness alone."""
+    lightness, _ = color.encode(photograph[None], 'lab')
+    rgb = color.to_rgb(lightness, color.gray_target(lightness, 2))
+    return (np.asarray(rgb[0]) * 255).round().astype(np.uint8)
+
+
+def middle(picture: np.ndarray, cell: int) -> np.ndarray:
+    """Its middle square at `cell` px."""
+    return resize(crop_square(picture, min(picture.shape[:2])), cell, cell)
+
+
+if __name__ == '__main__':
+    logging.set_verbosity(logging.ERROR)
+    sys.exit(main(sys.argv[1:]))

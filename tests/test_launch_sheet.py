@@ -1,0 +1,80 @@
+"""The sheet of photographs for eyes, with the released weights and with those of a run."""
+
+import io
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from chromagan_jax import writers
+from chromagan_jax.colorize import colorize, load
+from launch import sheet
+
+CELL = 32
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Five photographs: squares of one that get brighter from name to name."""
+    folder = tmp_path_factory.mktemp('photographs')
+    for i in range(5):
+        pixels = skimage.data.astronaut()[40 * i : 40 * i + 150, 100:250]
+        Image.fromarray(pixels).save(folder / f'{i}.png')
+    return folder
+
+
+def test_a_sheet_shows_gray_what_colorize_makes_and_the_original(folder, tmp_path):
+    assert (
+        sheet.main([f'--output={tmp_path / "s.jpg"}', f'--cell={CELL}', str(folder / '0.png')]) == 0
+    )
+    trained, pixels = load(), np.asarray(Image.open(folder / '0.png'))
+    (made,) = colorize([pixels], trained.system, trained.variables, trained.size)
+    row = [sheet.middle(picture, CELL) for picture in (sheet.gray(pixels), made, pixels)]
+    expected = writers.sample_grid([row], ['gray', 'colorized', 'original']).astype(float)
+    shown = np.asarray(Image.open(tmp_path / 's.jpg'), float)
+    assert shown.shape == expected.shape
+    assert np.abs(shown - expected).mean() < 3  # what a JPEG of quality 88 changes
+    assert np.abs(row[1].astype(int) - row[0]).mean() > 3  # it is in colour
+
+
+def test_the_gray_column_is_gray_and_as_light_as_the_photograph():
+    pixels = skimage.data.astronaut()[:64, :64]
+    gray = sheet.gray(pixels)
+    assert np.ptp(gray.astype(int), axis=2).max() <= 1
+    lightness = skimage.color.rgb2lab(pixels)[..., 0]
+    assert np.abs(skimage.color.rgb2lab(gray)[..., 0] - lightness).max() < 0.6
+
+
+def test_of_a_folder_photographs_are_picked_evenly_and_files_are_kept(folder):
+    names = [path.name for path in sheet.choose([str(folder), str(folder / '4.png')], each=2)]
+    assert names == ['0.png', '2.png', '4.png']
+    assert len(sheet.choose([str(folder)], each=9)) == 5
+
+
+def test_a_column_for_each_run(folder):
+    trained = load()
+    data = sheet.draw([sheet.read(folder / '0.png')] * 2, {'a': trained, 'b': trained}, CELL)
+    picture = Image.open(io.BytesIO(data))
+    lone = Image.open(io.BytesIO(sheet.draw([sheet.read(folder / '0.png')], {'a': trained}, CELL)))
+    assert picture.width > lone.width
+    assert picture.height > lone.height
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (['--output=s.jpg'], 'No photograph is named: add a file or a folder.'),
+        (['--output=s.gif', 'a.png'], "--output must be a .jpg file, not 's.gif'."),
+        (['--output=s.jpg', '--cell=0', 'a.png'], '--cell must be 1 or more, not 0.'),
+        (['--output=s.jpg', 'missing.png'], 'missing.png cannot be read'),
+        (['--output=s.jpg', '--run=runs/a', 'FILE'], "--run must be NAME=WORKDIR, not 'runs/a'."),
+        (['--output=s.jpg', '--run=a=none', 'FILE'], 'none'),
+    ],
+)
+def test_a_mistake_ends_in_a_sentence(arguments, sentence, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert sheet.main([a.replace('FILE', str(folder / '0.png')) for a in arguments]) == 1
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count('\n') == 1
