@@ -3,10 +3,11 @@
     python launch/sheet.py --output=sheet.jpg PATH...
     python launch/sheet.py --output=sheet.jpg --run=ours=runs/a --run=theirs=runs/b PATH...
 
-A PATH is a photograph or a folder, of which --each photographs are shown, evenly picked. A row is a
-photograph: gray, a column for each --run NAME=WORKDIR (without any, the released weights), and the
-photograph itself, which is gray too if it is a genuine black-and-white one. Each generator sees
-photographs at the size at which it was evaluated; what is shown is the middle square, at --cell px.
+A PATH is a photograph, or a folder or what else data.source takes (sample), of which --each are
+shown, evenly picked. A row is a photograph: gray, a column for each --run NAME=WORKDIR (without
+any, the released weights), and the photograph itself, which is gray too if it is a genuine
+black-and-white one. Each generator sees photographs at the size at which it was evaluated; what is
+shown is the middle square, at --cell px.
 
 Exit codes: 0 done; 1 a mistake, told in one sentence.
 """
@@ -23,8 +24,9 @@ from PIL import Image
 
 from chromagan_jax import color, files, writers
 from chromagan_jax.colorize import colorize, load
+from chromagan_jax.data.crops import read_image
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
-from chromagan_jax.data.sources import Folder
+from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.released import Trained
 
@@ -38,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     try:
         args = parse(argv)
-        photographs = [read(path) for path in choose(args.paths, args.each)]
+        photographs = [picture for path in args.paths for picture in read(path, args.each)]
         files.write_atomically(Path(args.output), draw(photographs, networks(args.run), args.cell))
     except UserError as error:
         print(f'sheet: {error}', file=sys.stderr)
@@ -54,10 +56,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument('paths', nargs='*', help='photographs and folders of them')
+    parser.add_argument('paths', nargs='*', help='photographs and folders of them, or sample')
     parser.add_argument('--output', default='', help='the picture, a .jpg')
     parser.add_argument('--run', default=[], action='append', help='NAME=WORKDIR, a column')
-    parser.add_argument('--each', default=24, type=int, help='photographs of each folder (24)')
+    parser.add_argument('--each', default=24, type=int, help='photographs of a folder (24)')
     parser.add_argument('--cell', default=128, type=int, help='px, of a photograph (128)')
     args = parser.parse_args(argv)
     if not args.paths:
@@ -70,23 +72,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def choose(paths: Sequence[str], each: int) -> list[Path]:
-    """The photographs, those of folders evenly picked from the sorted names."""
-    chosen = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            names = Folder.scan(str(path), path).names
-            count = min(each, len(names))
-            chosen += [path / names[i * len(names) // count] for i in range(count)]
-        else:
-            chosen.append(path)
-    return chosen
-
-
-def read(path: Path) -> np.ndarray:
-    """Its pixels, (H, W, 3) uint8."""
+def read(path: str, each: int) -> list[np.ndarray]:
+    """The photograph, or those that are picked of a source; (H, W, 3) uint8 each."""
     try:
-        return decode(path.read_bytes())
+        if Path(path).is_file():
+            return [decode(Path(path).read_bytes())]
+        source = make_source(path, 'train')
+        count = min(each, len(source))
+        return [read_image(source, i * len(source) // count)[0] for i in range(count)]
     except (OSError, UnreadableImage) as error:
         raise UserError(f'{path} cannot be read ({error}): name others.') from error
 

@@ -47,16 +47,20 @@ def test_the_gray_column_is_gray_and_as_light_as_the_photograph():
 
 
 def test_of_a_folder_photographs_are_picked_evenly_and_files_are_kept(folder):
-    names = [path.name for path in sheet.choose([str(folder), str(folder / '4.png')], each=2)]
-    assert names == ['0.png', '2.png', '4.png']
-    assert len(sheet.choose([str(folder)], each=9)) == 5
+    whole = sheet.read(str(folder), each=9)
+    assert len(whole) == 5
+    for got, wanted in zip(sheet.read(str(folder), each=2), (whole[0], whole[2]), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    (last,) = sheet.read(str(folder / '4.png'), each=2)
+    np.testing.assert_array_equal(last, whole[4])
+    assert len(sheet.read('sample', each=3)) == 3
 
 
 def test_a_column_for_each_run(folder):
     trained = load()
-    data = sheet.draw([sheet.read(folder / '0.png')] * 2, {'a': trained, 'b': trained}, CELL)
+    data = sheet.draw(sheet.read(str(folder), 2), {'a': trained, 'b': trained}, CELL)
     picture = Image.open(io.BytesIO(data))
-    lone = Image.open(io.BytesIO(sheet.draw([sheet.read(folder / '0.png')], {'a': trained}, CELL)))
+    lone = Image.open(io.BytesIO(sheet.draw(sheet.read(str(folder), 1), {'a': trained}, CELL)))
     assert picture.width > lone.width
     assert picture.height > lone.height
 
@@ -67,7 +71,7 @@ def test_a_column_for_each_run(folder):
         (['--output=s.jpg'], 'No photograph is named: add a file or a folder.'),
         (['--output=s.gif', 'a.png'], "--output must be a .jpg file, not 's.gif'."),
         (['--output=s.jpg', '--cell=0', 'a.png'], '--cell must be 1 or more, not 0.'),
-        (['--output=s.jpg', 'missing.png'], 'missing.png cannot be read'),
+        (['--output=s.jpg', 'missing.png'], 'missing.png does not exist'),
         (['--output=s.jpg', '--run=runs/a', 'FILE'], "--run must be NAME=WORKDIR, not 'runs/a'."),
         (['--output=s.jpg', '--run=a=none', 'FILE'], 'none'),
     ],
