@@ -4,7 +4,14 @@
         --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
 
 pix2pix at a size and width that a CPU can train, one discriminator update a step and a learning
-rate of the generator that falls along a cosine while the discriminator's stays.
+rate of the generator that falls along a cosine while the discriminator's stays. docs/recipe.md says
+what else was tried.
+
+Measured on two cores of a Xeon with 14,910 photographs: 75 images/s, 26 minutes in all; on 500
+others at 64 px PSNR 21.3 dB (gray 22.2), colorfulness 35 of 42, 0.25 of gray's Frechet distance.
+launch/train_released.sh goes on from there at 128 px, nine minutes more: PSNR 21.2 dB, colorfulness
+34 of 43, 0.37 of gray's distance. Skies, water and plants are found; the rest is guessed at, with
+red and blue blotches.
 
 configs/best.py:CHANGE+CHANGE is the recipe with some of the CHANGES below, each one thing to try;
 launch/compare.py --systems=best,best:hinge,... trains and scores them side by side.

@@ -14,6 +14,7 @@ Exit codes: 0 done; 1 a mistake, told in one sentence.
 
 import argparse
 import io
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # launch is in no installed package
 
 from launch.compare import Parser  # noqa: E402
+from launch.table import GAP  # noqa: E402
 
 
 def main(argv: Sequence[str]) -> int:
@@ -106,9 +108,22 @@ def draw(photographs: Sequence[np.ndarray], networks: dict[str, Trained], cell: 
     rows = [
         [middle(picture, cell) for picture in row] for row in zip(*columns.values(), strict=True)
     ]
+    # Somewhat wider than high.
+    across = math.ceil((len(rows) / len(columns)) ** 0.5)
+    down = -(-len(rows) // across)
+    rows += [[np.full_like(rows[0][0], 255)] * len(columns)] * (across * down - len(rows))
+    blocks = [stacked(rows[i * down : (i + 1) * down], list(columns)) for i in range(across)]
     buffer = io.BytesIO()
-    Image.fromarray(writers.sample_grid(rows, list(columns))).save(buffer, 'JPEG', quality=88)
+    Image.fromarray(np.concatenate(blocks, axis=1)).save(buffer, 'JPEG', quality=88)
     return buffer.getvalue()
+
+
+def stacked(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str]) -> np.ndarray:
+    """Rows of pictures below one line of labels."""
+    gap = ((0, GAP), (0, 0), (0, 0))
+    padded = [[np.pad(picture, gap, constant_values=255) for picture in row] for row in rows]
+    columns = [np.concatenate(column) for column in zip(*padded, strict=True)]
+    return writers.sample_grid([columns], labels)
 
 
 def gray(photograph: np.ndarray) -> np.ndarray:

@@ -31,6 +31,8 @@ def test_a_sheet_shows_gray_what_colorize_makes_and_the_original(folder, tmp_pat
     trained, pixels = load(), np.asarray(Image.open(folder / '0.png'))
     (made,) = colorize([pixels], trained.system, trained.variables, trained.size)
     row = [sheet.middle(picture, CELL) for picture in (sheet.gray(pixels), made, pixels)]
+    below = ((0, sheet.GAP), (0, 0), (0, 0))
+    row = [np.pad(picture, below, constant_values=255) for picture in row]
     expected = writers.sample_grid([row], ['gray', 'colorized', 'original']).astype(float)
     shown = np.asarray(Image.open(tmp_path / 's.jpg'), float)
     assert shown.shape == expected.shape
@@ -54,6 +56,13 @@ def test_of_a_folder_photographs_are_picked_evenly_and_files_are_kept(folder):
     (last,) = sheet.read(str(folder / '4.png'), each=2)
     np.testing.assert_array_equal(last, whole[4])
     assert len(sheet.read('sample', each=3)) == 3
+
+
+def test_many_photographs_stand_in_blocks_side_by_side_each_once():
+    values = [[np.full((CELL, CELL, 3), 10 * i + c, np.uint8) for c in range(3)] for i in range(3)]
+    block = sheet.stacked(values, 'abc')
+    assert {10 * i + c for i in range(3) for c in range(3)} <= set(np.unique(block))
+    assert block.shape[0] > 3 * CELL
 
 
 def test_a_column_for_each_run(folder):
