@@ -20,6 +20,7 @@ from tests.test_configs import runnable
 SLOW = pytest.mark.slow  # the other systems have networks and losses of the same kinds
 SMALLEST = {  # px
     'base': 32,
+    'best': 64,
     'chromagan': 24,
     'chromatic_dreams': 92,
     'image_colorizer': 128,
