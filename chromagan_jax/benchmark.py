@@ -36,14 +36,13 @@ from absl import app, flags, logging
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from chromagan_jax import color, jobs, sharding, startup, steps, train
+from chromagan_jax import color, jobs, models, sharding, startup, steps, train
 from chromagan_jax import main as main_lib
 from chromagan_jax import state as state_lib
 from chromagan_jax.colorize import colorize, make_predict
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.inputs import open_sources, training_input
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import vgg
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Measurements of each figure.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps of a measurement.')
@@ -147,8 +146,7 @@ def step_seconds(config: Any, step: Callable[..., Any], count: int) -> list[floa
     mesh = sharding.make_mesh(config.mesh.fsdp)
     system = state_lib.make_system(config, mesh)
     state = state_lib.create_state(system, config, mesh)
-    vgg16 = vgg.load(Path(config.vgg16)) if config.vgg16 else None
-    teacher = startup.place_teacher(system, vgg16, mesh)
+    teacher = startup.place_teacher(system, models.load_pretrained(config).get('vgg16'), mesh)
     rng = np.random.default_rng(0)
 
     def random(leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -250,6 +250,17 @@ def to_rgb(condition: ArrayT, target: ArrayT) -> ArrayT:
     return _namespace(target).clip(target.astype(np.float32), 0, 1)
 
 
+def gray_of_condition(condition: jax.Array, channels: int) -> jax.Array:
+    """The sRGB value in [0, 1] of a condition; (..., 1) float32.
+
+    Args:
+      condition: (..., 1), as the module says.
+      channels: of the target: 2 for `lab`, 3 for `rgb`.
+    """
+    gray = jnp.asarray(condition, jnp.float32)
+    return lightness_to_gray((gray + 1) * 50) if channels == TARGET_CHANNELS['lab'] else gray
+
+
 def gray_target(condition: ArrayT, channels: int) -> ArrayT:
     """The target of the gray picture: no chroma in `lab`, the condition thrice in `rgb`.
 

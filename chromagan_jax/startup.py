@@ -1,6 +1,6 @@
 """How a run begins: what it says, the workdir that it claims, the state that it starts from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from chromagan_jax import state as state_lib
 from chromagan_jax.data import Source
 from chromagan_jax.data.inputs import NOT_HELD_OUT, is_held_out
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import vgg
 from chromagan_jax.state import GanState, System
 
 PyTree = Any
@@ -47,10 +46,13 @@ def starting_state(
     system: System,
     mesh: Mesh,
     checkpoints: checkpoint.Manager,
-    vgg16: PyTree | None,
+    pretrained: Mapping[str, PyTree],
     say: Callable[[str], None],
 ) -> GanState:
-    """The newest checkpoint's state, or a new one, with weights from `init_from` or VGG16's."""
+    """The newest checkpoint's state, or a new one, with weights from `init_from` or `pretrained`.
+
+    `pretrained` is what `models.load_pretrained` returns.
+    """
     abstract = state_lib.abstract_state(system, config, mesh)
     state = checkpoint.restore_newest(checkpoints, abstract, say)
     if state is not None:
@@ -60,11 +62,14 @@ def starting_state(
     if config.init_from:
         say(f'starts from the weights in {config.init_from}')
         return checkpoint.load_weights(config, Path(config.init_from), state, mesh)
-    if vgg16 is not None:
-        say(f'the backbone starts from VGG16 in {config.vgg16}')
-        return state_lib.with_backbone(state, vgg16)
-    if vgg.BACKBONE in state.generator.params:
-        say('the backbone starts from scratch: vgg16 names no file of weights')
+    for field, network in models.PRETRAINED.items():
+        if network.BACKBONE not in state.generator.params:
+            continue
+        if field in pretrained:
+            say(f"the generator's {network.TITLE} starts from {config[field]}")
+            state = state_lib.with_backbone(state, field, pretrained[field])
+        else:
+            say(f"the generator's {network.TITLE} starts from scratch: {field} names no file")
     return state
 
 

@@ -195,27 +195,30 @@ def abstract_teacher(system: System, config: Any, mesh: Mesh) -> PyTree | None:
     )
 
 
-def with_backbone(state: GanState, vgg16: PyTree) -> GanState:
-    """`state` with the generator's backbone, and its average, started from VGG16's parameters.
+def with_backbone(state: GanState, field: str, weights: PyTree) -> GanState:
+    """`state` with a backbone of the generator, and its average, started from pretrained weights.
+
+    Args:
+        state: whose generator has that backbone.
+        field: of the config, a key of `models.PRETRAINED`.
+        weights: parameters of that network; those that the backbone has not are left.
 
     Raises:
-        UserError: if the backbone has other widths than VGG16.
+        UserError: if the backbone has other widths than the network.
     """
-    params = state.generator.params
+    params, name = state.generator.params, models.PRETRAINED[field].BACKBONE
 
     def start(new: Array, old: np.ndarray) -> Array:
         if new.shape != old.shape:
             raise UserError(
-                f'vgg16 has a kernel of {old.shape} where the generator has {new.shape}: set '
+                f'{field} has a kernel of {old.shape} where the generator has {new.shape}: set '
                 'generator.width to 64.'
             )
         return jax.device_put(old.astype(new.dtype), new.sharding)
 
-    backbone = params[vgg.BACKBONE]
-    params = {
-        **params,
-        vgg.BACKBONE: jax.tree.map(start, backbone, {name: vgg16[name] for name in backbone}),
-    }
+    backbone = params[name]
+    started = jax.tree.map(start, backbone, {layer: weights[layer] for layer in backbone})
+    params = {**params, name: started}
     ema = state.ema
     if ema is not None:  # copied: a buffer that stands twice in the state could not be donated
         ema = {**ema, 'params': jax.tree.map(jnp.copy, params)}
@@ -236,11 +239,12 @@ def check_networks(system: System, config: Any) -> None:
         variables,
         jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32),
     )
-    if config.vgg16 and vgg.BACKBONE not in shapes.generator.params:
-        raise UserError(
-            f'vgg16 names a file, and the generator {config.generator.name!r} is not built on '
-            "VGG16: set it to ''."
-        )
+    for field, network in models.PRETRAINED.items():
+        if config[field] and network.BACKBONE not in shapes.generator.params:
+            raise UserError(
+                f'{field} names a file, and the generator {config.generator.name!r} is not built '
+                f"on {network.TITLE}: set it to ''."
+            )
     if system.objective.classes and not isinstance(output, models.Classified):
         raise UserError(
             f'objective.classes is set, and the generator {config.generator.name!r} has no class '

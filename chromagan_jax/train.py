@@ -11,7 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from chromagan_jax import checkpoint, evaluate, files, optim, sharding, startup, steps, writers
+from chromagan_jax import (
+    checkpoint,
+    evaluate,
+    files,
+    models,
+    optim,
+    sharding,
+    startup,
+    steps,
+    writers,
+)
 from chromagan_jax import config as config_lib
 from chromagan_jax import state as state_lib
 from chromagan_jax.data import report_unreadable
@@ -19,7 +29,6 @@ from chromagan_jax.data.decode import KINDS
 from chromagan_jax.data.inputs import evaluation_input, open_sources, training_input
 from chromagan_jax.errors import PreemptedError
 from chromagan_jax.journal import Journal, check_finite
-from chromagan_jax.models import vgg
 from chromagan_jax.preemption import stop_requests
 from chromagan_jax.pulse import Pulse
 from chromagan_jax.state import GanState, System
@@ -67,10 +76,10 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
         best = checkpoint.open_best(workdir)
         stack.enter_context(checkpoint.finishing(checkpoints, best))
         startup.claim_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
-        vgg16 = vgg.load(Path(config.vgg16)) if config.vgg16 else None
+        pretrained = models.load_pretrained(config)
         with pulse.phase('restore'):
-            state = startup.starting_state(config, system, mesh, checkpoints, vgg16, say)
-        teacher = startup.place_teacher(system, vgg16, mesh)
+            state = startup.starting_state(config, system, mesh, checkpoints, pretrained, say)
+        teacher = startup.place_teacher(system, pretrained.get('vgg16'), mesh)
         start = int(state.step)
         if start >= config.steps:
             say(f'step {start} is the last one: nothing is left to do')

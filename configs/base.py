@@ -37,6 +37,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.generator.name = 'unet'  # a key of models.GENERATORS
     config.generator.width = 32  # features of the first level
     config.generator.depth = 0  # halvings; 0: down to 1x1
+    config.generator.context = 'none'  # none, or squeezenet: a classifier beside the way down
     config.generator.norm = 'batch'  # batch, instance, group or none
     config.generator.dropout = 0.0  # rate, in the three levels after the innermost
     config.generator.test_mode = 'running'  # batch norm at test time: running, or batch (its own)
@@ -104,6 +105,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.checkpoint.max_to_keep = 2  # newest checkpoints kept
     config.checkpoint.best_metric = 'ab_mae'  # lower is better; the best is kept apart in best/
     config.init_from = ''  # a workdir whose newest weights a new run starts from
+    config.squeezenet = ''  # file of SqueezeNet's weights, for a generator with it for a context
     config.vgg16 = ''  # file of VGG16's weights, for a generator that is built on them (chromagan)
 
     config.colorize = ConfigDict()  # what chromagan_jax.colorize does beside; flags override it

@@ -26,11 +26,13 @@ from configs import base
 
 SPECTRAL = {'discriminator.norm': 'none', 'discriminator.spectral_norm': True}
 CHANGES: dict[str, dict[str, Any]] = {
-    'constant': {'generator_optimizer.schedule': 'constant'},  # as pix2pix begins
-    'both_cosine': {
-        'discriminator_optimizer.schedule': 'cosine',
-        'discriminator_optimizer.decay_from': 0.3,
+    'constant': {  # as pix2pix begins
+        'generator_optimizer.schedule': 'constant',
+        'discriminator_optimizer.schedule': 'constant',
     },
+    'discriminator_constant': {'discriminator_optimizer.schedule': 'constant'},
+    'no_context': {'generator.context': 'none'},
+    'adversarial_1': {'objective.adversarial_weight': 1.0},
     'fast': {'generator_optimizer.learning_rate': 5e-4},
     'hinge': SPECTRAL | {'objective.adversarial': 'hinge', 'objective.label_smoothing': 0.0},
     'spectral': SPECTRAL,
@@ -53,9 +55,13 @@ def get_config(arg: str = '') -> ConfigDict:
     config.discriminator_steps = 1
     config.generator.depth = 6  # down to 1x1 at 64 px, where training begins
     config.generator.dropout = 0.5
-    config.generator_optimizer.schedule = 'cosine'  # while the discriminator's stays as it is
-    config.generator_optimizer.decay_from = 0.3
+    config.generator.context = 'squeezenet'  # which starts from a file and learns on
+    config.objective.adversarial_weight = 0.5
+    for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
+        optimizer.schedule = 'cosine'
+        optimizer.decay_from = 0.3
 
+    config.squeezenet = ''  # to be named on the command line; '': from scratch
     config.data.source = ''  # to be named on the command line
     config.data.size = 64
     config.eval.source = ''

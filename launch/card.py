@@ -25,6 +25,31 @@ of these photographs is redistributed here, and no rights to any of them are gra
 
 The code of chromagan_jax is licensed under Apache-2.0.
 """
+SQUEEZENET = """
+The generator's part `squeezenet` began as the weights of SqueezeNet 1.1, which its authors publish
+at https://github.com/forresti/SqueezeNet under this licence:
+
+BSD LICENSE.
+
+Redistribution and use in source and binary forms, with or without modification, are permitted
+provided that the following conditions are met:
+
+1. Redistributions of source code must retain the above copyright notice, this list of conditions
+and the following disclaimer.
+
+2. Redistributions in binary form must reproduce the above copyright notice, this list of conditions
+and the following disclaimer in the documentation and/or other materials provided with the
+distribution.
+
+THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS AND CONTRIBUTORS "AS IS" AND ANY EXPRESS OR
+IMPLIED WARRANTIES, INCLUDING, BUT NOT LIMITED TO, THE IMPLIED WARRANTIES OF MERCHANTABILITY AND
+FITNESS FOR A PARTICULAR PURPOSE ARE DISCLAIMED. IN NO EVENT SHALL THE COPYRIGHT HOLDER OR
+CONTRIBUTORS BE LIABLE FOR ANY DIRECT, INDIRECT, INCIDENTAL, SPECIAL, EXEMPLARY, OR CONSEQUENTIAL
+DAMAGES (INCLUDING, BUT NOT LIMITED TO, PROCUREMENT OF SUBSTITUTE GOODS OR SERVICES; LOSS OF USE,
+DATA, OR PROFITS; OR BUSINESS INTERRUPTION) HOWEVER CAUSED AND ON ANY THEORY OF LIABILITY, WHETHER
+IN CONTRACT, STRICT LIABILITY, OR TORT (INCLUDING NEGLIGENCE OR OTHERWISE) ARISING IN ANY WAY OUT OF
+THE USE OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE.
+"""
 
 SCORES = ('psnr', 'ssim', 'ab_mae', 'colorfulness', 'colorfulness_gap', 'ab_histogram')
 SCORED = {  # columns of the evaluation: what config.json calls it -> heading, format
@@ -158,6 +183,12 @@ def card(
         loss=_loss(scores),
         license=LICENSE,
     )
+
+
+def notice(trained: Trained) -> str:
+    """LICENSE: of the weights, and of those that a part of them began as."""
+    context = trained.config.generator.get('context')
+    return NOTICE + (SQUEEZENET if context == 'squeezenet' else '')
 
 
 def _photographs(runs: Sequence[Stage]) -> str:

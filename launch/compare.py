@@ -36,6 +36,7 @@ from typing import Any, NoReturn
 
 import jax
 from absl import logging
+from ml_collections import ConfigDict
 
 from chromagan_jax import checkpoint, evaluate, files, images
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
@@ -95,7 +96,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add('--size', default=128, type=int, help='px, of training and of scoring (128)')
     text = 'of every system (4: many updates a minute on a CPU); 0: each its own'
     add('--batch_size', default=4, type=int, help=text)
-    add('--features', default='', help="SqueezeNet's weights, for Frechet distances (none)")
+    text = "SqueezeNet's weights, for Frechet distances and for systems that start from them (none)"
+    add('--features', default='', help=text)
     text = 'of --val in table.jpg: how many, evenly picked (8), or which files'
     add('--photographs', default=['8'], nargs='+', help=text)
     add('--table', action='store_true', help='only compare what OUT holds')
@@ -185,6 +187,8 @@ def overrides(name: str, args: argparse.Namespace, others: Sequence[str]) -> lis
     fields |= {'data.size': args.size, 'eval.size': args.size}
     fields |= {'eval_every': 0, 'sample_every': 0, 'checkpoint_every': 10**9}
     fields |= {'batch_size': args.batch_size} if args.batch_size else {}
+    if config_of(name).generator.get('context') == 'squeezenet':
+        fields['squeezenet'] = args.features
     own = [f'--config.{field}={value}' for field, value in fields.items()]
     module, colon, argument = name.partition(':')
     return [f'--config={ROOT}/configs/{module}.py{colon}{argument}', *own, *others]
@@ -192,10 +196,16 @@ def overrides(name: str, args: argparse.Namespace, others: Sequence[str]) -> lis
 
 def plateau(name: str, steps: int) -> list[str]:
     """The flag for ten evaluations, if the system's rates depend on them."""
+    patience = config_of(name).plateau.patience
+    return [f'--config.eval_every={max(1, steps // 10)}'] if patience else []
+
+
+def config_of(name: str) -> ConfigDict:
+    """The config of a system, 'NAME' or 'NAME:ARGUMENT' for configs/NAME.py."""
     module, colon, argument = name.partition(':')
     get_config = runpy.run_path(str(ROOT / 'configs' / f'{module}.py'))['get_config']
-    config = get_config(argument) if colon else get_config()
-    return [f'--config.eval_every={max(1, steps // 10)}'] if config.plateau.patience else []
+    config: ConfigDict = get_config(argument) if colon else get_config()
+    return config
 
 
 def run(folder: Path, module: str, *arguments: str) -> str:

@@ -133,7 +133,7 @@ def release(args: argparse.Namespace) -> None:
         'MODEL_CARD.md': card.card(
             rounded, runs, scores, note, commands, held_out, described['commit']
         ),
-        'LICENSE': card.NOTICE,
+        'LICENSE': card.notice(rounded),
         'log.jsonl': ''.join(f'{json.dumps(line)}\n' for line in record.log(runs)),
     }
     write(Path(args.output), texts, variables, described)

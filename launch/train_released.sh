@@ -4,8 +4,9 @@
 # Run it from the repository's root; started again with the same variables it goes on where it was.
 # On two CPU cores 40 minutes.
 #
-#   TRAIN=data/photos VAL=HELD_OUT_DIR launch/train_released.sh
-#   SIZES='128 256' STEPS='50000 20000' BATCH=64 TRAIN=... VAL=... launch/train_released.sh
+#   TRAIN=data/photos VAL=HELD_OUT_DIR SQUEEZENET=squeezenet1_1.npz launch/train_released.sh
+#   SIZES='128 256' STEPS='50000 20000' BATCH=64 TRAIN=... VAL=... SQUEEZENET=... \
+#       launch/train_released.sh
 #                                                        more of it, where there is a GPU
 #
 # --help prints this, --dry-run the commands that would run. Variables, from the environment:
@@ -14,7 +15,8 @@
 #   TRAIN     photographs to train on, as data.source takes them (chromagan_jax.prepare makes one
 #             such data set of several folders)
 #   VAL       photographs to score on, none of them in TRAIN
-#   FEATURES  SqueezeNet's weights, for Frechet distances (none)
+#   SQUEEZENET  weights of SqueezeNet, as eval.features takes them: the generator starts from them,
+#             and they measure Frechet distances
 #   RUNS      where the runs are written, a folder for each size (runs/released)
 #   OUTPUT    where the release is written (chromagan_jax/weights)
 #   SIZES     px, of the crops of one stage after the other (64 128)
@@ -25,7 +27,7 @@ set -euo pipefail
 PYTHON=${PYTHON:-python}
 TRAIN=${TRAIN:-}
 VAL=${VAL:-}
-FEATURES=${FEATURES:-}
+SQUEEZENET=${SQUEEZENET:-}
 RUNS=${RUNS:-runs/released}
 OUTPUT=${OUTPUT:-chromagan_jax/weights}
 read -ra SIZES <<<"${SIZES:-64 128}"
@@ -48,6 +50,7 @@ case ${1:-} in
     *) fail "there is no '$1': see --help" ;;
 esac
 [[ $TRAIN && $VAL ]] || fail 'TRAIN and VAL name the photographs: set both, see --help'
+[[ $SQUEEZENET ]] || fail 'SQUEEZENET names the weights that the generator starts from: see --help'
 [[ ${#SIZES[@]} == "${#STEPS[@]}" && ${#SIZES[@]} -gt 0 ]] ||
     fail "SIZES has ${#SIZES[@]} stages and STEPS ${#STEPS[@]}: name a number of steps for each size"
 
@@ -59,13 +62,14 @@ run() {
     fi
 }
 
-before=
+start=squeezenet=$SQUEEZENET
 for stage in "${!SIZES[@]}"; do
     size=${SIZES[$stage]} workdir=$RUNS/$size
     run env "PYTHON=$PYTHON" CONFIG=configs/best.py "WORKDIR=$workdir" launch/local.sh \
-        "--config.data.source=$TRAIN" "--config.eval.source=$VAL" "--config.eval.features=$FEATURES" \
+        "--config.data.source=$TRAIN" "--config.eval.source=$VAL" "--config.eval.features=$SQUEEZENET" \
         "--config.data.size=$size" "--config.steps=${STEPS[$stage]}" "--config.batch_size=$BATCH" \
-        "--config.init_from=$before"
-    before=$workdir
+        "--config.$start"
+    start=init_from=$workdir
 done
-run "$PYTHON" launch/release.py "--workdir=$before" "--val=$VAL" "--features=$FEATURES" "--output=$OUTPUT"
+run "$PYTHON" launch/release.py "--workdir=$workdir" "--val=$VAL" "--features=$SQUEEZENET" \
+    "--output=$OUTPUT"

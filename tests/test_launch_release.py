@@ -132,7 +132,7 @@ def test_the_card_tells_of_both_runs_and_of_the_data(runs, made):
     described = read(made / 'config.json')
     assert described['commit'] in text
     assert [stage['run'] for stage in described['started_from']] == ['first']
-    assert (made / 'LICENSE').read_text() == card.NOTICE
+    assert (made / 'LICENSE').read_text() == card.NOTICE  # no context, no notice of it
 
 
 def test_the_log_holds_both_runs(runs, made):

@@ -230,6 +230,8 @@ def test_what_is_released_fits_what_it_says():
         assert re.search(rf'^\| {row["size"]} \| {row["weights"]} \| ', card, re.M)
     assert note['commit'] in card
     notice = (released.WEIGHTS / 'LICENSE').read_text()
+    on_squeezenet = note['config']['generator'].get('context') == 'squeezenet'
+    assert on_squeezenet == ('BSD LICENSE' in notice) == ('`squeezenet`' in notice)
     assert notice.startswith('SPDX-License-Identifier: CC-BY-NC-4.0\n')
 
 

@@ -93,18 +93,19 @@ def plain_pool(x):
     return np.array(windows)
 
 
-def plain_features(kernels, seen):
-    """Of one picture as the network of the file wants to see it, (H, W, 3) -> (512,)."""
-    x = plain_conv(seen, *kernels['conv1'], stride=2)
+def plain_maps(kernels, seen):
+    """Of one picture as the network of the file wants to see it, (H, W, 3): at strides 2 to 16."""
+    x, maps = plain_conv(seen, *kernels['conv1'], stride=2), []
     for number in range(2, 9):
         if number in (2, 4, 6):
+            maps.append(x)
             x = plain_pool(x)
         x = plain_conv(x, *kernels[f'fire{number}/squeeze1x1'])
         ones = plain_conv(x, *kernels[f'fire{number}/expand1x1'])
         x = np.concatenate(
             [ones, plain_conv(x, *kernels[f'fire{number}/expand3x3'], padding=1)], -1
         )
-    return x.mean((0, 1))
+    return [*maps, x]
 
 
 def caffe(rgb):
@@ -126,7 +127,7 @@ def assert_features(path, kernels, pictures, normalized):
     got = jax.jit(squeezenet.features)(squeezenet.load(path), jnp.asarray(pictures))
     assert (got.shape, got.dtype) == ((2, 512), jnp.float32)
     for features, picture in zip(got, pictures.astype(np.float64), strict=True):
-        expected = plain_features(kernels, normalized(picture))
+        expected = plain_maps(kernels, normalized(picture))[-1].mean((0, 1))
         assert expected.std() > 0.1
         np.testing.assert_allclose(features, expected, atol=1e-5 * expected.max())
 
@@ -208,3 +209,35 @@ def test_the_smallest_picture_has_features_and_a_smaller_one_is_named(kernels, t
     assert np.isfinite(squeezenet.features(params, jnp.ones((1, 17, 18, 3)))).all()
     with pytest.raises(UserError, match=r'17 px or more, not 18 x 16: raise eval\.size'):
         squeezenet.features(params, jnp.ones((1, 18, 16, 3)))
+
+
+@pytest.mark.parametrize('size', [(32, 48), (20, 16)])
+def test_the_backbone_has_the_maps_of_a_gray_picture_that_is_one_px_larger(kernels, tmp_path, size):
+    params = squeezenet.load(save_tfjs(tmp_path / 'tfjs', kernels))
+    gray = np.random.default_rng(2).random((1, *size, 1)).astype(np.float32)
+    got = squeezenet.Backbone().apply({'params': params}, jnp.asarray(gray))
+    larger = np.pad(gray[0].astype(np.float64), ((0, 1), (0, 1), (0, 0)), mode='edge')
+    expected = plain_maps(kernels, caffe(larger.repeat(3, axis=2)))
+    for level, (ours, plain) in enumerate(zip(got, expected, strict=True), start=1):
+        assert ours.shape == (1, size[0] >> level, size[1] >> level, 32 << level)
+        np.testing.assert_allclose(ours[0], plain, atol=1e-4 * plain.max())
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_the_backbone_learns_but_for_its_first_convolution(kernels, tmp_path, dtype):
+    params = squeezenet.load(save_tfjs(tmp_path / 'tfjs', kernels))
+    gray = jnp.asarray(np.random.default_rng(3).random((2, 32, 32, 1)), jnp.float32)
+
+    module = squeezenet.Backbone(dtype=dtype)
+
+    def loss(params):
+        return jnp.square(module.apply({'params': params}, gray)[-1]).mean()
+
+    for name, layer in jax.jit(jax.grad(loss))(params).items():
+        assert bool(jnp.any(layer['kernel'] != 0)) == (name != 'conv1'), name
+
+
+def test_a_picture_too_small_for_the_backbone_is_named(kernels, tmp_path):
+    params = squeezenet.load(save_tfjs(tmp_path / 'tfjs', kernels))
+    with pytest.raises(UserError, match=r'16 px or more, not 16 x 15: raise the size'):
+        squeezenet.Backbone().apply({'params': params}, jnp.ones((1, 16, 15, 1)))

@@ -2,10 +2,10 @@ import jax
 import numpy as np
 import pytest
 
-from chromagan_jax import checkpoint, sharding, startup
+from chromagan_jax import checkpoint, models, sharding, startup
 from chromagan_jax import state as state_lib
 from chromagan_jax.data.inputs import open_sources
-from chromagan_jax.models import vgg
+from chromagan_jax.models import squeezenet, vgg
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def test_a_run_without_a_class_term_does_not_speak_of_it(tiny, tmp_path, capfd):
     assert 'the class' not in said_by(tiny, tmp_path, capfd)
 
 
-def started(config, tmp_path, vgg16=None):
+def started(config, tmp_path, **pretrained):
     mesh = sharding.make_mesh()
     system = state_lib.make_system(config, mesh)
     said = []
     manager = checkpoint.open_checkpoints(tmp_path, 1)
     with checkpoint.finishing(manager):
-        state = startup.starting_state(config, system, mesh, manager, vgg16, said.append)
+        state = startup.starting_state(config, system, mesh, manager, pretrained, said.append)
         checkpoint.save(manager, int(state.step), state)
     return state, said
 
@@ -55,16 +55,28 @@ def test_a_backbone_starts_from_vgg16_once_and_is_then_resumed(chromagan, tmp_pa
     seen = np.zeros((1, 32, 32, 3), np.float32)
     file = jax.jit(vgg.VGG16(width=4, classes=3).init)(jax.random.key(7), seen)['params']
     _, said = started(chromagan, tmp_path / 'scratch')
-    assert said == ['the backbone starts from scratch: vgg16 names no file of weights']
+    assert said == ["the generator's VGG16 starts from scratch: vgg16 names no file"]
     chromagan.vgg16 = 'vgg16.npz'
-    state, said = started(chromagan, tmp_path / 'file', file)
-    assert said == ['the backbone starts from VGG16 in vgg16.npz']
+    state, said = started(chromagan, tmp_path / 'file', vgg16=file)
+    assert said == ["the generator's VGG16 starts from vgg16.npz"]
     kernel = state.generator.params['backbone']['conv4_3']['kernel']
     np.testing.assert_array_equal(kernel, file['conv4_3']['kernel'])
     other = jax.tree.map(lambda leaf: leaf + 1, file)
-    again, said = started(chromagan, tmp_path / 'file', other)
+    again, said = started(chromagan, tmp_path / 'file', vgg16=other)
     assert said == ['resumed from step 0']
     np.testing.assert_array_equal(again.generator.params['backbone']['conv4_3']['kernel'], kernel)
+
+
+def test_a_context_starts_from_squeezenet_in_the_weights_and_their_average(
+    tiny, tmp_path, features
+):
+    tiny.generator.context, tiny.squeezenet = 'squeezenet', str(features)
+    state, said = started(tiny, tmp_path, **models.load_pretrained(tiny))
+    assert said == [f"the generator's SqueezeNet starts from {features}"]
+    file = squeezenet.load(features)
+    for params in (state.generator.params, state.ema['params']):
+        assert set(params['squeezenet']) == set(file)
+        jax.tree.map(np.testing.assert_array_equal, params['squeezenet'], file)
 
 
 def test_a_network_without_a_backbone_says_nothing_of_one(tiny, tmp_path):

@@ -88,7 +88,10 @@ def test_a_class_loss_needs_a_class_head(small):
 
 def test_weights_of_vgg16_need_a_generator_that_is_built_on_them(small):
     small.vgg16 = 'vgg16.npz'
-    with pytest.raises(UserError, match=r"vgg16 names a file, and the generator 'unet' is not"):
+    with pytest.raises(UserError, match=r"vgg16 names a file, .* 'unet' is not built on VGG16"):
+        state_lib.check_networks(state_lib.make_system(small), small)
+    small.vgg16, small.squeezenet = '', 'squeezenet.npz'
+    with pytest.raises(UserError, match=r'squeezenet names a file, .* is not built on SqueezeNet'):
         state_lib.check_networks(state_lib.make_system(small), small)
 
 
@@ -119,7 +122,7 @@ def test_the_backbone_and_its_average_start_from_vgg16(small):
     state = state_lib.create_state(state_lib.make_system(small, mesh), small, mesh)
     seen = jnp.zeros((1, 32, 32, 3))
     teacher = jax.jit(vgg.VGG16(width=4, classes=3).init)(jax.random.key(5), seen)['params']
-    started = state_lib.with_backbone(state, teacher)
+    started = state_lib.with_backbone(state, 'vgg16', teacher)
     for params in (started.generator.params, started.ema['params']):
         backbone = params['backbone']
         assert 'conv4_3' in backbone
@@ -137,4 +140,4 @@ def test_the_backbone_and_its_average_start_from_vgg16(small):
     assert len(pointers) == len(set(pointers))  # it can be donated
     wider = jax.tree.map(lambda leaf: np.ones((*leaf.shape, 2)), teacher)
     with pytest.raises(UserError, match=r'set generator\.width to 64'):
-        state_lib.with_backbone(state, wider)
+        state_lib.with_backbone(state, 'vgg16', wider)

@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 from flax import linen as nn
 
+from chromagan_jax import color
 from chromagan_jax.errors import UserError
 from chromagan_jax.models.unet import UNet
 
@@ -91,6 +92,36 @@ def test_dropout_follows_three_transposed_convolutions(fields, blocks):
     with nn.intercept_methods(watch):
         shapes(UNet(width=1, **fields), 256)
     assert seen == blocks
+
+
+def test_a_context_adds_its_maps_to_the_levels_of_their_sizes():
+    fields = {'width': 4, 'depth': 5, 'norm': 'none'}
+    condition = jax.random.uniform(jax.random.key(0), (2, 32, 32, 1), minval=-1)
+    module = UNet(**fields, context='squeezenet')
+    variables = module.init(jax.random.key(1), condition, train=False)
+    params = variables['params']
+    added = {name: params[name]['conv']['kernel'].shape for name in params if 'context' in name}
+    assert added == {
+        'context_1': (1, 1, 128, 8),
+        'context_2': (1, 1, 256, 16),
+        'context_3': (1, 1, 512, 32),
+    }
+    got = module.apply(variables, condition, train=False)
+    without = {k: v for k, v in params.items() if k not in {*added, 'squeezenet'}}
+    plain = UNet(**fields).apply({'params': without}, condition, train=False)
+    assert jnp.abs(got - plain).max() > 1e-3
+    for name in added:
+        params[name]['conv']['kernel'] *= 0
+    still = module.apply(variables, condition, train=False)
+    np.testing.assert_array_equal(still, plain)
+
+
+@pytest.mark.parametrize('space', ['lab', 'rgb'])
+def test_a_context_sees_the_same_gray_in_every_colour_space(space):
+    gray = np.linspace(0, 1, 256, dtype=np.float32).reshape(1, 16, 16, 1)
+    condition, target = color.encode((gray * 255).round().astype(np.uint8).repeat(3, 3), space)
+    seen = color.gray_of_condition(jnp.asarray(condition), target.shape[-1])
+    np.testing.assert_allclose(seen, (gray * 255).round() / 255, atol=1e-4)
 
 
 @pytest.mark.parametrize(('channels', 'size', 'depth'), [(2, 32, 0), (3, 64, 3), (2, 24, 2)])

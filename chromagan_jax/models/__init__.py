@@ -13,8 +13,10 @@ from flax import linen as nn
 
 from chromagan_jax.color import TARGET_CHANNELS
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import chromagan, dense, encoder_decoder, patch, unet
+from chromagan_jax.models import chromagan, dense, encoder_decoder, patch, squeezenet, unet, vgg
 from chromagan_jax.models.chromagan import Classified as Classified
+
+PyTree = Any
 
 GENERATORS: dict[str, type[nn.Module]] = {
     'unet': unet.UNet,
@@ -25,6 +27,10 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     'patch': patch.PatchGAN,
     'dense': dense.DenseDiscriminator,
 }
+
+# Networks that a generator may start from, by the field of the config that names a file of weights:
+# modules with `TITLE`, `BACKBONE` (their name in the generator's parameters) and `load`.
+PRETRAINED = {'vgg16': vgg, 'squeezenet': squeezenet}
 
 _COMMON = ('channels', 'size', 'dtype', 'param_dtype', 'remat')
 
@@ -47,6 +53,15 @@ def make_discriminator(config: Any) -> nn.Module:
         UserError: for an unknown name or a field that the network does not have.
     """
     return _make('discriminator', DISCRIMINATORS, config)
+
+
+def load_pretrained(config: Any) -> dict[str, PyTree]:
+    """Parameters from the files that `config` names, by the fields of `PRETRAINED` that name one.
+
+    Raises:
+        UserError: for a file that is missing, damaged or of another network.
+    """
+    return {name: net.load(config[name]) for name, net in PRETRAINED.items() if config[name]}
 
 
 def class_targets(config: Any) -> str:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from chromagan_jax import color
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import layers
+from chromagan_jax.models import layers, squeezenet
 from chromagan_jax.models.conv import Conv
 
 Array = jax.Array
@@ -17,6 +18,7 @@ Array = jax.Array
 _leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.2)
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {'relu': nn.relu, 'leaky_relu': _leaky_relu}
 _DROPOUT_BLOCKS = 3
+_CONTEXTS = ('none', 'squeezenet')
 
 
 class Down(nn.Module):
@@ -60,6 +62,23 @@ class Up(nn.Module):
         return nn.Dropout(self.dropout, rng_collection='noise')(x, deterministic=still)
 
 
+class Lateral(nn.Module):
+    """1x1 convolution and norm: a map of a context becomes one to add to a level's."""
+
+    features: int
+    norm: str
+    test_mode: str
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+        kernel = {'use_bias': False, 'kernel_init': layers.kernel_init}
+        x = Conv(self.features, (1, 1), **kernel, **types, name='conv')(x)
+        return layers.Norm(self.norm, self.test_mode, **types, name='norm')(x, train)
+
+
 class UNet(nn.Module):
     """(B, H, W, 1) -> (B, H, W, channels): `depth` halvings, as many doublings, skips between.
 
@@ -72,6 +91,10 @@ class UNet(nn.Module):
     A `stem` is a level without a halving: a 3x3 convolution of the picture, whose features the way
     up meets again at full size, where the last convolution is then a 3x3 one.
 
+    A `context` is a classifier beside the way down, which is trained on with the rest: to what
+    each level has, a 1x1 convolution (and norm) of the classifier's map of the same size is added.
+    So the network knows from the start what things look like, not only what colours they have.
+
     Raises:
         UserError: if `depth` halvings do not divide the picture's sides, or a field is unknown.
     """
@@ -82,6 +105,7 @@ class UNet(nn.Module):
     widths: tuple[int, ...] = ()  # features of each level, outermost first; (): as width says
     depth: int = 0  # halvings; 0: one for each of widths, or down to 1x1
     stem: int = 0  # features of a level at full size before the first; 0: there is none
+    context: str = 'none'  # none, or squeezenet: SqueezeNet's maps at strides 4, 8 and 16
     norm: str = 'batch'  # batch, instance, group or none
     activation: str = 'relu'  # of the way up: relu, or leaky_relu (0.2) as on the way down
     dropout: float = 0.5  # rate
@@ -103,6 +127,7 @@ class UNet(nn.Module):
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         common = {'test_mode': self.test_mode, **types}
 
+        maps = self._context_maps(condition)
         x, skips = self._with_noise(condition).astype(self.dtype), []
         if self.stem:
             x = _conv3x3(self.stem, use_bias=False, **types, name='stem')(x)
@@ -111,6 +136,9 @@ class UNet(nn.Module):
             first, innermost = not skips, level == depth - 1
             norm = 'none' if first or innermost else self.norm
             x = down(features, not first, norm, **common, name=f'down_{level}')(x, train)
+            if level in maps:
+                lateral = Lateral(features, self.norm, **common, name=f'context_{level}')
+                x += lateral(maps[level], train)
             skips.append(x)
         for block, skip in enumerate(reversed(skips[:-1])):
             noisy = 0 <= block - self.dropout_from < _DROPOUT_BLOCKS
@@ -122,6 +150,15 @@ class UNet(nn.Module):
             _ACTIVATIONS[self.activation](x)
         )
         return layers.output_activation(x, self.channels)
+
+    def _context_maps(self, condition: Array) -> dict[int, Array]:
+        """Level -> the context's map of that level's size; there is none of the outermost level."""
+        if self.context == 'none':
+            return {}
+        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+        backbone = squeezenet.Backbone(**types, name=squeezenet.BACKBONE)
+        maps = backbone(color.gray_of_condition(condition, self.channels))
+        return dict(enumerate(maps[1:], start=1))
 
     def _with_noise(self, condition: Array) -> Array:
         """The condition beside the noise channels, which are 0 where no noise is asked for."""
@@ -140,6 +177,7 @@ class UNet(nn.Module):
         least = min(self.widths, default=1)
         layers.check_range('generator.widths', least, least >= 1, '1 or more each')
         layers.check_range('generator.dropout', self.dropout, 0 <= self.dropout < 1, '0 <= x < 1')
+        layers.check_choice('generator.context', self.context, _CONTEXTS)
         layers.check_choice('generator.norm', self.norm, layers.NORMS)
         layers.check_choice('generator.activation', self.activation, tuple(_ACTIVATIONS))
         layers.check_choice('generator.test_mode', self.test_mode, layers.TEST_MODES)

@@ -21,6 +21,7 @@ from chromagan_jax.models.conv import Conv
 Array = jax.Array
 Params = dict[str, dict[str, np.ndarray]]
 
+TITLE = 'VGG16'
 BACKBONE = 'backbone'  # the name of a `Backbone` in the parameters of a generator
 
 # Of each block: convolutions, and their features as multiples of the first block's.
@@ -40,9 +41,7 @@ def normalized(condition: Array, channels_of_target: int) -> Array:
             [0, 1] if it has 3 (rgb).
         channels_of_target: 2 or 3.
     """
-    gray = jnp.asarray(condition, jnp.float32)
-    if channels_of_target == color.TARGET_CHANNELS['lab']:
-        gray = color.lightness_to_gray((gray + 1) * 50)
+    gray = color.gray_of_condition(condition, channels_of_target)
     return (gray - jnp.array(weights.MEAN, jnp.float32)) / jnp.array(weights.STD, jnp.float32)
 
 
