@@ -43,7 +43,6 @@ esac
 # As launch/local.sh does it; a GPU does not use this memory.
 export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0}
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1000000000000}
-export MALLOC_ARENA_MAX=${MALLOC_ARENA_MAX:-1}
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 # Each run compiles the same step again. (The figures of compiling have a cache of their own.)
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/chromagan_jax/xla}

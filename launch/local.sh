@@ -76,12 +76,9 @@ set_command() {
     fi
     if on_cpu; then
         # glibc maps large temporaries anew at every step, and clears their pages: kept instead, on
-        # huge pages, they made a U-Net's step on the CPU 10 % faster. All in one arena:
-        # those of other threads, in which a loop's steps are computed, hold nothing so large and map
-        # it after all, which cost 8 % of the loop. GPUs do not use that memory.
+        # huge pages, they made a U-Net's step on the CPU 10 % faster. GPUs do not use that memory.
         environment+=("MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0}"
             "MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1000000000000}"
-            "MALLOC_ARENA_MAX=${MALLOC_ARENA_MAX:-1}"
             "GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}")
     fi
     if ((PROCESSES > 1)); then
