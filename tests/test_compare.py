@@ -400,3 +400,12 @@ def test_rates_that_fall_on_a_plateau_get_ten_evaluations():
 
 def test_every_system_has_a_config():
     assert [name for name in compare.SYSTEMS if not (ROOT / f'configs/{name}.py').exists()] == []
+
+
+@pytest.mark.parametrize(('name', 'starts'), [('best', True), ('best:no_context', False)])
+def test_a_system_with_a_context_starts_from_the_network_of_the_features(name, starts):
+    args = compare.parse([*('--train=a', '--val=b', '--output=c'), '--features=net.npz'])
+    flags = compare.overrides(name, args, ['--config.seed=3'])
+    assert flags[0].endswith(f'configs/best.py{name.removeprefix("best")}')
+    assert ('--config.squeezenet=net.npz' in flags) == starts
+    assert flags[-1] == '--config.seed=3'

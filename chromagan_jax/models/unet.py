@@ -74,8 +74,14 @@ class Lateral(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        kernel = {'use_bias': False, 'kernel_init': layers.kernel_init}
-        x = Conv(self.features, (1, 1), **kernel, **types, name='conv')(x)
+        x = Conv(
+            self.features,
+            (1, 1),
+            use_bias=False,
+            kernel_init=layers.kernel_init,
+            **types,
+            name='conv',
+        )(x)
         return layers.Norm(self.norm, self.test_mode, **types, name='norm')(x, train)
 
 
