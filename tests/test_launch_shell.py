@@ -373,20 +373,21 @@ def test_slurm_eval_follows_the_training_on_the_same_conventions(run: Run) -> No
 
 def test_the_released_weights_are_trained_in_stages_each_from_the_one_before(run: Run) -> None:
     stages = {'SIZES': '32 64 128', 'STEPS': '5 6 7', 'TRAIN': 'my photos', 'VAL': 'b'}
+    stages['SQUEEZENET'] = 'c.npz'
     code, started, said = run(LAUNCH / 'train_released.sh', '--dry-run', RUNS='r', **stages)
     assert (code, started) == (0, [])
     *trainings, release = [shlex.split(line) for line in said.splitlines()]
-    for line, size, steps, before in zip(
-        trainings, (32, 64, 128), (5, 6, 7), ('', 'r/32', 'r/64'), strict=True
-    ):
+    starts = ('squeezenet=c.npz', 'init_from=r/32', 'init_from=r/64')
+    for line, size, steps, start in zip(trainings, (32, 64, 128), (5, 6, 7), starts, strict=True):
         assert f'WORKDIR=r/{size}' in line
         wanted = {
             'data.size': size,
             'steps': steps,
-            'init_from': before,
             'data.source': 'my photos',
         }
-        assert {f'--config.{name}={value}' for name, value in wanted.items()} <= set(line)
+        flags = {f'--config.{name}={value}' for name, value in wanted.items()}
+        assert flags | {f'--config.{start}'} <= set(line)
+        assert sum('init_from' in flag or '.squeezenet=' in flag for flag in line) == 1
     assert '--workdir=r/128' in release
 
 
@@ -395,7 +396,11 @@ def test_the_released_weights_are_trained_in_stages_each_from_the_one_before(run
     [
         ({'TRAIN': 'a'}, 'TRAIN and VAL name the photographs: set both, see --help'),
         (
-            {'TRAIN': 'a', 'VAL': 'b', 'SIZES': '64', 'STEPS': '1 2'},
+            {'TRAIN': 'a', 'VAL': 'b'},
+            'SQUEEZENET names the weights that the generator starts from: see --help',
+        ),
+        (
+            {'TRAIN': 'a', 'VAL': 'b', 'SQUEEZENET': 'c', 'SIZES': '64', 'STEPS': '1 2'},
             'SIZES has 1 stages and STEPS 2',
         ),
     ],
