@@ -154,29 +154,6 @@ def gradient_penalty(
     return jnp.square(norm - 1).mean()
 
 
-def dullness(rgb: Array) -> Array:
-    """1 - colorfulness / 100, the mean over images (B, H, W, 3) in [0, 1] (Kang et al. 2023)."""
-    red, green, blue = jnp.moveaxis(_float32(rgb) * 255, -1, 0)
-    rg, yb = red - green, (red + green) / 2 - blue
-    axes = (-2, -1)
-    spread = jnp.sqrt(rg.var(axes) + yb.var(axes) + 1.0)
-    offset = jnp.sqrt(jnp.square(rg.mean(axes)) + jnp.square(yb.mean(axes)) + 1.0)
-    return 1 - (spread + 0.3 * offset).mean() / 100
-
-
-def r1(critic: Callable[[Array], Array], real: Array) -> Array:
-    """Half the mean squared slope of the critic at the real images (Mescheder et al. 2018).
-
-    Args: as of `gradient_penalty`; a sample's score is the mean of its logits.
-    """
-    batch = real.shape[0]
-
-    def total_score(x: Array) -> Array:
-        return _float32(critic(x)).reshape(batch, -1).mean(axis=1).sum()
-
-    return 0.5 * jnp.square(jax.grad(total_score)(_float32(real))).sum() / batch
-
-
 def accuracy(logits: Array, real: bool) -> Array:
     """Share of the logits on the right side of 0: above it for real images, below it for fakes."""
     return (logits > 0 if real else logits < 0).mean(dtype=jnp.float32)

@@ -32,9 +32,6 @@ class Objective(NamedTuple):
     classes: float  # KL of the class head from the teacher, or cross-entropy against the labels
     label_smoothing: float  # of the discriminator's real labels only
     gradient_penalty: float  # WGAN-GP's, on the interpolated target
-    r1: float  # of the discriminator's slope at real images
-    features: float  # L1 between the discriminator's features of real and fake
-    vivid: float  # of 1 - colorfulness / 100
 
 
 class System(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from chromagan_jax import color, losses, optim
+from chromagan_jax import losses, optim
 from chromagan_jax.gradients import mean_gradient
 from chromagan_jax.models import Classified, vgg
 from chromagan_jax.state import (
@@ -119,10 +119,11 @@ def generator_loss(
     if objective.adversarial_weight and not alone:
         # Through the discriminator as it stands: its parameters get no gradient, and the batch
         # statistics that this pass would leave behind are dropped.
-        logits, features = _judge(system, state, batch['condition'], fake, key)
-        if objective.features:
-            _, real = _judge(system, state, batch['condition'], batch['target'], key)
-            terms['features'] = jnp.stack(list(map(losses.l1, features, real))).mean()
+        judge = state.discriminator
+        logits, _ = _apply(
+            *(system, system.discriminator, judge.params, judge.batch_stats, key),
+            *(batch['condition'], fake),
+        )
         terms['adversarial'] = losses.ADVERSARIAL[objective.adversarial].generator(logits)
     for name in ('l1', 'mse'):
         terms[name] = getattr(losses, name)(fake, batch['target'])
@@ -130,28 +131,10 @@ def generator_loss(
         terms['huber'] = losses.huber(fake, batch['target'], objective.huber_delta)
     if objective.classes:
         terms['classes'] = _class_loss(system, output.class_logits, batch, teacher)
-    if objective.vivid:
-        terms['vivid'] = losses.dullness(color.to_rgb(batch['condition'], fake))
-    names = ('l1', 'mse', 'huber', 'classes', 'features', 'vivid')
-    weights |= {name: getattr(objective, name) for name in names}
+    weights |= {name: getattr(objective, name) for name in ('l1', 'mse', 'huber', 'classes')}
     loss = sum((weights[name] * term for name, term in terms.items()), jnp.float32(0))
     metrics = {f'generator/{name}': value for name, value in {'loss': loss, **terms}.items()}
     return loss, (batch_stats, lax.stop_gradient(fake), metrics)
-
-
-def _judge(
-    system: System, state: GanState, condition: Array, target: Array, key: Array
-) -> tuple[Array, list[Array]]:
-    """Logits, and the features before them, of the discriminator as it stands."""
-    judge = state.discriminator
-    variables = _gathered(system, {'params': judge.params, 'batch_stats': judge.batch_stats})
-    logits, changed = system.discriminator.apply(
-        *(variables, condition, target),
-        train=True,
-        mutable=['batch_stats', 'features'],
-        rngs={'noise': key},
-    )
-    return logits, jax.tree.leaves(changed.get('features', {}))
 
 
 def _class_loss(system: System, class_logits: Array, batch: Batch, teacher: PyTree) -> Array:
@@ -196,12 +179,6 @@ def discriminator_loss(
         )
         metrics['discriminator/gradient_penalty'] = penalty
         loss += objective.gradient_penalty * penalty
-    if objective.r1:
-        penalty = losses.r1(
-            lambda target: judge(target, batch_stats, keys[2])[0], real_batch['target']
-        )
-        metrics['discriminator/r1'] = penalty
-        loss += objective.r1 * penalty
     return loss, (batch_stats, None, {'discriminator/loss': loss, **metrics})
 
 

@@ -34,6 +34,16 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     'discriminator_constant': {'discriminator_optimizer.schedule': 'constant'},
     'no_context': {'generator.context': 'none'},
+    'chroma_1': {  # colours as sharp as the lightness
+        'generator.chroma_stride': 1,
+        'discriminator.chroma_stride': 1,
+        'discriminator.layers': 3,
+    },
+    'chroma_4': {
+        'generator.chroma_stride': 4,
+        'discriminator.chroma_stride': 4,
+        'discriminator.layers': 1,
+    },
     'adversarial_1': {'objective.adversarial_weight': 1.0},
     'fast': {'generator_optimizer.learning_rate': 5e-4},
     'hinge': SPECTRAL | {'objective.adversarial': 'hinge', 'objective.label_smoothing': 0.0},
@@ -45,29 +55,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     'group_norm': {'generator.norm': 'group'},
     'no_dropout': {'generator.dropout': 0.0},
     'no_ema': {'ema': 0.0},
-    'chroma_2': {
-        'generator.chroma_stride': 2,
-        'discriminator.chroma_stride': 2,
-        'discriminator.layers': 2,
-    },
-    'chroma_2_deep': {'generator.chroma_stride': 2, 'discriminator.chroma_stride': 2},
-    'chroma_4': {
-        'generator.chroma_stride': 4,
-        'discriminator.chroma_stride': 4,
-        'discriminator.layers': 1,
-    },
-    'guide_1': {'generator.guide': 1},
-    'guide_2': {'generator.guide': 2},
-    'guide_4': {'generator.guide': 4},
-    'wide': {'generator.width': 48},
-    'features': {'objective.features': 10.0},
-    'two_scales': {'discriminator.name': 'two_scales'},
-    'vivid': {'objective.vivid': 5.0},
-    'saturation': {'data.saturation': 1.2},
-    'r1': {'objective.r1': 10.0, 'discriminator.norm': 'none'},
-    'ema_99': {'ema': 0.99},
-    'ema_9999': {'ema': 0.9999},
-    'adversarial_025': {'objective.adversarial_weight': 0.25},
     'seed': {'seed': 1},
 }
 
@@ -81,6 +68,9 @@ def get_config(arg: str = '') -> ConfigDict:
     config.generator.depth = 6  # down to 1x1 at 64 px, where training begins
     config.generator.dropout = 0.5
     config.generator.context = 'squeezenet'  # which starts from a file and learns on
+    config.generator.chroma_stride = 2  # px of the picture for one of colour, a side
+    config.discriminator.chroma_stride = 2  # judges colours as they are made ...
+    config.discriminator.layers = 2  # ... and patches of 68 px
     config.objective.adversarial_weight = 0.5
     for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
         optimizer.schedule = 'cosine'

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.measure
 
 from chromagan_jax import losses
 from chromagan_jax.errors import UserError
@@ -48,9 +49,11 @@ def test_checkpoints_of_the_plain_network_keep_their_names():
     assert set(variables['batch_stats']) == {'conv_1'}
 
 
-@pytest.mark.parametrize(('layers', 'pixels'), [(3, 70), (2, 34), (1, 16)])
-def test_a_logit_sees_one_patch(layers, pixels):
-    module = PatchGAN(width=4, layers=layers, norm='none')
+@pytest.mark.parametrize(
+    ('layers', 'stride', 'pixels'), [(3, 1, 70), (2, 1, 34), (1, 1, 16), (2, 2, 68)]
+)
+def test_a_logit_sees_one_patch(layers, stride, pixels):
+    module = PatchGAN(width=4, layers=layers, norm='none', chroma_stride=stride)
     condition, target = pair(96)
     variables = jax.jit(lambda: module.init(KEY, condition, target, train=True))()
 
@@ -60,6 +63,37 @@ def test_a_logit_sees_one_patch(layers, pixels):
 
     rows = np.flatnonzero(np.abs(jax.jit(jax.grad(logit))(target)[0]).sum((1, 2)))
     assert rows[-1] - rows[0] + 1 == pixels
+
+
+def test_colours_of_a_stride_are_judged_by_their_means_beside_all_of_the_lightness():
+    module = PatchGAN(width=4, layers=1, norm='none', chroma_stride=4)
+    condition, target = pair(48)
+    variables = module.init(KEY, condition, target, train=True)
+    judge = jax.jit(lambda *pictures: module.apply(variables, *pictures, train=True))
+    logits = judge(condition, target)
+    assert logits.shape == (1, 4, 4, 1)
+    pooled = skimage.measure.block_reduce(np.asarray(target), (1, 4, 4, 1), np.mean)
+    flat = pooled.repeat(4, axis=1).repeat(4, axis=2)
+    np.testing.assert_allclose(judge(condition, flat), logits, atol=1e-6)
+    assert jnp.abs(judge(condition, jnp.roll(target, 2, 1)) - logits).max() > 1e-4
+    for pixel in np.ndindex(4, 4):
+        changed = condition.at[0, 16 + pixel[0], 16 + pixel[1]].add(1)
+        assert jnp.abs(judge(changed, target) - logits).max() > 1e-5
+
+
+@pytest.mark.parametrize(
+    ('fields', 'size', 'channels', 'sentence'),
+    [
+        ({'chroma_stride': 3}, 48, 2, 'discriminator.chroma_stride must be 1, 2, 4'),
+        ({'chroma_stride': 2}, 48, 3, "must be 1 unless color_space is 'lab', not 2"),
+        ({'chroma_stride': 4, 'layers': 1}, 50, 2, 'which does not divide 50 x 50 px'),
+        ({'chroma_stride': 2}, 32, 2, 'A PatchGAN of 3 layers needs pictures of 48 px or more'),
+    ],
+)
+def test_an_impossible_chroma_stride_is_named(fields, size, channels, sentence):
+    inputs = [jax.ShapeDtypeStruct((1, size, size, c), jnp.float32) for c in (1, channels)]
+    with pytest.raises(UserError, match=sentence):
+        jax.eval_shape(lambda *x: PatchGAN(**fields).init(KEY, *x, train=True), *inputs)
 
 
 @pytest.mark.parametrize('conditional', [True, False])

@@ -1,3 +1,4 @@
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +125,31 @@ def test_a_context_sees_the_same_gray_in_every_colour_space(space):
     np.testing.assert_allclose(seen, (gray * 255).round() / 255, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ('fields', 'stride', 'ups', 'out'),
+    [
+        ({}, 2, ['up_1', 'up_2', 'up_3'], (3, 3, 8, 2)),
+        ({}, 4, ['up_2', 'up_3'], (3, 3, 16, 2)),
+        ({}, 16, [], (3, 3, 32, 2)),
+        ({'stem': 3}, 2, ['up_1', 'up_2', 'up_3'], (3, 3, 8, 2)),
+    ],
+)
+def test_colours_of_a_stride_come_from_fewer_pixels(fields, stride, ups, out):
+    module = UNet(width=4, depth=4, chroma_stride=stride, **fields)
+    condition = jax.random.uniform(KEY, (1, 32, 48, 1), minval=-1)
+    init = jax.jit(lambda: module.init({'params': KEY, 'noise': KEY}, condition, train=True))
+    variables = init()
+    params = variables['params']
+    assert sorted(name for name in params if name.startswith('up')) == ups
+    assert params['out']['kernel'].shape == out
+    apply = jax.jit(lambda: module.apply(variables, condition, False, capture_intermediates=True))
+    made, state = apply()
+    (coarse,) = state['intermediates']['out']['__call__']
+    assert coarse.shape == (1, 32 // stride, 48 // stride, 2)
+    sharp = cv2.resize(np.tanh(coarse[0]), (48, 32), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(made[0], sharp, atol=1e-6)
+
+
 @pytest.mark.parametrize(('channels', 'size', 'depth'), [(2, 32, 0), (3, 64, 3), (2, 24, 2)])
 def test_the_target_has_the_size_of_the_condition(channels, size, depth):
     module = UNet(channels=channels, size=size, depth=depth, width=4)
@@ -159,6 +185,10 @@ def test_a_network_of_one_size_takes_multiples_of_it():
         (UNet(stem=-1, size=16), 16, 'generator.stem must be 0 or more, not -1'),
         (UNet(dropout_from=-1, size=16), 16, 'generator.dropout_from must be 0 or more'),
         (UNet(noise_channels=-1, size=16), 16, 'generator.noise_channels must be 0 or more'),
+        (UNet(chroma_stride=3, size=16), 16, 'chroma_stride must be 1, 2, 4 or another power'),
+        (UNet(chroma_stride=0, size=16), 16, 'generator.chroma_stride must be 1, 2, 4'),
+        (UNet(chroma_stride=8, depth=2), 16, 'chroma_stride must be 4 or less for a U-Net of'),
+        (UNet(chroma_stride=2, channels=3, size=16), 16, "must be 1 unless color_space is 'lab'"),
         (UNet(widths=(4, 0)), 16, 'generator.widths must be 1 or more each, not 0'),
         (UNet(widths=(4, 8), depth=3), 16, 'generator.depth is 3, but generator.widths has 2'),
         (UNet(widths=(4, 8, 8)), 20, 'A U-Net of depth 3 takes sides that 8 divides'),

@@ -46,7 +46,6 @@ def training_input(
         source,
         size=config.data.size,
         load_ratio=config.data.load_ratio,
-        saturation=config.data.saturation,
         flip=config.data.flip,
         space=config.color_space,
         seed=config.seed,

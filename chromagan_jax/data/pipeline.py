@@ -37,7 +37,6 @@ def train_batches(
     *,
     size: int,
     load_ratio: float,
-    saturation: float,
     flip: bool,
     space: str,
     seed: int,
@@ -82,7 +81,7 @@ def train_batches(
     crop = TrainCrop(source, size, round(size * load_ratio), flip, labels)
     records = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     crops = _Crops(records.random_map(draw), crop, size, batch_size, tuple(rows), start_step)
-    return _batches(crops, space, workers, threads, prefetch, saturation)
+    return _batches(crops, space, workers, threads, prefetch)
 
 
 def eval_batches(
@@ -144,7 +143,7 @@ class _Crops:
         return {'crop': crops, **columns}
 
 
-def _encode(space: str, pool: Executor | None, saturation: float, batch: Batch) -> Batch:
+def _encode(space: str, pool: Executor | None, batch: Batch) -> Batch:
     """'condition' and 'target' in place of 'crop'; zeros where the 'mask' is 0."""
     batch = dict(batch)
     crops = batch.pop('crop')
@@ -153,8 +152,6 @@ def _encode(space: str, pool: Executor | None, saturation: float, batch: Batch) 
 
     def encode(i: Any) -> None:
         color.encode(crops[i], space, out=(condition[i], target[i]))
-        if saturation != 1:
-            np.clip(target[i] * saturation, -1, 1, out=target[i])
 
     wanted = np.flatnonzero(batch.get('mask', np.ones(len(crops))))
     for _ in pool.map(encode, wanted) if pool else map(encode, wanted):
@@ -163,7 +160,7 @@ def _encode(space: str, pool: Executor | None, saturation: float, batch: Batch) 
 
 
 def _batches(
-    crops: _Crops, space: str, workers: int, threads: int, prefetch: int, saturation: float = 1.0
+    crops: _Crops, space: str, workers: int, threads: int, prefetch: int
 ) -> Generator[Batch, None, None]:
     # A thread or a worker prepares whole batches: workers then take turns at batches, and their
     # number changes nothing but speed.
@@ -177,10 +174,10 @@ def _batches(
         spread = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
         dataset = dataset.to_iter_dataset(options)
         dataset = dataset.mp_prefetch(spread, worker_init_fn=_start_worker)
-        dataset = dataset.map(functools.partial(_encode, space, pool, saturation))
+        dataset = dataset.map(functools.partial(_encode, space, pool))
         batches = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
     else:
-        encoded = dataset.map(functools.partial(_encode, space, None, saturation))
+        encoded = dataset.map(functools.partial(_encode, space, None))
         batches = encoded.to_iter_dataset(options)
     generator = _iterate(batches, pool)
     _open.add(generator)

@@ -25,7 +25,6 @@ GENERATORS: dict[str, type[nn.Module]] = {
 }
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
     'patch': patch.PatchGAN,
-    'two_scales': patch.TwoScales,
     'dense': dense.DenseDiscriminator,
 }
 

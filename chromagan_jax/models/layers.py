@@ -221,6 +221,14 @@ def output_activation(x: Array, channels: int) -> Array:
     return activation(x.astype(jnp.float32))
 
 
+def check_chroma_stride(kind: str, stride: int, channels: int) -> None:
+    """Raises UserError unless the `chroma_stride` of a network of that kind is possible."""
+    field, power = f'{kind}.chroma_stride', stride >= 1 and not stride & (stride - 1)
+    check_range(field, stride, power, '1, 2, 4 or another power of two')
+    # In RGB all channels hold the lightness, which would be blurred.
+    check_range(field, stride, stride == 1 or channels == 2, "1 unless color_space is 'lab'")
+
+
 def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises UserError if `value` is not one of `choices`."""
     if value not in choices:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import guided, layers
+from chromagan_jax.models import layers
 from chromagan_jax.models.conv import Conv
 
 Array = jax.Array
@@ -26,6 +26,10 @@ class PatchGAN(nn.Module):
     power iteration finds it from where the last one left 'batch_stats' (Miyato et al. 2018,
     https://arxiv.org/abs/1802.05957).
 
+    With a `chroma_stride` of 2 or more it sees colours as a U-Net of the same stride makes them:
+    their means over squares of that many pixels a side, beside all of the lightness in the square.
+    What `layers`, sizes and the smallest picture are then counted in are such squares.
+
     Raises:
         UserError: if the picture is too small to leave a logit, or a field is unknown.
     """
@@ -37,27 +41,17 @@ class PatchGAN(nn.Module):
     slope: float = 0.2  # LeakyReLU's, below 0
     same: bool = False  # convolutions of stride 1 keep the size
     conditional: bool = True  # False: judges the target alone
-    chroma_stride: int = 1  # px of the picture for one of colour, a side: 1, 2, 4, ...
+    chroma_stride: int = 1  # px of the picture for one of colour, a side: 1, 2, 4, ...; Lab only
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False
 
     @nn.compact
     def __call__(self, condition: Array, target: Array, train: bool) -> Array:
-        layers.check_range('discriminator.width', self.width, self.width >= 1, '1 or more')
-        layers.check_range('discriminator.layers', self.layers, self.layers >= 0, '0 or more')
-        layers.check_range('discriminator.slope', self.slope, 0 <= self.slope < 1, '0 <= x < 1')
-        layers.check_choice('discriminator.norm', self.norm, layers.NORMS)
-        target = guided.shrink(target, self.chroma_stride)
-        for _ in range(self.chroma_stride.bit_length() - 1):
-            condition = layers.space_to_depth(condition)
-        smallest = (1 if self.same else 3) * 2**self.layers
-        if min(target.shape[1:3]) < smallest:
-            raise UserError(
-                f'A PatchGAN of {self.layers} layers needs pictures of {smallest} px or more, not '
-                f'{target.shape[1]} x {target.shape[2]}: raise data.size or lower '
-                'discriminator.layers.'
-            )
+        self._check_fields(target)
+        if self.chroma_stride > 1:
+            condition = _squares(condition, self.chroma_stride)[..., 0]
+            target = _squares(target, self.chroma_stride).mean(-2)
         x = jnp.concatenate([condition, target], axis=-1) if self.conditional else target
         block = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
@@ -67,41 +61,34 @@ class PatchGAN(nn.Module):
             norm = self.norm if level else 'none'
             fields = features, level < self.layers, norm, self.slope
             x = block(*fields, **common, name=f'conv_{level}')(x, train)
-            self.sow('features', f'map_{level}', x)
         conv = _convolution(1, False, self.same, use_bias=True, **types, name='out')
         return _convolve(conv, x, self.spectral_norm, train).astype(jnp.float32)
 
-
-class TwoScales(nn.Module):
-    """Two PatchGANs, of the picture and of its half (Wang et al. 2018): logits (B, N, 1)."""
-
-    width: int = 64
-    layers: int = 3
-    conditional: bool = True
-    norm: str = 'batch'
-    spectral_norm: bool = False
-    chroma_stride: int = 1
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, condition: Array, target: Array, train: bool) -> Array:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        logits = []
-        for scale in range(2):
-            one = PatchGAN(
-                self.width,
-                self.layers - scale,
-                self.norm,
-                self.spectral_norm,
-                chroma_stride=self.chroma_stride,
-                **types,
-                name=f'scale_{scale}',
+    def _check_fields(self, target: Array) -> None:
+        layers.check_range('discriminator.width', self.width, self.width >= 1, '1 or more')
+        layers.check_range('discriminator.layers', self.layers, self.layers >= 0, '0 or more')
+        layers.check_range('discriminator.slope', self.slope, 0 <= self.slope < 1, '0 <= x < 1')
+        layers.check_choice('discriminator.norm', self.norm, layers.NORMS)
+        layers.check_chroma_stride('discriminator', self.chroma_stride, target.shape[-1])
+        smallest = (1 if self.same else 3) * 2**self.layers * self.chroma_stride
+        if min(target.shape[1:3]) < smallest:
+            raise UserError(
+                f'A PatchGAN of {self.layers} layers needs pictures of {smallest} px or more, not '
+                f'{target.shape[1]} x {target.shape[2]}: raise data.size or lower '
+                'discriminator.layers.'
             )
-            y = one(condition, target, train)
-            logits.append(y.reshape(len(y), -1, 1))
-            condition, target = (nn.avg_pool(x, (2, 2), (2, 2)) for x in (condition, target))
-        return jnp.concatenate(logits, axis=1)
+        if target.shape[1] % self.chroma_stride or target.shape[2] % self.chroma_stride:
+            raise UserError(
+                f'discriminator.chroma_stride is {self.chroma_stride}, which does not divide '
+                f'{target.shape[1]} x {target.shape[2]} px: change data.size.'
+            )
+
+
+def _squares(x: Array, side: int) -> Array:
+    """(B, H, W, C) -> (B, H / side, W / side, side^2, C): the pixels of each square in a row."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // side, w // side, side * side, c)
 
 
 class _Block(nn.Module):

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from chromagan_jax import color
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import guided, layers, squeezenet
+from chromagan_jax.models import layers, squeezenet
 from chromagan_jax.models.conv import Conv
 
 Array = jax.Array
@@ -101,6 +101,10 @@ class UNet(nn.Module):
     each level has, a 1x1 convolution (and norm) of the classifier's map of the same size is added.
     So the network knows from the start what things look like, not only what colours they have.
 
+    With a `chroma_stride` of 2 or more the way up ends where a pixel is that many of the picture's
+    wide, with a 3x3 convolution, and its colours are interpolated linearly from there. Eyes see
+    colours less sharply than lightness, and JPEG keeps half the resolution of them (4:2:0).
+
     Raises:
         UserError: if `depth` halvings do not divide the picture's sides, or a field is unknown.
     """
@@ -113,7 +117,6 @@ class UNet(nn.Module):
     stem: int = 0  # features of a level at full size before the first; 0: there is none
     context: str = 'none'  # none, or squeezenet: SqueezeNet's maps at strides 4, 8 and 16
     chroma_stride: int = 1  # px of the picture for one of colour, a side: 1, 2, 4, ...; Lab only
-    guide: int = 0  # radius of a guided filter's window, px of colour; 0: none
     norm: str = 'batch'  # batch, instance, group or none
     activation: str = 'relu'  # of the way up: relu, or leaky_relu (0.2) as on the way down
     dropout: float = 0.5  # rate
@@ -148,20 +151,22 @@ class UNet(nn.Module):
                 lateral = Lateral(features, self.norm, **common, name=f'context_{level}')
                 x += lateral(maps[level], train)
             skips.append(x)
-        left_out = self.chroma_stride.bit_length() - 1 if self.chroma_stride > 1 else 0
-        left_out += bool(self.stem) if self.chroma_stride > 1 else 0
-        left_out = max(left_out - 1, 0)
-        for block, skip in enumerate(reversed(skips[left_out:-1])):
+        columns = condition.shape[2] // self.chroma_stride  # px of colour
+        for block, skip in enumerate(reversed(skips[:-1])):
+            if skip.shape[2] > columns:
+                break
             noisy = 0 <= block - self.dropout_from < _DROPOUT_BLOCKS
             fields = skip.shape[-1], self.dropout if noisy else 0.0, self.activation, self.norm
             x = up(*fields, **common, name=f'up_{depth - 1 - block}')(x, train)
             x = jnp.concatenate([x, skip], axis=-1)
-        last = _conv3x3 if self.stem or self.chroma_stride > 1 else layers.UpConv
+        last = layers.UpConv if x.shape[2] < columns else _conv3x3
         x = last(self.channels, use_bias=True, **types, name='out')(
             _ACTIVATIONS[self.activation](x)
         )
-        x = layers.output_activation(x, self.channels)
-        return guided.upsample(x, condition, self.chroma_stride, self.guide)
+        colours = layers.output_activation(x, self.channels)
+        if self.chroma_stride == 1:
+            return colours
+        return jax.image.resize(colours, (*condition.shape[:3], self.channels), 'linear')
 
     def _context_maps(self, condition: Array) -> dict[int, Array]:
         """Level -> the context's map of that level's size; there is none of the outermost level."""
@@ -193,6 +198,7 @@ class UNet(nn.Module):
         layers.check_choice('generator.norm', self.norm, layers.NORMS)
         layers.check_choice('generator.activation', self.activation, tuple(_ACTIVATIONS))
         layers.check_choice('generator.test_mode', self.test_mode, layers.TEST_MODES)
+        layers.check_chroma_stride('generator', self.chroma_stride, self.channels)
         if self.widths and self.depth not in (0, len(self.widths)):
             raise UserError(
                 f'generator.depth is {self.depth}, but generator.widths has {len(self.widths)} '
@@ -205,6 +211,10 @@ class UNet(nn.Module):
                 f'generator.depth is 0, which needs a data.size that is a power of two, not '
                 f'{self.size}: set generator.depth to the number of halvings that divide it.'
             )
+        layers.check_range(
+            *('generator.chroma_stride', self.chroma_stride, self.chroma_stride <= 2**depth),
+            f'{2**depth} or less for a U-Net of depth {depth}',
+        )
         if height % 2**depth or width % 2**depth:
             raise UserError(
                 f'A U-Net of depth {depth} takes sides that {2**depth} divides, not {height} x '
