@@ -146,7 +146,9 @@ def step_seconds(config: Any, step: Callable[..., Any], count: int) -> list[floa
     mesh = sharding.make_mesh(config.mesh.fsdp)
     system = state_lib.make_system(config, mesh)
     state = state_lib.create_state(system, config, mesh)
-    teacher = startup.place_teacher(system, models.load_pretrained(config).get('vgg16'), mesh)
+    teacher = startup.place_teacher(
+        system, models.load_pretrained(config, ['vgg16']).get('vgg16'), mesh
+    )
     rng = np.random.default_rng(0)
 
     def random(leaf: jax.ShapeDtypeStruct) -> jax.Array:

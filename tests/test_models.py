@@ -79,3 +79,15 @@ def test_a_class_head_that_the_teacher_does_not_fit_is_an_error(tiny):
     tiny.vgg16 = 'vgg16.npz'
     with pytest.raises(UserError, match=r'generator\.classes is 10, and vgg16 knows 1000'):
         models.make_generator(tiny)
+
+
+@pytest.mark.parametrize('field', models.PRETRAINED)
+def test_a_file_of_weights_that_is_missing_is_named_with_its_field(tiny, field):
+    tiny[field] = 'nowhere.npz'
+    with pytest.raises(UserError, match=rf'^{field}: .*nowhere\.npz'):
+        models.load_pretrained(tiny)
+
+
+def test_only_the_files_asked_for_are_read(tiny):
+    tiny.squeezenet = 'nowhere.npz'
+    assert models.load_pretrained(tiny, ['vgg16']) == {}

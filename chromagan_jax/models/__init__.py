@@ -7,6 +7,7 @@ config may set under `generator`; those in `_COMMON` come from elsewhere in the 
 
 import dataclasses
 import difflib
+from collections.abc import Collection
 from typing import Any
 
 from flax import linen as nn
@@ -55,13 +56,19 @@ def make_discriminator(config: Any) -> nn.Module:
     return _make('discriminator', DISCRIMINATORS, config)
 
 
-def load_pretrained(config: Any) -> dict[str, PyTree]:
-    """Parameters from the files that `config` names, by the fields of `PRETRAINED` that name one.
+def load_pretrained(config: Any, fields: Collection[str] = tuple(PRETRAINED)) -> dict[str, PyTree]:
+    """Parameters from the files that `config` names, by those of the `fields` that name one.
 
     Raises:
         UserError: for a file that is missing, damaged or of another network.
     """
-    return {name: net.load(config[name]) for name, net in PRETRAINED.items() if config[name]}
+    loaded = {}
+    for field in filter(lambda field: config[field], fields):
+        try:
+            loaded[field] = PRETRAINED[field].load(config[field])
+        except UserError as error:
+            raise UserError(f'{field}: {error}') from error
+    return loaded
 
 
 def class_targets(config: Any) -> str:
