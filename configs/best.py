@@ -4,16 +4,15 @@
         --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
 
 pix2pix at a size and width that a CPU can train, beside whose way down a classifier sees the
-photograph too (SqueezeNet, from a file of its weights, and trained on); one discriminator update a
-step, half the weight of the adversary, and learning rates that fall along a cosine. docs/recipe.md
-says what else was tried.
+photograph too (SqueezeNet, from a file of its weights, and trained on); colours made and judged at
+half the resolution of the lightness, one discriminator update a step, half the weight of the
+adversary, and learning rates that fall along a cosine. docs/recipe.md says what else was tried.
 
-Measured on two cores of a Xeon with 14,910 photographs: 75 images/s, a quarter of an hour; on 500
-others at 64 px PSNR 21.9 dB (gray 22.2), ab error 11.3 (11.4), colorfulness 35 of 42, 0.22 of
-gray's Frechet distance. launch/train_released.sh goes on from there at 128 px and 25 images/s, 19
-minutes more: PSNR 22.2 dB (22.2), ab error 10.7 (11.4), colorfulness 37 of 43, 0.22 of gray's
-distance. Skies, plants, fur and skin are mostly found; the rest is guessed at, with patches in all
-colours.
+Measured on two cores of a Xeon with 14,910 photographs: 85 images/s, 18 minutes; on 500 others at
+64 px PSNR 22.0 dB (gray 22.2), ab error 10.9 (11.4), colorfulness 35 of 42, 0.24 of gray's Frechet
+distance. launch/train_released.sh goes on from there at 128 px and 29 images/s, 25 minutes more:
+PSNR 22.5 dB (22.2), ab error 10.3 (11.4), colorfulness 37 of 43, 0.21 of gray's distance. Skies,
+plants, fur and skin are mostly found; the rest is guessed at, with patches in all colours.
 
 configs/best.py:CHANGE+CHANGE is the recipe with some of the CHANGES below, each one thing to try;
 launch/compare.py --systems=best,best:hinge,... trains and scores them side by side.
@@ -62,7 +61,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 def get_config(arg: str = '') -> ConfigDict:
     """The config; `arg` is '' or some of the CHANGES, with + between."""
     config = base.get_config()
-    config.steps = 4_000
+    config.steps = 5_600
     config.batch_size = 16
     config.discriminator_steps = 1
     config.generator.depth = 6  # down to 1x1 at 64 px, where training begins
