@@ -67,9 +67,8 @@ def get_config(arg: str = '') -> ConfigDict:
     config.generator.depth = 6  # down to 1x1 at 64 px, where training begins
     config.generator.dropout = 0.5
     config.generator.context = 'squeezenet'  # which starts from a file and learns on
-    config.generator.chroma_stride = 2  # px of the picture for one of colour, a side
-    config.discriminator.chroma_stride = 2  # judges colours as they are made ...
-    config.discriminator.layers = 2  # ... and patches of 68 px
+    config.generator.chroma_stride = config.discriminator.chroma_stride = 2
+    config.discriminator.layers = 2  # patches of 68 px, at that stride
     config.objective.adversarial_weight = 0.5
     for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
         optimizer.schedule = 'cosine'
