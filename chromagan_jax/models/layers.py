@@ -35,11 +35,11 @@ def scale_init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -
     return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
-def space_to_depth(x: Array) -> Array:
-    """(B, 2H, 2W, C) -> (B, H, W, 4C): channel (ry, rx, c) of a block is its pixel (ry, rx)."""
+def space_to_depth(x: Array, side: int = 2) -> Array:
+    """(B, sH, sW, C) -> (B, H, W, s^2 C): channel (ry, rx, c) of a block is its pixel (ry, rx)."""
     b, h, w, c = x.shape
-    x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h // 2, w // 2, 4 * c)
+    x = x.reshape(b, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // side, w // side, side**2 * c)
 
 
 def depth_to_space(x: Array) -> Array:

@@ -50,8 +50,10 @@ class PatchGAN(nn.Module):
     def __call__(self, condition: Array, target: Array, train: bool) -> Array:
         self._check_fields(target)
         if self.chroma_stride > 1:
-            condition = _squares(condition, self.chroma_stride)[..., 0]
-            target = _squares(target, self.chroma_stride).mean(-2)
+            condition, squares = (
+                layers.space_to_depth(x, self.chroma_stride) for x in (condition, target)
+            )
+            target = squares.reshape(*squares.shape[:3], -1, target.shape[-1]).mean(-2)
         x = jnp.concatenate([condition, target], axis=-1) if self.conditional else target
         block = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
@@ -82,13 +84,6 @@ class PatchGAN(nn.Module):
                 f'discriminator.chroma_stride is {self.chroma_stride}, which does not divide '
                 f'{target.shape[1]} x {target.shape[2]} px: change data.size.'
             )
-
-
-def _squares(x: Array, side: int) -> Array:
-    """(B, H, W, C) -> (B, H / side, W / side, side^2, C): the pixels of each square in a row."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h // side, w // side, side * side, c)
 
 
 class _Block(nn.Module):
