@@ -7,7 +7,7 @@ Measures, in one process, each part of --only (all of them unless named):
     matmul      the peak that FLOP/s are held against: a large matrix product in the config's dtype
     compile     the train step's compilation, cold and from the persistent cache
     train_step  the compiled step on random data that stay on the devices: time, FLOP, memory
-    pipeline    reading, decoding, resizing, Lab conversion and batching, each alone in one thread,
+    pipeline    reading, decoding, resizing, batching and Lab conversion, each alone in one thread,
                 and the whole input pipeline with the config's workers and threads
     loop        the training loop (input, placing, metrics, log) without evaluations, samples and
                 saves, in turn with the step alone; and the share of its time that waits for data
@@ -176,13 +176,12 @@ def pipeline(config: Any) -> Line:
     pixels = list(readable(encoded, load))
     squares = [crop_square(p, min(p.shape[:2])) for p in pixels]
     crops = [resize(square, size, size) for square in squares]
-    examples = [color.encode(crop, config.color_space) for crop in crops]
     stages: dict[str, Callable[[], Any]] = {
         'read': lambda: [source[index]['image'] for index in indices],
         'decode': lambda: list(readable(encoded, load)),
         'resize': lambda: [resize(square, size, size) for square in squares],
+        'batch': lambda: np.stack(crops),
         'encode': lambda: [color.encode(crop, config.color_space) for crop in crops],
-        'batch': lambda: [np.stack(column) for column in zip(*examples, strict=True)],
     }
     rates = {f'{name}_per_second': DECODED / timed(stage) for name, stage in stages.items()}
     together = 1 / sum(1 / rate for rate in rates.values())

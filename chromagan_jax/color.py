@@ -165,7 +165,7 @@ def encode(
 
     L*, a* and b* lie within 3e-4 of scikit-image's `rgb2lab` (1.9e-4 measured over all 2^24
     colours), the gray of `rgb` within 1e-6 of the value whose L* is the picture's. A photograph of
-    256 x 256 takes 0.5 ms on one core (`rgb2lab`: 6 ms).
+    256 x 256 takes 0.4 ms on one core (`rgb2lab`: 6 ms).
 
     Args:
       rgb: (H, W, 3) or (B, H, W, 3), uint8.
@@ -194,10 +194,10 @@ def encode(
     else:
         # _f in place: above the knee the linear term is 0, below it the root is constant.
         f: np.ndarray = cv2.transform(linear, _TO_XYZ32)
-        root = np.maximum(f, np.float32(_F_KNEE), out=linear)
-        f -= root
-        f *= np.float32(_F_SLOPE)
-        f += np.cbrt(root, out=root)
+        # Of a number OpenCV would take the maximum in channel 0 alone.
+        root = cv2.max(f, (_F_KNEE,) * 4, dst=linear)  # type: ignore[call-overload]
+        cv2.subtract(f, root, dst=f)
+        cv2.scaleAdd(f, _F_SLOPE, np.cbrt(root, out=root), dst=f)
         # OpenCV is quick with 3 channels to 3 and NumPy slow to copy 2 of 3: hence two calls.
         cv2.transform(f, _ENCODED_OF_F, dst=root)
         cv2.mixChannels([root], [condition, target], [0, 0, 1, 1, 2, 2])

@@ -28,7 +28,10 @@ from PIL import Image, ImageDraw, ImageFont
 from chromagan_jax import files
 from chromagan_jax.errors import UserError
 
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+_PACKAGES = (
+    *('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy'),
+    *('opencv-python-headless', 'pillow', 'simplejpeg'),
+)
 _SHORT = {'generator/loss': 'G', 'discriminator/loss': 'D'}  # shown first in the progress line
 _SMOOTHING = 0.3  # share of the newest window in the rate that time left is reckoned with
 _GRID_HEIGHT = 4  # photographs above one another before a grid grows sideways

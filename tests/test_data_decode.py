@@ -9,12 +9,13 @@ import pytest
 import skimage.color
 import skimage.data
 import skimage.transform
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, JpegImagePlugin
 
 from chromagan_jax.data.decode import (
     UnreadableImage,
     crop_square,
     decode,
+    load,
     resize,
     resize_short,
 )
@@ -245,6 +246,32 @@ def test_large_jpeg_is_decoded_small_but_never_below_the_side_asked_for(
     assert decode(data, min_side=min(shape)).shape == upright.shape
 
 
+@pytest.mark.parametrize('min_side', [0, 40, 60])
+@pytest.mark.parametrize('subsampling', ['4:4:4', '4:2:2', '4:2:0'])
+@pytest.mark.parametrize('progressive', [False, True])
+def test_a_jpeg_has_the_very_pixels_that_pillow_finds(progressive, subsampling, min_side):
+    for side in (120, 119, 113):  # of which some are no multiple of a block
+        photo = PHOTO[:side, :side]
+        data = encoded(photo, 'JPEG', progressive=progressive, subsampling=subsampling)
+        image = Image.open(io.BytesIO(data))
+        image.draft(None, (min_side or side,) * 2)
+        np.testing.assert_array_equal(decode(data, min_side), np.asarray(image))
+
+
+def test_an_upright_jpeg_in_srgb_is_decoded_without_pillow(monkeypatch):
+    plain, turned = encoded(PHOTO, 'JPEG'), encoded(PHOTO, 'JPEG', exif=exif(6))
+    expected = decode(plain)
+
+    def refuse(self):
+        raise OSError('Pillow was asked')
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, 'load', refuse)
+    np.testing.assert_array_equal(decode(plain), expected)
+    for data in (turned, plain[:-2000]):
+        with pytest.raises(UnreadableImage, match='Pillow was asked'):
+            decode(data)
+
+
 def test_whatever_cannot_be_decoded_raises_one_exception_with_a_short_reason():
     jpeg, png = encoded(PHOTO, 'JPEG'), encoded(PHOTO, 'PNG')
     bomb = png[:16] + struct.pack('>II', 60000, 60000) + png[24:]
@@ -270,7 +297,7 @@ def test_whatever_cannot_be_decoded_raises_one_exception_with_a_short_reason():
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')  # Pillow's, about the damage it passes over
-def test_damage_of_any_kind_raises_nothing_else():
+def test_damage_of_any_kind_ends_as_pillow_finds_and_raises_nothing_else():
     rng = random.Random(0)
     small = PHOTO[:24, :32]
     whole = [encoded(small, kind) for kind in ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')]
@@ -285,12 +312,20 @@ def test_damage_of_any_kind_raises_nothing_else():
             if reach:
                 data[rng.randrange(reach)] = rng.choice([0, 255, rng.randrange(256)])
         try:
+            by_pillow = load(bytes(data))
+        except UnreadableImage:
+            by_pillow = None
+        try:
             pixels = decode(bytes(data))
+            assert by_pillow is not None
+            if by_pillow.mode == 'RGB' and not by_pillow.has_transparency_data:
+                np.testing.assert_array_equal(pixels, by_pillow)
             assert pixels.dtype == np.uint8
             assert pixels.ndim == 3
             assert pixels.shape[2] == 3
             outcomes['decoded'] += 1
         except UnreadableImage:
+            assert by_pillow is None
             outcomes['unreadable'] += 1
     assert min(outcomes.values()) > 200
 

@@ -137,6 +137,20 @@ def test_training_input_yields_the_batches_that_follow_the_step(tiny, source, me
     assert set(got[0]['label']) == {0, 1}
 
 
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_batch_lands_on_the_cpu_without_a_copy(tiny, source, mesh, workers):
+    tiny.data.workers = workers
+    tiny.batch_size = 8 * mesh.size
+    tiny.data.size = 16
+    (batch,) = take(inputs.training_input(tiny, source, mesh, 0), 1)
+    placed = sharding.to_global(batch, mesh)
+    for name in ('condition', 'target'):
+        rows = batch[name].ctypes.data
+        for shard in placed[name].addressable_shards:
+            assert shard.data.unsafe_buffer_pointer() == rows
+            rows += shard.data.nbytes
+
+
 def pretend(patch: pytest.MonkeyPatch, process: int, of: int) -> None:
     """Lets JAX take every `of`-th device, from number `process` on, for this process's own."""
 

@@ -10,6 +10,7 @@ global batch that its devices hold.
 import atexit
 import dataclasses
 import functools
+import math
 import multiprocessing
 import os
 import signal
@@ -23,7 +24,11 @@ from typing import Any
 import cv2
 import grain
 import numpy as np
-from grain.experimental import ThreadPrefetchIterDataset
+from grain.experimental import (
+    DatasetOptions,
+    ThreadPrefetchIterDataset,
+    WithOptionsIterDataset,
+)
 
 from chromagan_jax import color
 from chromagan_jax.data.crops import EvalCrop, TrainCrop, draw
@@ -147,16 +152,30 @@ def _encode(space: str, pool: Executor | None, batch: Batch) -> Batch:
     """'condition' and 'target' in place of 'crop'; zeros where the 'mask' is 0."""
     batch = dict(batch)
     crops = batch.pop('crop')
-    condition = np.zeros((*crops.shape[:3], 1), np.float32)
-    target = np.zeros((*crops.shape[:3], color.TARGET_CHANNELS[space]), np.float32)
+    condition = _aligned((*crops.shape[:3], 1))
+    target = _aligned((*crops.shape[:3], color.TARGET_CHANNELS[space]))
+    wanted = batch.get('mask', np.ones(len(crops)))
 
-    def encode(i: Any) -> None:
-        color.encode(crops[i], space, out=(condition[i], target[i]))
+    def encode(i: int) -> None:
+        if wanted[i]:
+            color.encode(crops[i], space, out=(condition[i], target[i]))
+        else:
+            condition[i], target[i] = 0, 0
 
-    wanted = np.flatnonzero(batch.get('mask', np.ones(len(crops))))
-    for _ in pool.map(encode, wanted) if pool else map(encode, wanted):
+    for _ in (pool.map if pool else map)(encode, range(len(crops))):
         pass
     return {'condition': condition, 'target': target, **batch}
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Float32 of any values, at an address where JAX takes it for an array of the CPU as it is.
+
+    XLA wants multiples of 64 bytes; NumPy's are of 16, and JAX then copies.
+    """
+    count = math.prod(shape)
+    memory = np.empty(count + 16, np.float32)
+    first = -memory.ctypes.data // memory.itemsize % 16
+    return memory[first : first + count].reshape(shape)
 
 
 def _batches(
@@ -168,11 +187,13 @@ def _batches(
     options = grain.ReadOptions(threads, max(prefetch, threads))
     pool = None
     if workers:
-        # What comes from a worker goes through new pages of shared memory, which cost more than
-        # the conversion: so crops do, a quarter of the bytes, and threads here convert them.
+        # What comes from a worker is copied and copied again, which costs more than the conversion:
+        # so crops do, a quarter of the bytes, and threads here convert them. Through pipes: shared
+        # memory costs two page faults each 4 kB, and containers have little of it.
         pool = ThreadPoolExecutor(max(1, threads))
         spread = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
         dataset = dataset.to_iter_dataset(options)
+        dataset = WithOptionsIterDataset(dataset, DatasetOptions(min_shm_size=sys.maxsize))
         dataset = dataset.mp_prefetch(spread, worker_init_fn=_start_worker)
         dataset = dataset.map(functools.partial(_encode, space, pool))
         batches = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
