@@ -57,6 +57,7 @@ Line = dict[str, Any]
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     del argv
+    startup.compute_in_this_thread()
     config = flags.FLAGS.config
     described = {
         'size': config.data.size,

@@ -19,7 +19,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from chromagan_jax import evaluate, train
+from chromagan_jax import evaluate, startup, train
 from chromagan_jax.errors import DivergedError, PreemptedError, UserError, is_lost_process
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -77,6 +77,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run() -> None:
+    startup.compute_in_this_thread()
     if _DISTRIBUTED.value:
         _join_processes()
     if _COMPILATION_CACHE.value and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -91,3 +95,23 @@ def test_a_teacher_is_placed_whole_and_only_where_the_system_has_one(chromagan):
     placed = startup.place_teacher(system, {'fc8': {'bias': np.ones(3)}}, mesh)
     assert len(placed['fc8']['bias'].sharding.device_set) == 8
     np.testing.assert_array_equal(placed['fc8']['bias'], np.ones(3))
+
+
+def test_the_cpu_computes_in_the_thread_that_asks_and_not_without_being_told():
+    """In processes of their own: JAX wants to know before it is used."""
+    program = """
+import jax
+from chromagan_jax import startup
+{told}
+ones = jax.numpy.ones((512, 512))
+work = jax.jit(lambda x: jax.lax.fori_loop(0, 50, lambda i, y: y @ x / 512, x))
+jax.block_until_ready(work(ones))
+print(work(ones).is_ready())
+"""
+    environment = {**os.environ, 'XLA_FLAGS': ''}
+    for told, expected in (('startup.compute_in_this_thread()', 'True'), ('', 'False')):
+        command = [sys.executable, '-c', program.format(told=told)]
+        answer = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        )
+        assert answer.stdout.strip() == expected
