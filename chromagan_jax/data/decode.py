@@ -95,7 +95,7 @@ def load(data: bytes, min_side: int = 0, max_pixels: int | None = None) -> Image
 
 
 def _open(data: bytes, min_side: int, max_pixels: int | None = None) -> Image.Image:
-    """What `load` returns, its header read and its pixels not yet."""
+    """What `load` begins with: the header alone is read."""
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         if max_pixels is not None and image.width * image.height > max_pixels:
@@ -115,6 +115,7 @@ def _open(data: bytes, min_side: int, max_pixels: int | None = None) -> Image.Im
 
 
 def _read(image: Image.Image) -> Image.Image:
+    """What `load` ends with: the pixels, upright."""
     try:
         image.load()
     except _DAMAGE as error:
@@ -159,7 +160,7 @@ def count_frames(data: bytes) -> int:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes it upright."""
+    """What makes it upright; None if it is."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except SyntaxError:  # the EXIF data are damaged, the photograph is whole

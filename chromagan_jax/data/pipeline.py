@@ -190,7 +190,7 @@ def _batches(
         # What comes from a worker is copied and copied again, which costs more than the conversion:
         # so crops do, a quarter of the bytes, and threads here convert them. Through pipes: shared
         # memory costs two page faults each 4 kB, and containers have little of it.
-        pool = ThreadPoolExecutor(max(1, threads))
+        pool = ThreadPoolExecutor(threads) if threads > 1 else None
         spread = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
         dataset = dataset.to_iter_dataset(options)
         dataset = WithOptionsIterDataset(dataset, DatasetOptions(min_shm_size=sys.maxsize))
