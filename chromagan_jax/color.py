@@ -194,9 +194,8 @@ def encode(
     else:
         # _f in place: above the knee the linear term is 0, below it the root is constant.
         f: np.ndarray = cv2.transform(linear, _TO_XYZ32)
-        # Of a number OpenCV would take the maximum in channel 0 alone.
-        root = cv2.max(f, (_F_KNEE,) * 4, dst=linear)  # type: ignore[call-overload]
-        cv2.subtract(f, root, dst=f)
+        root = np.maximum(f, np.float32(_F_KNEE), out=linear)  # cv2.max takes 1 x 1 for a number
+        f -= root
         cv2.scaleAdd(f, _F_SLOPE, np.cbrt(root, out=root), dst=f)
         # OpenCV is quick with 3 channels to 3 and NumPy slow to copy 2 of 3: hence two calls.
         cv2.transform(f, _ENCODED_OF_F, dst=root)

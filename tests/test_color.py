@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -207,3 +209,14 @@ def test_the_gray_target_makes_a_gray_picture_of_the_same_lightness(photograph, 
     np.testing.assert_allclose(rgb, rgb[..., :1].repeat(3, axis=-1), atol=1e-4)
     lightness = skimage.color.rgb2lab(rgb)[..., 0]
     np.testing.assert_allclose(lightness, skimage.color.rgb2lab(photograph)[..., 0], atol=2e-3)
+
+
+def test_pictures_of_a_few_pixels_are_encoded_as_large_ones():
+    """OpenCV takes arrays of 1 x 1 or 1 x 4 for numbers where it can."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8)
+    for space in color.SPACES:
+        whole = color.encode(pixels, space)
+        for height, width in itertools.product(range(1, 7), repeat=2):
+            part = color.encode(pixels[:height, :width], space)
+            for got, expected in zip(part, whole, strict=True):
+                np.testing.assert_allclose(got, expected[:height, :width], atol=1e-6)
