@@ -34,11 +34,11 @@ from chromagan_jax import checkpoint, color, images, jobs, postprocess, released
 from chromagan_jax import state as state_lib
 from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.jobs import Predict
-from chromagan_jax.main import flag_mistake
 from chromagan_jax.postprocess import OFF, PostProcess
-from chromagan_jax.preemption import stop_requests
 from chromagan_jax.released import Trained
 from chromagan_jax.state import System
+from chromagan_jax.utils import cli
+from chromagan_jax.utils.preemption import stop_requests
 
 PyTree = Any
 
@@ -216,17 +216,14 @@ def main(argv: Sequence[str]) -> int:
         print(f'{__doc__}\n{values.get_help()}')
         return 0
     try:
-        try:
-            paths = values(argv)[1:]
-        except flags.Error as error:
-            raise UserError(flag_mistake(str(error))) from error
+        paths = cli.parse(values, argv)
         with stop_requests() as stopping:
             return _run(values, paths, stopping)
     except UserError as error:
-        print(f'chromagan_jax: {error}', file=sys.stderr)
+        cli.print_error(str(error))
         return 1
     except (PreemptedError, KeyboardInterrupt) as error:
-        print(f'chromagan_jax: {str(error) or _INTERRUPTED}', file=sys.stderr)
+        cli.print_error(str(error) or _INTERRUPTED)
         return 75
 
 

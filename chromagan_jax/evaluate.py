@@ -13,14 +13,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from chromagan_jax import checkpoint, color, files, metrics, sharding, steps, writers
+from chromagan_jax import checkpoint, color, metrics, sharding, steps
 from chromagan_jax.data.inputs import NOT_HELD_OUT, evaluation_input, is_held_out, open_sources
 from chromagan_jax.data.sources import Picked
 from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.models import squeezenet
-from chromagan_jax.preemption import stop_requests
-from chromagan_jax.pulse import Pulse
 from chromagan_jax.state import System, generator_variables
+from chromagan_jax.utils import files, writers
+from chromagan_jax.utils.preemption import stop_requests
+from chromagan_jax.utils.watchdog import Pulse
 
 Array = jax.Array
 PyTree = Any

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from chromagan_jax import writers
 from chromagan_jax.data import Source, report_unreadable
 from chromagan_jax.errors import DivergedError, UserError
-from chromagan_jax.pulse import Pulse
 from chromagan_jax.state import GanState
+from chromagan_jax.utils import writers
+from chromagan_jax.utils.watchdog import Pulse
 
 PyTree = Any
 

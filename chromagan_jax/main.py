@@ -8,12 +8,9 @@ SIGABRT (134): start it again too.
 
 import inspect
 import os
-import re
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -21,6 +18,7 @@ from ml_collections import config_flags
 
 from chromagan_jax import evaluate, startup, train
 from chromagan_jax.errors import DivergedError, PreemptedError, UserError, is_lost_process
+from chromagan_jax.utils.cli import end_now, exit_with, flag_mistake
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', help_string='Config file; --config.FIELD=VALUE sets a field.', lock_config=True
@@ -48,9 +46,6 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 )
 
 
-_FAREWELL = 10.0  # s that a process waits at its end for others that may end as well
-
-
 def main(argv: Sequence[str]) -> None:
     """Runs the job that the flags describe, and exits."""
     try:
@@ -60,15 +55,15 @@ def main(argv: Sequence[str]) -> None:
             raise UserError('No config is named: add --config=configs/base.py.')
         _run()
     except UserError as error:
-        _exit(1, str(error))
+        exit_with(1, str(error))
     except PreemptedError as error:
-        _exit(75, str(error))
+        exit_with(75, str(error))
     except DivergedError as error:
-        _exit(3, str(error))
+        exit_with(3, str(error))
     except Exception as error:
         if not is_lost_process(error):
             raise
-        _end_now(
+        end_now(
             75,
             'another process ended, or the network to it broke '
             f'({str(error).splitlines()[0][:200]}): started again, the run goes on from its newest '
@@ -109,7 +104,7 @@ def _join_processes() -> None:
                 f'--distributed may not ask the cluster for its processes ({error}): give the job '
                 'the rights that launch/kubernetes/setup.yaml lists.'
             ) from error
-        _end_now(75, f'the other processes cannot be found yet ({error}): start it again.')
+        end_now(75, f'the other processes cannot be found yet ({error}): start it again.')
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -120,30 +115,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         getattr(_CONFIG.value, 'steps', None)
         return arguments
     except (flags.Error, AttributeError, LookupError, OSError) as error:  # all from ml_collections
-        _exit(1, flag_mistake(str(error)))
-
-
-def flag_mistake(error: str) -> str:
-    """The one sentence in what absl and ml_collections say about a flag."""
-    if 'Traceback' in error:  # of a config file: the exception stands at its end
-        return error.strip().splitlines()[-1].split('UserError: ')[-1]
-    # ml_collections quotes quoted messages, ends of lines included.
-    text = ' '.join(error.replace('\\n', ' ').replace('\\', '').split())
-    for pattern, sentence in (
-        (r'\W*(\w+)\W* Did you mean "(\w+)".*', r"No field '\1' in the config: did you mean '\2'?"),
-        (r'\W*(\w+)\W*', r"There is no field '\1' in the config."),
-        (r'\W*Attribute .* lookup: ([\w.]+)\W*', r"There is no field '\1' in the config."),
-        (r"Unknown .* flag 'config\..*", 'No config is named: add --config=configs/base.py.'),
-        (r"Unknown .* flag '(.*?)'. Did you mean: (\S+) .*", r'No flag --\1: did you mean --\2?'),
-        (r"Unknown .* flag '(.*)'", r'There is no flag --\1.'),
-        (r'flag --(.*?)=(.*): invalid literal.*', r"--\1 must be a whole number, not '\2'."),
-        (r'flag --(.*?)=(.*): could not convert.*', r"--\1 must be a number, not '\2'."),
-        (r"flag --(.*?)=(.*): \('Non-boolean.*", r"--\1 must be true or false, not '\2'."),
-        (r'Configuration is not available.*?\[Errno \d+\] (.*)', r'--config cannot be read: \1.'),
-    ):
-        if match := re.fullmatch(pattern, text):
-            return match.expand(sentence)
-    return text
+        exit_with(1, flag_mistake(str(error)))
 
 
 def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
@@ -156,23 +128,6 @@ def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
     late = str(unraisable.exc_value) == 'Event loop is closed'
     if not late and not inspect.iscoroutine(unraisable.object):
         sys.__unraisablehook__(unraisable)
-
-
-def _exit(code: int, sentence: str) -> NoReturn:
-    print(f'chromagan_jax: {sentence}', file=sys.stderr, flush=True)
-    if jax.distributed.is_initialized():
-        # JAX says farewell to the other processes, so that a mistake that all make ends all with
-        # its code. One that is made here alone leaves them waiting for this process: then it goes.
-        leave = threading.Timer(_FAREWELL, os._exit, (code,))
-        leave.daemon = True
-        leave.start()
-    sys.exit(code)
-
-
-def _end_now(code: int, sentence: str) -> NoReturn:
-    """Ends without the farewell of `jax.distributed`, which would wait for the others."""
-    print(f'chromagan_jax: {sentence}', file=sys.stderr, flush=True)
-    os._exit(code)
 
 
 if __name__ == '__main__':

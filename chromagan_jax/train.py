@@ -11,17 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from chromagan_jax import (
-    checkpoint,
-    evaluate,
-    files,
-    models,
-    optim,
-    sharding,
-    startup,
-    steps,
-    writers,
-)
+from chromagan_jax import checkpoint, evaluate, models, optim, sharding, startup, steps
 from chromagan_jax import config as config_lib
 from chromagan_jax import state as state_lib
 from chromagan_jax.data import report_unreadable
@@ -29,9 +19,10 @@ from chromagan_jax.data.decode import KINDS
 from chromagan_jax.data.inputs import evaluation_input, open_sources, training_input
 from chromagan_jax.errors import PreemptedError
 from chromagan_jax.journal import Journal, check_finite
-from chromagan_jax.preemption import stop_requests
-from chromagan_jax.pulse import Pulse
 from chromagan_jax.state import GanState, System
+from chromagan_jax.utils import files, writers
+from chromagan_jax.utils.preemption import stop_requests
+from chromagan_jax.utils.watchdog import Pulse
 
 PyTree = Any
 

@@ -38,10 +38,11 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from chromagan_jax import checkpoint, evaluate, files, images
+from chromagan_jax import checkpoint, evaluate, images
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils import files
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # launch and configs are in no installed package

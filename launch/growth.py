@@ -17,7 +17,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from chromagan_jax import benchmark, files
+from chromagan_jax import benchmark
+from chromagan_jax.utils import files
 
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for the table and the plot.', required=True)
 _LISTS = {

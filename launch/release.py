@@ -30,12 +30,13 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from chromagan_jax import checkpoint, evaluate, files, images, metrics, released, sharding
+from chromagan_jax import checkpoint, evaluate, images, metrics, released, sharding
 from chromagan_jax.data.inputs import evaluation_input
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.released import Trained
 from chromagan_jax.state import generator_variables
+from chromagan_jax.utils import files
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # launch and configs are in no installed package

@@ -23,13 +23,14 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from chromagan_jax import color, files, writers
+from chromagan_jax import color
 from chromagan_jax.colorize import colorize, load
 from chromagan_jax.data.crops import read_image
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.released import Trained
+from chromagan_jax.utils import files, writers
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # launch is in no installed package

@@ -12,10 +12,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from chromagan_jax import checkpoint, color, files, writers
+from chromagan_jax import checkpoint, color
 from chromagan_jax import state as state_lib
 from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils import files, writers
 
 SYSTEMS = (
     *('base', 'chromatic_dreams', 'image_colorizer', 'rgb_colorizer'),

@@ -36,10 +36,10 @@ from PIL import Image, ImageOps
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # where the package is not installed
 
-from chromagan_jax import files  # noqa: E402
 from chromagan_jax.data.decode import decode, resize_short  # noqa: E402
 from chromagan_jax.data.sources import image_names, make_source  # noqa: E402
 from chromagan_jax.prepare.pictures import Options, encode_jpeg  # noqa: E402
+from chromagan_jax.utils import files  # noqa: E402
 
 SEED = 0
 

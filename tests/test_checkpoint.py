@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chromagan_jax import checkpoint, files, sharding
+from chromagan_jax import checkpoint, sharding
 from chromagan_jax import state as state_lib
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils import files
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import pytest
 import skimage.data
 from jax.sharding import Mesh, NamedSharding
 
-from chromagan_jax import files, sharding
+from chromagan_jax import sharding
 from chromagan_jax.data import Source, eval_batches, inputs, make_source, train_batches
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils import files
 
 
 @pytest.fixture(scope='module')

@@ -12,10 +12,11 @@ import skimage.metrics
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from chromagan_jax import evaluate, files, metrics, sharding, state, steps, writers
+from chromagan_jax import evaluate, metrics, sharding, state, steps
 from chromagan_jax.data import Source, eval_batches, make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.models import squeezenet
+from chromagan_jax.utils import files, writers
 from configs import base
 
 SIZE = 32

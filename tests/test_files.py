@@ -6,8 +6,8 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from chromagan_jax import files
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils import files
 
 
 def test_a_png_is_read_back_unchanged_and_makes_its_folder(tmp_path):

@@ -7,8 +7,8 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from chromagan_jax import writers
 from chromagan_jax.colorize import colorize, load
+from chromagan_jax.utils import writers
 from launch import sheet
 
 CELL = 32

@@ -16,8 +16,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from PIL import Image
 
-from chromagan_jax import main, train
+from chromagan_jax import train
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils import cli
 from configs import base
 
 ROOT = Path(__file__).parents[1]
@@ -261,11 +262,11 @@ def test_what_is_wrong_with_a_flag_is_said_in_one_sentence(
     flags.DEFINE_enum('mode', 'train', ['train'], '', flag_values=values)
     with pytest.raises((flags.Error, AttributeError, LookupError, OSError)) as raised:
         values(argv)
-    assert main.flag_mistake(str(raised.value)) == sentence
+    assert cli.flag_mistake(str(raised.value)) == sentence
 
 
 def test_what_nobody_foresaw_is_passed_on_in_one_line() -> None:
-    assert main.flag_mistake('Two\n  lines of words.') == 'Two lines of words.'
+    assert cli.flag_mistake('Two\n  lines of words.') == 'Two lines of words.'
 
 
 def test_a_disk_that_takes_no_more_ends_in_one_sentence_and_loses_nothing(tmp_path):

@@ -6,7 +6,7 @@ from types import FrameType
 
 import pytest
 
-from chromagan_jax.preemption import stop_requests
+from chromagan_jax.utils.preemption import stop_requests
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

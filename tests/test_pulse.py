@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from chromagan_jax.pulse import HEARTBEAT, PHASES, Pulse
+from chromagan_jax.utils.watchdog import HEARTBEAT, PHASES, Pulse
 
 
 class Clock:

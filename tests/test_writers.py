@@ -17,8 +17,8 @@ import skimage.data
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from chromagan_jax import writers
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils import writers
 
 LOSSES = {'generator/loss': 12.3123, 'discriminator/loss': 0.642, 'generator/l1': 0.08104}
 

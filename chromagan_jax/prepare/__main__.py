@@ -31,12 +31,12 @@ from typing import Any
 from absl import flags
 
 from chromagan_jax.errors import PreemptedError, UserError
-from chromagan_jax.main import flag_mistake
-from chromagan_jax.preemption import stop_requests
 from chromagan_jax.prepare import run
 from chromagan_jax.prepare.export import check_free, export
 from chromagan_jax.prepare.inputs import Inputs
 from chromagan_jax.prepare.pictures import DISTANCE, Options
+from chromagan_jax.utils import cli
+from chromagan_jax.utils.preemption import stop_requests
 
 _OPTIONS_HELP = {
     'min_side': 'px; pictures with a smaller short side are dropped.',
@@ -83,18 +83,15 @@ def main(argv: Sequence[str]) -> int:
         print(f'{__doc__}\n{values.get_help()}')
         return 0
     try:
-        try:
-            beam_arguments = values(argv)[1:]
-        except flags.Error as error:
-            raise UserError(flag_mistake(str(error))) from error
+        beam_arguments = cli.parse(values, argv)
         with stop_requests() as stopping:
             _run(values, beam_arguments, stopping)
         return 0
     except UserError as error:
-        print(f'chromagan_jax: {error}', file=sys.stderr)
+        cli.print_error(str(error))
         return 1
     except (PreemptedError, KeyboardInterrupt) as error:
-        print(f'chromagan_jax: {str(error) or "Interrupted."}', file=sys.stderr)
+        cli.print_error(str(error) or 'Interrupted.')
         return 75
 
 

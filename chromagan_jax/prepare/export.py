@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from chromagan_jax import color, files
+from chromagan_jax import color
 from chromagan_jax.data.decode import decode
 from chromagan_jax.errors import UserError
 from chromagan_jax.prepare.outcomes import SPLITS
+from chromagan_jax.utils import files
 
 QUALITY = 95  # of the gray copies
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from chromagan_jax import files
 from chromagan_jax.data.sources import Source, image_names, make_source
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils import files
 
 T = TypeVar('T')
 

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from chromagan_jax import files
 from chromagan_jax.prepare.pictures import Dropped, Kept
+from chromagan_jax.utils import files
 
 SPLITS = ('train', 'test')
 BUCKETS = [f'{number:02x}' for number in range(256)]  # how digests begin

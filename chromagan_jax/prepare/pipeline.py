@@ -30,13 +30,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from chromagan_jax import files
 from chromagan_jax.prepare import inputs as inputs_lib
 from chromagan_jax.prepare import outcomes, pictures
 from chromagan_jax.prepare.duplicates import Concatenate, FindNear, better_of, by_worse
 from chromagan_jax.prepare.inputs import Inputs
 from chromagan_jax.prepare.outcomes import TICKET, Outcome
 from chromagan_jax.prepare.pictures import Dropped, Kept, Options
+from chromagan_jax.utils import files
 
 
 class Job(NamedTuple):

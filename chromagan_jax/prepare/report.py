@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chromagan_jax.data.decode import decode
-from chromagan_jax.files import write_atomically, write_json
 from chromagan_jax.prepare.pictures import REASONS, Dropped, Kept, thumbnail
+from chromagan_jax.utils.files import write_atomically, write_json
 
 SPLITS = ('train', 'test')
 MAX_EXAMPLES = 24  # of each outcome

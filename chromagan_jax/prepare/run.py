@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chromagan_jax import files
 from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.prepare import outcomes, report
 from chromagan_jax.prepare.inputs import Inputs, Listing, list_pictures
 from chromagan_jax.prepare.pictures import Options
-from chromagan_jax.writers import Progress, format_duration
+from chromagan_jax.utils import files
+from chromagan_jax.utils.writers import Progress, format_duration
 
 COLUMNS = ('file', 'name', 'fate', 'detail', 'category', 'width', 'height')  # of pictures.csv
 

@@ -25,8 +25,8 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageDraw, ImageFont
 
-from chromagan_jax import files
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils import files
 
 _PACKAGES = (
     *('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy'),

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import jax
 
-from chromagan_jax import files
+from chromagan_jax.utils import files
 
 # What a job does at any moment. The time in steps over all of it is its goodput.
 PHASES = ('start', 'compile', 'restore', 'data', 'step', 'evaluate', 'sample', 'save')

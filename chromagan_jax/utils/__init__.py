@@ -1,0 +1,1 @@
+"""What all commands share: files, progress and metrics, the watchdog, requests to stop, flags."""
