@@ -30,11 +30,12 @@ import numpy as np
 from absl import flags, logging
 from PIL import Image
 
-from chromagan_jax import checkpoint, color, images, jobs, postprocess, released, sharding, steps
+from chromagan_jax import checkpoint, color, images, jobs, released, sharding, steps
 from chromagan_jax import state as state_lib
+from chromagan_jax.config import postprocess
+from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.jobs import Predict
-from chromagan_jax.postprocess import OFF, PostProcess
 from chromagan_jax.released import Trained
 from chromagan_jax.state import System
 from chromagan_jax.utils import cli

@@ -11,10 +11,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from chromagan_jax import images
+from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import UnreadableImage
 from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
-from chromagan_jax.postprocess import OFF, PostProcess
 from chromagan_jax.utils import writers
 
 T = TypeVar('T')

@@ -101,12 +101,6 @@ def make_schedule(c: Any, steps: int, field: str) -> Callable[[Array], Array]:
     return lambda step: decay(step) * jnp.minimum((step + 1) / c.warmup_steps, 1.0)
 
 
-def depends_on_steps(config: Any) -> bool:
-    """Whether a schedule ends with the run, so that a resume may not change its length."""
-    fields = ('generator_optimizer', 'discriminator_optimizer')
-    return any(config[field].schedule != 'constant' for field in fields)
-
-
 def init_plateau() -> PlateauState:
     """Scale 1, and no value seen."""
     return contrib.reduce_on_plateau().init(jnp.zeros(()))

@@ -19,8 +19,8 @@ from skimage.transform import resize
 from chromagan_jax import checkpoint, colorize, images, sharding, steps
 from chromagan_jax import state as state_lib
 from chromagan_jax.color import encode
+from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.errors import UserError
-from chromagan_jax.postprocess import PostProcess
 from chromagan_jax.utils import files
 from configs import base
 

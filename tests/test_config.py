@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from chromagan_jax import config as config_lib
+from chromagan_jax import losses, metrics
+from chromagan_jax.config import schema
 from chromagan_jax.errors import UserError
 from configs import base
 
@@ -201,6 +203,11 @@ def test_values_that_exclude_one_another_are_named(tiny, values, named):
 )
 def test_what_the_messages_advise_is_possible(tiny, values):
     assert config_lib.validate(put(tiny, values)) is None
+
+
+def test_the_schema_names_every_loss_and_metric_that_there_is():
+    assert tuple(losses.ADVERSARIAL) == schema.ADVERSARIAL_LOSSES
+    assert tuple(metrics.RANKING) == schema.RANKING_METRICS
 
 
 def test_a_run_resumes_under_its_own_config(tiny):

@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from chromagan_jax import optim, state, steps
+from chromagan_jax.config.resume import depends_on_steps
 from chromagan_jax.errors import UserError
 
 FIELD = 'generator_optimizer'
@@ -210,15 +211,15 @@ def test_every_update_of_the_discriminator_sees_the_rate_of_the_train_step(tiny)
 
 @pytest.mark.parametrize('field', ['generator_optimizer', 'discriminator_optimizer'])
 def test_a_schedule_other_than_constant_depends_on_the_steps(tiny, field):
-    assert not optim.depends_on_steps(tiny)
+    assert not depends_on_steps(tiny)
     for schedule in ('linear', 'cosine'):
         tiny[field].schedule = schedule
-        assert optim.depends_on_steps(tiny)
+        assert depends_on_steps(tiny)
 
 
 def test_a_warm_up_alone_does_not_depend_on_the_steps(tiny):
     configured(tiny, warmup_steps=3)
-    assert not optim.depends_on_steps(tiny)
+    assert not depends_on_steps(tiny)
     rates = []
     for tiny.steps in (5, 50):
         rate = optim.make_optimizer(tiny, FIELD).learning_rate

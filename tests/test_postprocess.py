@@ -8,8 +8,9 @@ from skimage.color import lab2rgb, rgb2lab
 from skimage.util import view_as_blocks
 
 from chromagan_jax import images, postprocess
+from chromagan_jax.config.postprocess import OFF, PostProcess, make
 from chromagan_jax.errors import UserError
-from chromagan_jax.postprocess import OFF, PostProcess, make, treat_chroma
+from chromagan_jax.postprocess import treat_chroma
 from configs import base
 
 SIZE = 32

@@ -20,6 +20,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from chromagan_jax import colorize, released, sharding
 from chromagan_jax import state as state_lib
+from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 
@@ -103,7 +104,7 @@ def test_flags_work_as_they_do_with_a_workdir(network, tmp_path):
     Image.fromarray(pixels).save(tmp_path / 'a.png')
     flags = ['--saturation=0.5', f'--size={2 * network.size}']
     assert colorize.main(['', f'--output={tmp_path}/out', *flags, f'{tmp_path}/a.png']) == 0
-    post = colorize.PostProcess(saturation=0.5)
+    post = PostProcess(saturation=0.5)
     (expected,) = colorize.colorize(
         [pixels], network.system, network.variables, 2 * network.size, post=post
     )
