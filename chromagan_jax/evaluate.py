@@ -17,7 +17,7 @@ from chromagan_jax import checkpoint, color, metrics, sharding, steps
 from chromagan_jax.data.inputs import NOT_HELD_OUT, evaluation_input, is_held_out, open_sources
 from chromagan_jax.data.sources import Picked
 from chromagan_jax.errors import PreemptedError, UserError
-from chromagan_jax.models import squeezenet
+from chromagan_jax.models.pretrained import squeezenet
 from chromagan_jax.state import System, generator_variables
 from chromagan_jax.utils import files, writers
 from chromagan_jax.utils.preemption import stop_requests

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from chromagan_jax import models, optim, sharding
 from chromagan_jax.color import TARGET_CHANNELS
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import vgg
+from chromagan_jax.models.pretrained import vgg
 
 Array = jax.Array
 PyTree = Any

@@ -14,7 +14,8 @@ from jax import lax
 
 from chromagan_jax import losses, optim
 from chromagan_jax.gradients import mean_gradient
-from chromagan_jax.models import Classified, vgg
+from chromagan_jax.models import Classified
+from chromagan_jax.models.pretrained import vgg
 from chromagan_jax.state import (
     GanState,
     NetworkState,

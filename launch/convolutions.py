@@ -1,4 +1,4 @@
-"""Milliseconds of the convolutions in `models/conv.py`: how its table was made.
+"""Milliseconds of the convolutions in `models/ops/conv.py`: how its table was made.
 
     python launch/convolutions.py
 
@@ -16,7 +16,7 @@ from unittest import mock
 import jax
 from absl import app
 
-from chromagan_jax.models import conv
+from chromagan_jax.models.ops import conv
 
 # (batch, px, kernel, channels, features, padding)
 SHAPES = [

@@ -16,7 +16,8 @@ from absl import app, flags
 from jax import lax
 
 from chromagan_jax.benchmark import timed
-from chromagan_jax.models import conv, layers
+from chromagan_jax.models import layers
+from chromagan_jax.models.ops import conv
 
 _BATCH = flags.DEFINE_integer('batch', 16, 'Photographs.')
 _SIZE = flags.DEFINE_integer('size', 256, 'px of the photographs.')

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from chromagan_jax.models import squeezenet
+from chromagan_jax.models.pretrained import squeezenet
 from configs import base
 
 # Ignored where the tests run in the background, and Ctrl-C is among what they try.

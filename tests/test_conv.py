@@ -5,7 +5,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from chromagan_jax.models import conv
+from chromagan_jax.models.ops import conv
 
 # (px, kernel, channels, features, padding): one a branch of the kernel gradient, and more.
 SHAPES = [

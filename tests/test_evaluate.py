@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from chromagan_jax import evaluate, metrics, sharding, state, steps
 from chromagan_jax.data import Source, eval_batches, make_source
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import squeezenet
+from chromagan_jax.models.pretrained import squeezenet
 from chromagan_jax.utils import files, writers
 from configs import base
 

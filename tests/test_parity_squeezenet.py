@@ -9,7 +9,7 @@ torch = pytest.importorskip('torch', reason='needs PyTorch: pip install -e ".[pa
 import safetensors.torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from chromagan_jax.models import squeezenet, weights  # noqa: E402
+from chromagan_jax.models.pretrained import squeezenet, weights  # noqa: E402
 
 
 class Fire(nn.Module):

@@ -9,8 +9,8 @@ torch = pytest.importorskip('torch', reason='needs PyTorch: pip install -e ".[pa
 import safetensors.torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from chromagan_jax.models import vgg, weights  # noqa: E402
 from chromagan_jax.models.chromagan import TwoBranch  # noqa: E402
+from chromagan_jax.models.pretrained import vgg, weights  # noqa: E402
 
 PLAN = (64, 64, 'M', 128, 128, 'M', 256, 256, 256, 'M', 512, 512, 512, 'M', 512, 512, 512, 'M')
 BLOCK_4 = 23  # the layers up to the last ReLU of block 4

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import squeezenet
+from chromagan_jax.models.pretrained import squeezenet
 
 # Of fire2 to fire8: place in torchvision's state dict, channels in, squeezed and of each expansion.
 FIRES = [

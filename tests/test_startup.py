@@ -9,7 +9,7 @@ import pytest
 from chromagan_jax import checkpoint, models, sharding, startup
 from chromagan_jax import state as state_lib
 from chromagan_jax.data.inputs import open_sources
-from chromagan_jax.models import squeezenet, vgg
+from chromagan_jax.models.pretrained import squeezenet, vgg
 
 
 @pytest.fixture

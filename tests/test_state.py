@@ -6,7 +6,7 @@ import pytest
 from chromagan_jax import sharding
 from chromagan_jax import state as state_lib
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import vgg
+from chromagan_jax.models.pretrained import vgg
 
 
 def test_a_new_state_has_the_shapes_types_and_places_of_the_abstract_one(small):

@@ -9,7 +9,7 @@ from scipy.special import rel_entr
 
 from chromagan_jax import state as state_lib
 from chromagan_jax import steps
-from chromagan_jax.models import vgg
+from chromagan_jax.models.pretrained import vgg
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from flax.traverse_util import flatten_dict
 
 from chromagan_jax import color
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import layers, vgg, weights
+from chromagan_jax.models import layers
+from chromagan_jax.models.pretrained import vgg, weights
 
 KEY = jax.random.key(0)
 WINDOWS = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]  # places of torchvision's convolutions

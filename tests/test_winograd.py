@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate
 
-from chromagan_jax.models import winograd
+from chromagan_jax.models.ops import winograd
 
 TILES = [(m, k) for m in (1, 2, 3, 4, 5) for k in (2, 3, 4, 5) if m + k - 1 <= 6]
 

@@ -14,8 +14,9 @@ from flax import linen as nn
 
 from chromagan_jax.color import TARGET_CHANNELS
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import chromagan, dense, encoder_decoder, patch, squeezenet, unet, vgg
+from chromagan_jax.models import chromagan, dense, encoder_decoder, patch, unet
 from chromagan_jax.models.chromagan import Classified as Classified
+from chromagan_jax.models.pretrained import PRETRAINED
 
 PyTree = Any
 
@@ -28,10 +29,6 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     'patch': patch.PatchGAN,
     'dense': dense.DenseDiscriminator,
 }
-
-# Networks that a generator may start from, by the field of the config that names a file of weights:
-# modules with `TITLE`, `BACKBONE` (their name in the generator's parameters) and `load`.
-PRETRAINED = {'vgg16': vgg, 'squeezenet': squeezenet}
 
 _COMMON = ('channels', 'size', 'dtype', 'param_dtype', 'remat')
 

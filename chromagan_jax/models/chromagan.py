@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import layers, vgg
-from chromagan_jax.models.conv import Conv
+from chromagan_jax.models import layers
+from chromagan_jax.models.ops.conv import Conv
+from chromagan_jax.models.pretrained import vgg
 
 Array = jax.Array
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.models import layers
-from chromagan_jax.models.conv import Conv
+from chromagan_jax.models.ops.conv import Conv
 
 Array = jax.Array
 

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax import lax
 
 from chromagan_jax.errors import UserError
-from chromagan_jax.models.conv import conv
+from chromagan_jax.models.ops.conv import conv
 
 Array = jax.Array
 Dtype = Any

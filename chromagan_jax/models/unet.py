@@ -10,8 +10,9 @@ from flax import linen as nn
 
 from chromagan_jax import color
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import layers, squeezenet
-from chromagan_jax.models.conv import Conv
+from chromagan_jax.models import layers
+from chromagan_jax.models.ops.conv import Conv
+from chromagan_jax.models.pretrained import squeezenet
 
 Array = jax.Array
 

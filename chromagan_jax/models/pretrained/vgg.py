@@ -15,8 +15,9 @@ from flax import linen as nn
 
 from chromagan_jax import color
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import layers, weights
-from chromagan_jax.models.conv import Conv
+from chromagan_jax.models import layers
+from chromagan_jax.models.ops.conv import Conv
+from chromagan_jax.models.pretrained import weights
 
 Array = jax.Array
 Params = dict[str, dict[str, np.ndarray]]

@@ -18,8 +18,8 @@ from flax import linen as nn
 from jax import lax
 
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import weights
-from chromagan_jax.models.conv import Conv
+from chromagan_jax.models.ops.conv import Conv
+from chromagan_jax.models.pretrained import weights
 
 Array = jax.Array
 Params = dict[str, dict[str, np.ndarray]]

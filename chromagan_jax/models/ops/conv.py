@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from chromagan_jax.models import winograd
+from chromagan_jax.models.ops import winograd
 
 Array = jax.Array
 Padding = tuple[int, int]  # before and after, of both sides of the picture

@@ -1,0 +1,1 @@
+"""Operations of the networks, each with the implementation that its back end is best at."""
