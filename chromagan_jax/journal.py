@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from chromagan_jax.data import Source, report_unreadable
+from chromagan_jax.data.sources import Source
+from chromagan_jax.data.transforms import report_unreadable
 from chromagan_jax.errors import DivergedError, UserError
 from chromagan_jax.state import GanState
 from chromagan_jax.utils import writers

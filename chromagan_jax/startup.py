@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from chromagan_jax import checkpoint, models, sharding
 from chromagan_jax import config as config_lib
 from chromagan_jax import state as state_lib
-from chromagan_jax.data import Source
 from chromagan_jax.data.inputs import NOT_HELD_OUT, is_held_out
+from chromagan_jax.data.sources import Source
 from chromagan_jax.errors import UserError
 from chromagan_jax.state import GanState, System
 from chromagan_jax.utils import files, writers

@@ -14,9 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from chromagan_jax import checkpoint, evaluate, models, optim, sharding, startup, steps
 from chromagan_jax import config as config_lib
 from chromagan_jax import state as state_lib
-from chromagan_jax.data import report_unreadable
 from chromagan_jax.data.decode import KINDS
 from chromagan_jax.data.inputs import evaluation_input, open_sources, training_input
+from chromagan_jax.data.transforms import report_unreadable
 from chromagan_jax.errors import PreemptedError
 from chromagan_jax.journal import Journal, check_finite
 from chromagan_jax.state import GanState, System

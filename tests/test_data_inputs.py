@@ -8,7 +8,9 @@ import skimage.data
 from jax.sharding import Mesh, NamedSharding
 
 from chromagan_jax import sharding
-from chromagan_jax.data import Source, eval_batches, inputs, make_source, train_batches
+from chromagan_jax.data import inputs
+from chromagan_jax.data.pipeline import eval_batches, train_batches
+from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.utils import files
 

@@ -17,11 +17,11 @@ import skimage.transform
 from PIL import Image
 
 from chromagan_jax import color
-from chromagan_jax.data import crops, pipeline
-from chromagan_jax.data.crops import read_image, report_unreadable, substitute
+from chromagan_jax.data import pipeline, transforms
 from chromagan_jax.data.decode import KINDS, UnreadableImage, crop_square, decode, resize_short
 from chromagan_jax.data.pipeline import eval_batches, train_batches
 from chromagan_jax.data.sources import make_source
+from chromagan_jax.data.transforms import read_image, report_unreadable, substitute
 from chromagan_jax.errors import UserError
 
 SIZE = 16
@@ -401,7 +401,8 @@ def test_workers_outlive_a_signal_to_all_but_not_the_main_process(photos):
     script = (
         'import multiprocessing, sys\n'
         'from absl import flags\n'
-        'from chromagan_jax.data import make_source, train_batches\n'
+        'from chromagan_jax.data.pipeline import train_batches\n'
+        'from chromagan_jax.data.sources import make_source\n'
         "if __name__ == '__main__':\n"
         "    flags.FLAGS(['x'])\n"
         '    batches = train_batches(make_source(sys.argv[1]), size=8, load_ratio=1, flip=True,\n'
@@ -442,7 +443,7 @@ def test_workers_outlive_a_signal_to_all_but_not_the_main_process(photos):
 
 def test_a_process_reads_no_rows_but_its_own(photos, monkeypatch):
     read = []
-    original = crops.read_image
-    monkeypatch.setattr(crops, 'read_image', lambda *a: read.append(a[1]) or original(*a))
+    original = transforms.read_image
+    monkeypatch.setattr(transforms, 'read_image', lambda *a: read.append(a[1]) or original(*a))
     take(photos, 3, rows=[1], threads=0, prefetch=0)
     assert len(read) == 3

@@ -251,7 +251,7 @@ def test_tensorflow_is_never_imported(tfds_dir, tmp_path):
     (decoy / '__init__.py').write_text("raise RuntimeError('TensorFlow was imported')")
     script = (
         'import sys\n'
-        'from chromagan_jax.data import make_source\n'
+        'from chromagan_jax.data.sources import make_source\n'
         "assert len(make_source('sample')[0]['image'])\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"
         "source = make_source('tfds:tiny', labels=True)\n"

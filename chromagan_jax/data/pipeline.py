@@ -31,8 +31,8 @@ from grain.experimental import (
 )
 
 from chromagan_jax import color
-from chromagan_jax.data.crops import EvalCrop, TrainCrop, draw
 from chromagan_jax.data.sources import Source
+from chromagan_jax.data.transforms import EvalCrop, TrainCrop, draw
 
 Batch = dict[str, np.ndarray]
 

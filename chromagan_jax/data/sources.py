@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from chromagan_jax.data.records import (
+from chromagan_jax.data.datasets import (
     ArrayRecords,
     Record,
     find_tfds,
