@@ -36,13 +36,14 @@ from absl import app, flags, logging
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from chromagan_jax import color, jobs, models, sharding, startup, steps, train
+from chromagan_jax import color, jobs, models, sharding, startup, train
 from chromagan_jax import main as main_lib
-from chromagan_jax import state as state_lib
 from chromagan_jax.colorize import colorize, make_predict
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.inputs import open_sources, training_input
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan import steps
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Measurements of each figure.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps of a measurement.')

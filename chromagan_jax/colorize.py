@@ -30,14 +30,15 @@ import numpy as np
 from absl import flags, logging
 from PIL import Image
 
-from chromagan_jax import checkpoint, color, images, jobs, released, sharding, steps
-from chromagan_jax import state as state_lib
+from chromagan_jax import color, images, jobs, released, sharding
 from chromagan_jax.config import postprocess
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.errors import PreemptedError, UserError
+from chromagan_jax.gan import checkpoints, steps
+from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan.state import System
 from chromagan_jax.jobs import Predict
 from chromagan_jax.released import Trained
-from chromagan_jax.state import System
 from chromagan_jax.utils import cli
 from chromagan_jax.utils.preemption import stop_requests
 
@@ -118,7 +119,7 @@ def load(workdir: str | None = None, which: str = 'newest') -> Trained:
     one = sharding.make_mesh(devices=jax.local_devices()[:1])
     if workdir is None:
         return released.load(one)
-    config, system, state = checkpoint.load(Path(workdir), which, one)
+    config, system, state = checkpoints.load(Path(workdir), which, one)
     variables = state_lib.generator_variables(state)
     return Trained(workdir, config, system, variables, int(state.step))
 

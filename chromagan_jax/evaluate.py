@@ -13,12 +13,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from chromagan_jax import checkpoint, color, metrics, sharding, steps
+from chromagan_jax import color, metrics, sharding
 from chromagan_jax.data.inputs import NOT_HELD_OUT, evaluation_input, is_held_out, open_sources
 from chromagan_jax.data.sources import Picked
 from chromagan_jax.errors import PreemptedError, UserError
+from chromagan_jax.gan import checkpoints, steps
+from chromagan_jax.gan.state import System, generator_variables
 from chromagan_jax.models.pretrained import squeezenet
-from chromagan_jax.state import System, generator_variables
 from chromagan_jax.utils import files, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Pulse
@@ -210,7 +211,7 @@ def evaluate_checkpoints(config: Any, workdir: Path) -> None:
         UserError: if there is no run, checkpoint or photograph, or following waits in vain.
         PreemptedError: after SIGTERM or Ctrl-C, which lose nothing that was scored.
     """
-    run = ConfigDict(checkpoint.read_run(workdir)['config'])
+    run = ConfigDict(checkpoints.read_run(workdir)['config'])
     run.eval = config.eval
     mesh = sharding.make_mesh()
     source = open_sources(run)[1]
@@ -225,7 +226,7 @@ def evaluate_checkpoints(config: Any, workdir: Path) -> None:
     pulse = Pulse(config.stall_timeout)
     with stop_requests() as stopping, pulse.watch():
         for which in _which(config, run, workdir, done, stopping, pulse):
-            loaded = checkpoint.load(workdir, which, mesh)
+            loaded = checkpoints.load(workdir, which, mesh)
             if compiled is None:
                 compiled = (
                     make_eval_step(run, loaded.system, mesh),
@@ -269,7 +270,7 @@ def _which(
     newest_at = time.monotonic()
     while not done or max(done) < run.steps:
         pulse.beat()
-        new = [step for step in checkpoint.kept_steps(workdir) if step not in done]
+        new = [step for step in checkpoints.kept_steps(workdir) if step not in done]
         waited = time.monotonic() - newest_at > config.eval.patience
         # Processes look at different moments and are signalled alone: the first one's view counts
         # for all, and a signal to any.

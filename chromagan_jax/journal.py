@@ -10,7 +10,7 @@ import numpy as np
 from chromagan_jax.data.sources import Source
 from chromagan_jax.data.transforms import report_unreadable
 from chromagan_jax.errors import DivergedError, UserError
-from chromagan_jax.state import GanState
+from chromagan_jax.gan.state import GanState
 from chromagan_jax.utils import writers
 from chromagan_jax.utils.watchdog import Pulse
 

@@ -19,9 +19,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from chromagan_jax import sharding
-from chromagan_jax import state as state_lib
 from chromagan_jax.errors import UserError
-from chromagan_jax.state import System
+from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan.state import System
 from chromagan_jax.utils import files
 
 PyTree = Any

@@ -7,13 +7,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from chromagan_jax import checkpoint, models, sharding
 from chromagan_jax import config as config_lib
-from chromagan_jax import state as state_lib
+from chromagan_jax import models, sharding
 from chromagan_jax.data.inputs import NOT_HELD_OUT, is_held_out
 from chromagan_jax.data.sources import Source
 from chromagan_jax.errors import UserError
-from chromagan_jax.state import GanState, System
+from chromagan_jax.gan import checkpoints as checkpoint_lib
+from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan.state import GanState, System
 from chromagan_jax.utils import files, writers
 
 PyTree = Any
@@ -38,7 +39,7 @@ def claim_workdir(config: Any, workdir: Path, source: Source, resume: bool) -> N
     """
     data = {'records': len(source), 'fingerprint': source.fingerprint}
     if resume:
-        run = checkpoint.read_run(workdir)
+        run = checkpoint_lib.read_run(workdir)
         config_lib.check_resume(config, run['config'])
         if run['data'] != data:
             raise UserError(
@@ -57,7 +58,7 @@ def starting_state(
     config: Any,
     system: System,
     mesh: Mesh,
-    checkpoints: checkpoint.Manager,
+    checkpoints: checkpoint_lib.Manager,
     pretrained: Mapping[str, PyTree],
     say: Callable[[str], None],
 ) -> GanState:
@@ -66,14 +67,14 @@ def starting_state(
     `pretrained` is what `models.load_pretrained` returns.
     """
     abstract = state_lib.abstract_state(system, config, mesh)
-    state = checkpoint.restore_newest(checkpoints, abstract, say)
+    state = checkpoint_lib.restore_newest(checkpoints, abstract, say)
     if state is not None:
         say(f'resumed from step {int(state.step)}')
         return state
     state = state_lib.create_state(system, config, mesh)
     if config.init_from:
         say(f'starts from the weights in {config.init_from}')
-        return checkpoint.load_weights(config, Path(config.init_from), state, mesh)
+        return checkpoint_lib.load_weights(config, Path(config.init_from), state, mesh)
     for field, network in models.PRETRAINED.items():
         if network.BACKBONE not in state.generator.params:
             continue

@@ -11,15 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from chromagan_jax import checkpoint, evaluate, models, optim, sharding, startup, steps
 from chromagan_jax import config as config_lib
-from chromagan_jax import state as state_lib
+from chromagan_jax import evaluate, models, sharding, startup
 from chromagan_jax.data.decode import KINDS
 from chromagan_jax.data.inputs import evaluation_input, open_sources, training_input
 from chromagan_jax.data.transforms import report_unreadable
 from chromagan_jax.errors import PreemptedError
+from chromagan_jax.gan import checkpoints as checkpoint_lib
+from chromagan_jax.gan import optimizers, steps
+from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan.state import GanState, System
 from chromagan_jax.journal import Journal, check_finite
-from chromagan_jax.state import GanState, System
 from chromagan_jax.utils import files, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Pulse
@@ -63,9 +65,9 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
         writes = jax.process_index() == 0  # one writer a file
         pulse = Pulse(config.stall_timeout, workdir / 'heartbeat.json' if writes else None)
         stack.enter_context(pulse.watch())
-        checkpoints = checkpoint.open_checkpoints(workdir, config.checkpoint.max_to_keep)
-        best = checkpoint.open_best(workdir)
-        stack.enter_context(checkpoint.finishing(checkpoints, best))
+        checkpoints = checkpoint_lib.open_checkpoints(workdir, config.checkpoint.max_to_keep)
+        best = checkpoint_lib.open_best(workdir)
+        stack.enter_context(checkpoint_lib.finishing(checkpoints, best))
         startup.claim_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
         pretrained = models.load_pretrained(config)
         with pulse.phase('restore'):
@@ -109,7 +111,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
                 state = reduce_on_plateau(config, state, scores, journal.progress.message)
                 score = evaluate.score(config.checkpoint.best_metric, scores)
                 with pulse.phase('save'):
-                    checkpoint.save_if_best(best, step, state, score)
+                    checkpoint_lib.save_if_best(best, step, state, score)
             if due(config.sample_every):
                 with (
                     pulse.phase('sample'),
@@ -120,7 +122,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
             if due(config.checkpoint_every) or stop:
                 check_finite(state, metrics)
                 with pulse.phase('save'):
-                    checkpoint.save(checkpoints, step, state)
+                    checkpoint_lib.save(checkpoints, step, state)
             return state
 
         cadences = (config.eval_every, config.sample_every, config.checkpoint_every)
@@ -214,7 +216,7 @@ def reduce_on_plateau(
     if not config.plateau.patience:
         return state
     score = evaluate.score(config.plateau.metric, scores)
-    plateau = optim.update_plateau(config.plateau, state.plateau, score)
+    plateau = optimizers.update_plateau(config.plateau, state.plateau, score)
     if plateau.scale != state.plateau.scale:
         say(
             f'{config.plateau.metric} has not improved for {config.plateau.patience} evaluations: '

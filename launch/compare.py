@@ -38,10 +38,11 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from chromagan_jax import checkpoint, evaluate, images
+from chromagan_jax import evaluate, images
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import checkpoints
 from chromagan_jax.utils import files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,7 +130,7 @@ def run_systems(args: argparse.Namespace, others: Sequence[str]) -> list[str]:
             rate = measure(folder, common, args.minutes)
             speed, steps = rate['images_per_second'], rate['steps']
             say(f'{name}: {speed:.3g} images/s, {steps} steps in {args.minutes:g} minutes')
-            if steps not in checkpoint.kept_steps(folder / 'run'):
+            if steps not in checkpoints.kept_steps(folder / 'run'):
                 own = (workdir, f'--config.steps={steps}', *plateau(name, steps))
                 run(folder, 'main', *common, *own)
             if not (scores := table.last_scores(folder, steps)):

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chromagan_jax import checkpoint
 from chromagan_jax.config import flatten
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import checkpoints
 from launch.compare import ROOT, processor
 from launch.table import minutes, read_json
 
@@ -39,7 +39,7 @@ def stages(workdir: Path) -> list[Stage]:
     found: dict[Path, Stage] = {}
     following: Path | None = workdir
     while following is not None and following.resolve() not in found:
-        run = checkpoint.read_run(following)
+        run = checkpoints.read_run(following)
         found[following.resolve()] = _stage(following, run)
         origin = Path(run['config'].get('init_from') or following)
         places = (origin, following.resolve().parent / origin.name)
@@ -57,7 +57,7 @@ def _stage(workdir: Path, run: Mapping[str, Any]) -> Stage:
             'a copy.'
         ) from error
     # The newest checkpoint is what a run hands on; steps after it are lost.
-    step = max(checkpoint.kept_steps(workdir) or [line['step'] for line in lines], default=0)
+    step = max(checkpoints.kept_steps(workdir) or [line['step'] for line in lines], default=0)
     at = heartbeat['time'] if heartbeat else (workdir / 'config.json').stat().st_mtime
     return Stage(
         name=workdir.resolve().name,

@@ -30,12 +30,13 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from chromagan_jax import checkpoint, evaluate, images, metrics, released, sharding
+from chromagan_jax import evaluate, images, metrics, released, sharding
 from chromagan_jax.data.inputs import evaluation_input
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.released import Trained
-from chromagan_jax.state import generator_variables
 from chromagan_jax.utils import files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,7 +115,7 @@ def release(args: argparse.Namespace) -> None:
             f'--command is named {len(commands)} times, and there are {len(runs)} stages '
             f'({", ".join(stage.name for stage in runs)}): name it once for each.'
         )
-    run = checkpoint.load(workdir, 'newest', mesh)
+    run = checkpoints.load(workdir, 'newest', mesh)
     last, variables = runs[-1], generator_variables(run.state)
     described: dict[str, Any] = {'config': last.config, 'step': int(run.state.step)}
     with TemporaryDirectory() as folder:

@@ -12,10 +12,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from chromagan_jax import checkpoint, color
-from chromagan_jax import state as state_lib
+from chromagan_jax import color
 from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan import state as state_lib
 from chromagan_jax.utils import files, writers
 
 SYSTEMS = (
@@ -122,7 +123,7 @@ def make_row(name: str, folder: Path) -> dict[str, Any]:
     rate = read_json(folder / 'rate.json')
     if not rate or not (scores := last_scores(folder, rate['steps'])):
         return {}
-    described = checkpoint.read_run(folder / 'run')
+    described = checkpoints.read_run(folder / 'run')
     config = ConfigDict(described['config'])
     lines = read_json(folder / 'run' / 'metrics.jsonl')
     system, shape = state_lib.make_system(config), state_lib.target_shape(config)

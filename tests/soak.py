@@ -33,7 +33,7 @@ from absl import logging
 from faults import damage, fill, relist, small_disk, write_photographs
 from test_resume import metrics, unfinished
 
-from chromagan_jax import checkpoint
+from chromagan_jax.gan import checkpoints
 
 ROOT = Path(__file__).parents[1]
 STEPS = 60
@@ -247,7 +247,7 @@ def compare(peaceful: Path, disturbed: Path, exact: bool) -> None:
 def leaves(workdir: Path) -> dict[str, np.ndarray]:
     """Path -> value of the newest state, whatever processes saved it."""
     found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(checkpoint.load(workdir).state):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(checkpoints.load(workdir).state):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         found[jax.tree_util.keystr(path)] = np.asarray(leaf)

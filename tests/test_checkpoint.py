@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chromagan_jax import checkpoint, sharding
-from chromagan_jax import state as state_lib
+from chromagan_jax import sharding
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan import state as state_lib
 from chromagan_jax.utils import files
 
 
@@ -60,19 +61,19 @@ def test_the_checksum_is_the_same_on_every_mesh_and_another_with_any_bit(small):
 def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_it_taken(small, tmp_path):
     mesh = sharding.make_mesh()
     state, abstract = state_of(small, mesh)
-    manager = checkpoint.open_checkpoints(tmp_path, 2)
-    with checkpoint.finishing(manager):
+    manager = checkpoints.open_checkpoints(tmp_path, 2)
+    with checkpoints.finishing(manager):
         for step in (1, 2):
-            checkpoint.save(manager, step, state.replace(step=state.step + step))
+            checkpoints.save(manager, step, state.replace(step=state.step + step))
     files_ = [path for path in (tmp_path / 'checkpoints/2').rglob('d/*') if path.is_file()]
     largest = max(files_, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 4
     largest.write_bytes(content)
     said: list[str] = []
-    manager = checkpoint.open_checkpoints(tmp_path, 2)
-    with checkpoint.finishing(manager):
-        restored = checkpoint.restore_newest(manager, abstract, said.append)
+    manager = checkpoints.open_checkpoints(tmp_path, 2)
+    with checkpoints.finishing(manager):
+        restored = checkpoints.restore_newest(manager, abstract, said.append)
     assert restored.step == 1
     assert said == [
         'checkpoint 2 cannot be read and is passed over: its bits are not those that were saved'
@@ -85,13 +86,13 @@ def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_it_taken(small, tmp_
 def test_a_state_comes_back_bit_for_bit_on_another_mesh(small, tmp_path, before, after):
     meshes = [sharding.make_mesh(fsdp, jax.devices()[:n]) for n, fsdp in (before, after)]
     state, _ = state_of(small, meshes[0], 3)
-    manager = checkpoint.open_checkpoints(tmp_path, 2)
-    with checkpoint.finishing(manager):
-        checkpoint.save(manager, 3, state)
+    manager = checkpoints.open_checkpoints(tmp_path, 2)
+    with checkpoints.finishing(manager):
+        checkpoints.save(manager, 3, state)
     _, abstract = state_of(small, meshes[1])
-    manager = checkpoint.open_checkpoints(tmp_path, 2)
-    with checkpoint.finishing(manager):
-        restored = checkpoint.restore_newest(manager, abstract, silent)
+    manager = checkpoints.open_checkpoints(tmp_path, 2)
+    with checkpoints.finishing(manager):
+        restored = checkpoints.restore_newest(manager, abstract, silent)
     assert_same_bits(restored, state)
     for leaf, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(abstract), strict=True):
         assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
@@ -99,34 +100,34 @@ def test_a_state_comes_back_bit_for_bit_on_another_mesh(small, tmp_path, before,
 
 def test_only_the_newest_are_kept_and_a_step_is_saved_once(small, tmp_path):
     state, _ = state_of(small, sharding.make_mesh())
-    manager = checkpoint.open_checkpoints(tmp_path, 2)
-    with checkpoint.finishing(manager):
+    manager = checkpoints.open_checkpoints(tmp_path, 2)
+    with checkpoints.finishing(manager):
         for step in (1, 2, 2, 3):
-            checkpoint.save(manager, step, state)
+            checkpoints.save(manager, step, state)
         manager.wait_until_finished()
         assert sorted(manager.all_steps()) == [2, 3]
 
 
 def test_the_best_is_the_one_with_the_lowest_score_and_survives_a_restart(small, tmp_path):
     state, abstract = state_of(small, sharding.make_mesh())
-    manager = checkpoint.open_best(tmp_path)
-    with checkpoint.finishing(manager):
-        assert checkpoint.save_if_best(manager, 1, state.replace(step=state.step + 1), 5.0)
-        assert checkpoint.save_if_best(manager, 2, state.replace(step=state.step + 2), 4.0)
-        assert not checkpoint.save_if_best(manager, 3, state.replace(step=state.step + 3), 4.0)
-    manager = checkpoint.open_best(tmp_path)
-    with checkpoint.finishing(manager):
+    manager = checkpoints.open_best(tmp_path)
+    with checkpoints.finishing(manager):
+        assert checkpoints.save_if_best(manager, 1, state.replace(step=state.step + 1), 5.0)
+        assert checkpoints.save_if_best(manager, 2, state.replace(step=state.step + 2), 4.0)
+        assert not checkpoints.save_if_best(manager, 3, state.replace(step=state.step + 3), 4.0)
+    manager = checkpoints.open_best(tmp_path)
+    with checkpoints.finishing(manager):
         assert manager.all_steps() == [2]
-        assert not checkpoint.save_if_best(manager, 4, state, 4.5)
-        assert checkpoint.restore_newest(manager, abstract, silent).step == 2
-        assert checkpoint.save_if_best(manager, 5, state, 3.0)
+        assert not checkpoints.save_if_best(manager, 4, state, 4.5)
+        assert checkpoints.restore_newest(manager, abstract, silent).step == 2
+        assert checkpoints.save_if_best(manager, 5, state, 3.0)
 
 
 def test_nothing_saved_is_none(small, tmp_path):
     _, abstract = state_of(small, sharding.make_mesh())
-    manager = checkpoint.open_checkpoints(tmp_path, 2)
-    with checkpoint.finishing(manager):
-        assert checkpoint.restore_newest(manager, abstract, silent) is None
+    manager = checkpoints.open_checkpoints(tmp_path, 2)
+    with checkpoints.finishing(manager):
+        assert checkpoints.restore_newest(manager, abstract, silent) is None
 
 
 def tear(folder):
@@ -140,34 +141,34 @@ def tear(folder):
 def test_a_torn_checkpoint_is_passed_over_named_and_kept_aside(small, tmp_path):
     mesh = sharding.make_mesh()
     state, abstract = state_of(small, mesh)
-    manager = checkpoint.open_checkpoints(tmp_path, 3)
-    with checkpoint.finishing(manager):
+    manager = checkpoints.open_checkpoints(tmp_path, 3)
+    with checkpoints.finishing(manager):
         for step in (1, 2):
-            checkpoint.save(manager, step, state.replace(step=state.step + step))
+            checkpoints.save(manager, step, state.replace(step=state.step + step))
     tear(tmp_path / 'checkpoints/2')
     said = []
-    manager = checkpoint.open_checkpoints(tmp_path, 3)
-    with checkpoint.finishing(manager):
-        restored = checkpoint.restore_newest(manager, abstract, said.append)
+    manager = checkpoints.open_checkpoints(tmp_path, 3)
+    with checkpoints.finishing(manager):
+        restored = checkpoints.restore_newest(manager, abstract, said.append)
         assert restored.step == 1
         assert len(said) == 1
         assert said[0].startswith('checkpoint 2 cannot be read and is passed over')
         assert (tmp_path / 'unreadable/2').is_dir()
-        checkpoint.save(manager, 2, state)  # its step can be saved again
+        checkpoints.save(manager, 2, state)  # its step can be saved again
         manager.wait_until_finished()
         assert sorted(manager.all_steps()) == [1, 2]
 
 
 def test_nothing_but_torn_checkpoints_is_an_error_and_no_fresh_start(small, tmp_path):
     state, abstract = state_of(small, sharding.make_mesh())
-    manager = checkpoint.open_checkpoints(tmp_path, 3)
-    with checkpoint.finishing(manager):
-        checkpoint.save(manager, 1, state)
+    manager = checkpoints.open_checkpoints(tmp_path, 3)
+    with checkpoints.finishing(manager):
+        checkpoints.save(manager, 1, state)
         manager.wait_until_finished()
         tear(tmp_path / 'checkpoints/1')
         for _ in range(2):  # the second start finds them still there
             with pytest.raises(UserError, match=r'None of the checkpoints in .* could be read'):
-                checkpoint.restore_newest(manager, abstract, lambda text: None)
+                checkpoints.restore_newest(manager, abstract, lambda text: None)
 
 
 @pytest.fixture
@@ -175,9 +176,9 @@ def finished_run(small, tmp_path):
     """A workdir with one checkpoint."""
     mesh = sharding.make_mesh()
     state, _ = state_of(small, mesh, 7)
-    manager = checkpoint.open_checkpoints(tmp_path / 'old', 1)
-    with checkpoint.finishing(manager):
-        checkpoint.save(manager, 7, state)
+    manager = checkpoints.open_checkpoints(tmp_path / 'old', 1)
+    with checkpoints.finishing(manager):
+        checkpoints.save(manager, 7, state)
     files.write_json(tmp_path / 'old/config.json', {'config': small.to_dict()})
     return tmp_path / 'old', state
 
@@ -188,7 +189,7 @@ def test_init_from_takes_the_weights_and_nothing_else(small, finished_run):
     small.seed = 5
     small.generator_optimizer.clip = 1.0  # another optimizer state
     new, _ = state_of(small, mesh)
-    state = checkpoint.load_weights(small, workdir, new, mesh)
+    state = checkpoints.load_weights(small, workdir, new, mesh)
     assert_same_bits(state.generator.params, old.generator.params)
     assert_same_bits(state.discriminator.params, old.discriminator.params)
     assert_same_bits(state.ema, old.ema)
@@ -201,14 +202,14 @@ def test_init_from_a_run_without_average_starts_the_average_at_its_weights(small
     mesh = sharding.make_mesh()
     small.ema = 0.0
     old, _ = state_of(small, mesh)
-    manager = checkpoint.open_checkpoints(tmp_path, 1)
-    with checkpoint.finishing(manager):
-        checkpoint.save(manager, 1, old)
+    manager = checkpoints.open_checkpoints(tmp_path, 1)
+    with checkpoints.finishing(manager):
+        checkpoints.save(manager, 1, old)
     files.write_json(tmp_path / 'config.json', {'config': small.to_dict()})
     small.ema = 0.9
     small.seed = 2
     new, _ = state_of(small, mesh)
-    state = checkpoint.load_weights(small, tmp_path, new, mesh)
+    state = checkpoints.load_weights(small, tmp_path, new, mesh)
     assert_same_bits(state.ema['params'], old.generator.params)
     donated = jax.jit(lambda state: state, donate_argnums=0)(state)  # no buffer stands twice
     assert_same_bits(donated.ema['params'], old.generator.params)
@@ -220,17 +221,17 @@ def test_init_from_other_networks_names_the_field(small, finished_run):
     new, _ = state_of(small, mesh)
     small.generator.width = 8
     with pytest.raises(UserError, match=r'trained with generator\.width=16, not 8'):
-        checkpoint.load_weights(small, workdir, new, mesh)
+        checkpoints.load_weights(small, workdir, new, mesh)
 
 
 def test_init_from_nothing_is_named(small, tmp_path):
     mesh = sharding.make_mesh()
     new, _ = state_of(small, mesh)
     with pytest.raises(UserError, match='is not a workdir of a run'):
-        checkpoint.load_weights(small, tmp_path / 'nowhere', new, mesh)
+        checkpoints.load_weights(small, tmp_path / 'nowhere', new, mesh)
     files.write_json(tmp_path / 'config.json', {'config': small.to_dict()})
     with pytest.raises(UserError, match='holds no checkpoint yet'):
-        checkpoint.load_weights(small, tmp_path, new, mesh)
+        checkpoints.load_weights(small, tmp_path, new, mesh)
     (tmp_path / 'config.json').write_text('{"config": ')
     with pytest.raises(UserError, match=r'config\.json is damaged'):
-        checkpoint.read_run(tmp_path)
+        checkpoints.read_run(tmp_path)

@@ -16,11 +16,12 @@ from skimage import data
 from skimage.color import rgb2lab
 from skimage.transform import resize
 
-from chromagan_jax import checkpoint, colorize, images, sharding, steps
-from chromagan_jax import state as state_lib
+from chromagan_jax import colorize, images, sharding
 from chromagan_jax.color import encode
 from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import checkpoints, steps
+from chromagan_jax.gan import state as state_lib
 from chromagan_jax.utils import files
 from configs import base
 
@@ -51,9 +52,9 @@ def make_run(workdir, space='lab', dropout=0.0, **post):
     params = dict(state.ema['params'])
     params['out'] = jax.tree.map(lambda leaf: 40 * leaf, params['out'])
     state = state.replace(ema={**state.ema, 'params': params})
-    manager = checkpoint.open_checkpoints(workdir, 1)
-    with checkpoint.finishing(manager):
-        checkpoint.save(manager, 0, state)
+    manager = checkpoints.open_checkpoints(workdir, 1)
+    with checkpoints.finishing(manager):
+        checkpoints.save(manager, 0, state)
     files.write_json(workdir / 'config.json', {'config': config.to_dict()})
     return system, state_lib.generator_variables(state)
 
@@ -67,7 +68,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def network(workdir):
-    run = checkpoint.load(workdir, 'newest', sharding.make_mesh(devices=jax.devices()[:1]))
+    run = checkpoints.load(workdir, 'newest', sharding.make_mesh(devices=jax.devices()[:1]))
     return run.system, state_lib.generator_variables(run.state)
 
 
@@ -615,7 +616,7 @@ def test_a_second_ctrl_c_is_one_sentence_too(call, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(checkpoint, 'load', twice)
+    monkeypatch.setattr(checkpoints, 'load', twice)
     assert call(save(photograph(), tmp_path / 'a.png')) == (
         75,
         'chromagan_jax: Interrupted: started again, it goes on with what is missing.\n',
@@ -771,7 +772,7 @@ def test_all_steps_off_give_the_bits_of_a_run_that_knows_none(restoring, tmp_pat
     off += ['--denoise_before=0', '--denoise_after=0']
     (plain,) = colorize.colorize([read(path)], *network, SIZE)
     np.testing.assert_array_equal(colorized_by(workdir, path, tmp_path / 'off', *off), plain)
-    config = checkpoint.read_run(workdir)['config']
+    config = checkpoints.read_run(workdir)['config']
     config.pop('colorize')
     older = tmp_path / 'older'
     older.mkdir()

@@ -15,8 +15,8 @@ from skimage import data
 from skimage.color import lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from chromagan_jax import checkpoint
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import checkpoints
 from launch import compare, table
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +70,7 @@ def stopped(tmp_path_factory):
     process.terminate()
     said = process.communicate()[1]
     assert process.returncode == 75, said
-    return folder, said, checkpoint.kept_steps(folder / 'out/base/run')
+    return folder, said, checkpoints.kept_steps(folder / 'out/base/run')
 
 
 @pytest.fixture(scope='module')
@@ -125,7 +125,7 @@ def test_a_stopped_comparison_goes_on_with_the_same_steps_and_measures_nothing_a
     log = (out / 'base/log.txt').read_text()
     assert f'resumed from step {kept[-1]}\n' in log
     assert log.count('-m chromagan_jax.benchmark') == 1
-    assert checkpoint.kept_steps(out / 'base/run')[-1] == steps
+    assert checkpoints.kept_steps(out / 'base/run')[-1] == steps
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_the_figures_are_those_of_the_evaluation(finished):
 @pytest.mark.slow
 def test_a_row_says_what_was_trained_and_for_how_long(finished):
     out = finished[0] / 'out'
-    run = checkpoint.load(out / 'base/run')
+    run = checkpoints.load(out / 'base/run')
     row = rows_of(out)['base']
     for kind, network in (
         ('generator', run.state.generator),

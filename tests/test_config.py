@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from chromagan_jax import config as config_lib
-from chromagan_jax import losses, metrics
+from chromagan_jax import metrics
 from chromagan_jax.config import schema
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import losses
 from configs import base
 
 FIELDS = tuple(name for name, _ in config_lib.flatten(base.get_config().to_dict()))

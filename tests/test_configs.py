@@ -14,9 +14,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from chromagan_jax import config as config_lib
-from chromagan_jax import sharding, state, steps
+from chromagan_jax import sharding
 from chromagan_jax.data.inputs import open_sources
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import state, steps
 from configs import base, best
 
 FOLDER = Path(base.__file__).parent

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from chromagan_jax import losses
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import losses
 from chromagan_jax.models.dense import DenseDiscriminator
 from chromagan_jax.models.layers import max_pool
 

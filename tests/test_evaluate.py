@@ -12,10 +12,11 @@ import skimage.metrics
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from chromagan_jax import evaluate, metrics, sharding, state, steps
+from chromagan_jax import evaluate, metrics, sharding
 from chromagan_jax.data.pipeline import eval_batches
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import state, steps
 from chromagan_jax.models.pretrained import squeezenet
 from chromagan_jax.utils import files, writers
 from configs import base

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from chromagan_jax import checkpoint, released, train
+from chromagan_jax import released, train
 from chromagan_jax.errors import UserError
-from chromagan_jax.state import generator_variables
+from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan.state import generator_variables
 from configs import base
 from launch import card, record, release
 from launch.compare import ROOT
@@ -82,7 +83,7 @@ def read(path):
 
 def test_the_release_is_the_newest_generator_rounded_to_float16(runs, made):
     loaded = released.load(folder=made)
-    run = checkpoint.load(runs / 'second')
+    run = checkpoints.load(runs / 'second')
     assert run.state.ema is not None
     assert loaded.step == int(run.state.step) == 3
     exact = released.named(generator_variables(run.state))

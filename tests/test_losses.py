@@ -5,8 +5,8 @@ import pytest
 import scipy.optimize
 import scipy.special
 
-from chromagan_jax import losses
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import losses
 
 SHAPES = [(4, 1), (2, 5, 5, 1)]
 

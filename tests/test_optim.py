@@ -9,9 +9,9 @@ import optax
 import pytest
 from flax import linen as nn
 
-from chromagan_jax import optim, state, steps
 from chromagan_jax.config.resume import depends_on_steps
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import optimizers, state, steps
 
 FIELD = 'generator_optimizer'
 SHAPES = {'kernel': (3, 5), 'bias': (5,)}
@@ -32,12 +32,15 @@ def configured(tiny: Any, **fields: Any) -> Any:
 
 
 def run(
-    optimizer: optim.Optimizer, params: dict[str, np.ndarray], gradients: list[dict], rate: float
+    optimizer: optimizers.Optimizer,
+    params: dict[str, np.ndarray],
+    gradients: list[dict],
+    rate: float,
 ) -> dict[str, jax.Array]:
     now = on_device(params)
     opt_state = optimizer.transform.init(now)
     for gradient in gradients:
-        now, opt_state = optim.apply_gradients(
+        now, opt_state = optimizers.apply_gradients(
             optimizer, on_device(gradient), opt_state, now, jnp.float32(rate)
         )
     return now
@@ -77,7 +80,7 @@ def assert_trees_close(got: Any, expected: Any, atol: float = 2e-5) -> None:
 
 def test_the_optimizer_is_adam_with_the_numbers_of_pix2pix(tiny):
     params, gradients = draw(0), [draw(seed) for seed in range(1, 7)]
-    optimizer = optim.make_optimizer(tiny, FIELD)
+    optimizer = optimizers.make_optimizer(tiny, FIELD)
     rate = float(optimizer.learning_rate(jnp.int32(0)))
     assert rate == pytest.approx(2e-4)
     for count in (1, 2, 6):  # the bias correction matters most at the first steps
@@ -87,7 +90,7 @@ def test_the_optimizer_is_adam_with_the_numbers_of_pix2pix(tiny):
 
 def test_the_optimizer_equals_optax_adam_with_its_learning_rate_inside(tiny):
     params, gradients = draw(0), [draw(seed) for seed in range(1, 7)]
-    got = run(optim.make_optimizer(configured(tiny, b1=0.9), FIELD), params, gradients, 0.03)
+    got = run(optimizers.make_optimizer(configured(tiny, b1=0.9), FIELD), params, gradients, 0.03)
     reference = optax.adam(0.03, b1=0.9, b2=0.999)
     expected = on_device(params)
     opt_state = reference.init(expected)
@@ -99,7 +102,7 @@ def test_the_optimizer_equals_optax_adam_with_its_learning_rate_inside(tiny):
 
 def test_without_gradients_weight_decay_shrinks_kernels_only(tiny):
     params, nothing = draw(0), {name: np.zeros(shape) for name, shape in SHAPES.items()}
-    optimizer = optim.make_optimizer(configured(tiny, weight_decay=0.1), FIELD)
+    optimizer = optimizers.make_optimizer(configured(tiny, weight_decay=0.1), FIELD)
     got = run(optimizer, params, [nothing] * 3, 0.5)
     np.testing.assert_allclose(got['kernel'], params['kernel'] * (1 - 0.5 * 0.1) ** 3, rtol=1e-6)
     np.testing.assert_array_equal(got['bias'], params['bias'].astype(np.float32))
@@ -107,7 +110,7 @@ def test_without_gradients_weight_decay_shrinks_kernels_only(tiny):
 
 def test_weight_decay_is_decoupled_from_adams_moments(tiny):
     params, gradients = draw(0), [draw(seed) for seed in range(1, 5)]
-    optimizer = optim.make_optimizer(configured(tiny, weight_decay=0.3), FIELD)
+    optimizer = optimizers.make_optimizer(configured(tiny, weight_decay=0.3), FIELD)
     got = run(optimizer, params, gradients, 0.1)
     assert_trees_close(got, plain_adam(params, gradients, 0.1, decay=0.3))
 
@@ -119,7 +122,7 @@ def test_gradients_are_clipped_to_their_global_norm_before_adam(tiny):
         {name: scale * leaf for name, leaf in draw(seed).items()}
         for seed, scale in enumerate((0.05, 3.0, 0.1, 10.0), 1)
     ]
-    optimizer = optim.make_optimizer(configured(tiny, clip=1.0), FIELD)
+    optimizer = optimizers.make_optimizer(configured(tiny, clip=1.0), FIELD)
     got = run(optimizer, params, gradients, 0.1)
     assert_trees_close(got, plain_adam(params, gradients, 0.1, clip=1.0))
     unclipped = plain_adam(params, gradients, 0.1)
@@ -129,7 +132,7 @@ def test_gradients_are_clipped_to_their_global_norm_before_adam(tiny):
 def test_weight_decay_is_not_clipped(tiny):
     params, gradients = draw(0), [{name: 9 * leaf for name, leaf in draw(1).items()}]
     config = configured(tiny, clip=0.01, weight_decay=5.0)
-    got = run(optim.make_optimizer(config, FIELD), params, gradients, 0.1)
+    got = run(optimizers.make_optimizer(config, FIELD), params, gradients, 0.1)
     assert_trees_close(got, plain_adam(params, gradients, 0.1, decay=5.0, clip=0.01))
 
 
@@ -139,13 +142,13 @@ def falling(shape: str, step: int, start: int, end: int) -> float:
     return {'constant': 1.0, 'linear': 1 - t, 'cosine': 0.5 * (1 + math.cos(math.pi * t))}[shape]
 
 
-@pytest.mark.parametrize('schedule', optim.SCHEDULES)
+@pytest.mark.parametrize('schedule', optimizers.SCHEDULES)
 @pytest.mark.parametrize(('decay_from', 'start'), [(0.0, 0), (0.5, 20), (0.9, 36)])
 @pytest.mark.parametrize('warmup', [0, 1, 8, 24])
 def test_schedules_follow_their_closed_forms(tiny, schedule, decay_from, start, warmup):
     tiny.steps = 40
     configured(tiny, schedule=schedule, decay_from=decay_from, warmup_steps=warmup)
-    rate = optim.make_optimizer(tiny, FIELD).learning_rate
+    rate = optimizers.make_optimizer(tiny, FIELD).learning_rate
     got = np.asarray([rate(jnp.int32(step)) for step in range(42)])
     rise = [min((step + 1) / warmup, 1.0) if warmup else 1.0 for step in range(42)]
     expected = [2e-4 * falling(schedule, step, start, 40) * rise[step] for step in range(42)]
@@ -156,7 +159,7 @@ def test_schedules_follow_their_closed_forms(tiny, schedule, decay_from, start, 
 def test_a_rate_stays_full_until_decay_from_and_is_zero_only_at_the_end(tiny, schedule):
     tiny.steps = 40
     configured(tiny, schedule=schedule, decay_from=0.5)
-    rate = optim.make_optimizer(tiny, FIELD).learning_rate
+    rate = optimizers.make_optimizer(tiny, FIELD).learning_rate
     at = {step: float(rate(jnp.int32(step))) for step in (0, 19, 20, 21, 39, 40)}
     assert at[0] == at[19] == at[20] == pytest.approx(2e-4)
     assert at[20] > at[21] > at[39] > at[40] == 0
@@ -165,7 +168,7 @@ def test_a_rate_stays_full_until_decay_from_and_is_zero_only_at_the_end(tiny, sc
 def test_each_network_has_the_schedule_of_its_own_field(tiny):
     tiny.discriminator_optimizer.learning_rate = 5e-5
     rates = [
-        float(optim.make_optimizer(tiny, field).learning_rate(jnp.int32(0)))
+        float(optimizers.make_optimizer(tiny, field).learning_rate(jnp.int32(0)))
         for field in ('generator_optimizer', 'discriminator_optimizer')
     ]
     assert rates == pytest.approx([2e-4, 5e-5])
@@ -189,7 +192,7 @@ def test_every_update_of_the_discriminator_sees_the_rate_of_the_train_step(tiny)
     constant = tiny.copy_and_resolve_references()
     constant.discriminator_optimizer.update(schedule='constant', learning_rate=0.1 * (1 - 4 / 10))
     reference = system._replace(
-        discriminator_optimizer=optim.make_optimizer(constant, 'discriminator_optimizer')
+        discriminator_optimizer=optimizers.make_optimizer(constant, 'discriminator_optimizer')
     )
     init = jax.jit(lambda: state.init_state(system, jax.random.key(0), (8, 8, 2)))
     begin = init().replace(step=jnp.int32(at_step))
@@ -222,7 +225,7 @@ def test_a_warm_up_alone_does_not_depend_on_the_steps(tiny):
     assert not depends_on_steps(tiny)
     rates = []
     for tiny.steps in (5, 50):
-        rate = optim.make_optimizer(tiny, FIELD).learning_rate
+        rate = optimizers.make_optimizer(tiny, FIELD).learning_rate
         rates.append([float(rate(jnp.int32(step))) for step in range(5)])
     assert rates[0] == rates[1]
 
@@ -237,7 +240,7 @@ def test_a_warm_up_alone_does_not_depend_on_the_steps(tiny):
 )
 def test_a_schedule_that_makes_no_sense_is_named(tiny, fields, message):
     with pytest.raises(UserError, match=message):
-        optim.make_optimizer(configured(tiny, **fields), FIELD)
+        optimizers.make_optimizer(configured(tiny, **fields), FIELD)
 
 
 def reduced(scores: list[float], c: Any) -> list[float]:
@@ -276,9 +279,9 @@ def test_learning_rates_fall_on_a_plateau_and_not_below_their_floor(tiny, patien
         3.4,
         9.0,
     ]
-    state, scales = optim.init_plateau(), []
+    state, scales = optimizers.init_plateau(), []
     for score in scores:
-        state = optim.update_plateau(tiny.plateau, state, score)
+        state = optimizers.update_plateau(tiny.plateau, state, score)
         scales.append(float(state.scale))
     np.testing.assert_allclose(scales, reduced(scores, tiny.plateau), rtol=1e-6)
     assert scales[0] == 1.0
@@ -290,8 +293,8 @@ def test_the_plateau_stays_where_it_was_on_the_devices(tiny):
         jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)),
         jax.sharding.PartitionSpec(),
     )
-    state = jax.device_put(optim.init_plateau(), placed)
+    state = jax.device_put(optimizers.init_plateau(), placed)
     tiny.plateau.patience = 1
-    new = optim.update_plateau(tiny.plateau, state, 1.0)
+    new = optimizers.update_plateau(tiny.plateau, state, 1.0)
     kinds = [jax.tree.map(lambda x: (x.dtype, x.weak_type, x.sharding), t) for t in (state, new)]
     assert kinds[0] == kinds[1]

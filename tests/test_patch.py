@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import skimage.measure
 
-from chromagan_jax import losses
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import losses
 from chromagan_jax.models import layers as layers_lib
 from chromagan_jax.models.patch import PatchGAN
 

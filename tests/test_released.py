@@ -19,10 +19,10 @@ from skimage.color import lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
 from chromagan_jax import colorize, released, sharding
-from chromagan_jax import state as state_lib
 from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import state as state_lib
 
 ROOT = Path(__file__).parents[1]
 FILES = {'generator.safetensors', 'config.json', 'log.jsonl', 'MODEL_CARD.md', 'LICENSE'}

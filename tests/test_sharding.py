@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from chromagan_jax import sharding, steps, train
-from chromagan_jax import state as state_lib
+from chromagan_jax import sharding, train
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan import steps
 
 COLLECTIVES = re.compile(
     r'\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-\w+|ragged-\w+)'

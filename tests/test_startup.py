@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from chromagan_jax import checkpoint, models, sharding, startup
-from chromagan_jax import state as state_lib
+from chromagan_jax import models, sharding, startup
 from chromagan_jax.data.inputs import open_sources
+from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan import state as state_lib
 from chromagan_jax.models.pretrained import squeezenet, vgg
 
 
@@ -47,10 +48,10 @@ def started(config, tmp_path, **pretrained):
     mesh = sharding.make_mesh()
     system = state_lib.make_system(config, mesh)
     said = []
-    manager = checkpoint.open_checkpoints(tmp_path, 1)
-    with checkpoint.finishing(manager):
+    manager = checkpoints.open_checkpoints(tmp_path, 1)
+    with checkpoints.finishing(manager):
         state = startup.starting_state(config, system, mesh, manager, pretrained, said.append)
-        checkpoint.save(manager, int(state.step), state)
+        checkpoints.save(manager, int(state.step), state)
     return state, said
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from chromagan_jax import sharding
-from chromagan_jax import state as state_lib
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import state as state_lib
 from chromagan_jax.models.pretrained import vgg
 
 

@@ -7,8 +7,8 @@ import optax
 import pytest
 from scipy.special import rel_entr
 
-from chromagan_jax import state as state_lib
-from chromagan_jax import steps
+from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan import steps
 from chromagan_jax.models.pretrained import vgg
 
 

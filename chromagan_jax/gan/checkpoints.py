@@ -23,9 +23,9 @@ from ml_collections import ConfigDict
 
 from chromagan_jax import config as config_lib
 from chromagan_jax import sharding
-from chromagan_jax import state as state_lib
 from chromagan_jax.errors import UserError, is_lost_process
-from chromagan_jax.state import GanState, NetworkState, System
+from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan.state import GanState, NetworkState, System
 
 Manager: TypeAlias = ocp.CheckpointManager
 

@@ -12,18 +12,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from chromagan_jax import losses, optim
-from chromagan_jax.gradients import mean_gradient
+from chromagan_jax.gan import losses, optimizers
+from chromagan_jax.gan.grad_accumulation import mean_gradient
+from chromagan_jax.gan.state import GanState, NetworkState, System, all_finite, averaged, count_step
 from chromagan_jax.models import Classified
 from chromagan_jax.models.pretrained import vgg
-from chromagan_jax.state import (
-    GanState,
-    NetworkState,
-    System,
-    all_finite,
-    averaged,
-    count_step,
-)
 
 Array = jax.Array
 PyTree = Any
@@ -70,8 +63,8 @@ def train_step(
     generator = _update(system.generator_optimizer, state, state.generator, gradients, stats, good)
     updated = state.replace(
         generator=generator,
-        discriminator=optim.select(good, discriminator, state.discriminator),
-        ema=optim.select(good, averaged(system.ema, state, generator), state.ema),
+        discriminator=optimizers.select(good, discriminator, state.discriminator),
+        ema=optimizers.select(good, averaged(system.ema, state, generator), state.ema),
         discriminator_accuracy=jnp.where(good, accuracy, state.discriminator_accuracy),
     )
     return count_step(updated, metrics), metrics
@@ -90,7 +83,7 @@ def pretrain_step(
     )
     good = all_finite(state, metrics)
     generator = _update(system.generator_optimizer, state, state.generator, gradients, stats, good)
-    ema = optim.select(good, averaged(system.ema, state, generator), state.ema)
+    ema = optimizers.select(good, averaged(system.ema, state, generator), state.ema)
     return count_step(state.replace(generator=generator, ema=ema), metrics), metrics
 
 
@@ -259,7 +252,7 @@ def _rest_discriminator(
 
 
 def _update(
-    optimizer: optim.Optimizer,
+    optimizer: optimizers.Optimizer,
     state: GanState,
     network: NetworkState,
     gradients: PyTree,
@@ -267,15 +260,17 @@ def _update(
     good: Array | bool = True,
 ) -> NetworkState:
     """One optimizer step of one network, or the network as it was unless `good`."""
-    params, opt_state = optim.apply_gradients(
+    params, opt_state = optimizers.apply_gradients(
         *(optimizer, gradients, network.opt_state, network.params),
         *(optimizer.learning_rate(state.step) * state.plateau.scale, good),
     )
-    batch_stats = optim.select(good, batch_stats, network.batch_stats)
+    batch_stats = optimizers.select(good, batch_stats, network.batch_stats)
     return NetworkState(params, batch_stats, opt_state)
 
 
-def _sizes(name: str, optimizer: optim.Optimizer, state: GanState, gradients: PyTree) -> Metrics:
+def _sizes(
+    name: str, optimizer: optimizers.Optimizer, state: GanState, gradients: PyTree
+) -> Metrics:
     return {
         f'{name}/gradient_norm': _global_norm(gradients),
         f'{name}/learning_rate': optimizer.learning_rate(state.step) * state.plateau.scale,

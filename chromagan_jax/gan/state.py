@@ -11,9 +11,10 @@ from flax import struct
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from chromagan_jax import models, optim, sharding
+from chromagan_jax import models, sharding
 from chromagan_jax.color import TARGET_CHANNELS
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import optimizers
 from chromagan_jax.models.pretrained import vgg
 
 Array = jax.Array
@@ -39,8 +40,8 @@ class System(NamedTuple):
 
     generator: nn.Module
     discriminator: nn.Module
-    generator_optimizer: optim.Optimizer
-    discriminator_optimizer: optim.Optimizer
+    generator_optimizer: optimizers.Optimizer
+    discriminator_optimizer: optimizers.Optimizer
     objective: Objective
     discriminator_steps: int  # discriminator updates a step
     discriminator_max_accuracy: float  # of the last step, above which it is not updated
@@ -66,7 +67,7 @@ class GanState(struct.PyTreeNode):
     generator: NetworkState
     discriminator: NetworkState
     ema: PyTree | None  # {'params', 'batch_stats'} of the generator, averaged; None if not kept
-    plateau: optim.PlateauState  # its `scale`, () float32, is a factor of both learning rates
+    plateau: optimizers.PlateauState  # its `scale`, () float32, is a factor of both learning rates
     discriminator_accuracy: Array  # () float32, mean over real and fake at the last step
     bad_step: Array  # () int32, the first step with a term that was not finite; -1: none
     bad_term: Array  # () int32, that term's place among the sorted names of the metrics
@@ -85,8 +86,8 @@ def make_system(config: Any, mesh: Mesh | None = None) -> System:
     return System(
         generator=models.make_generator(config),
         discriminator=models.make_discriminator(config),
-        generator_optimizer=optim.make_optimizer(config, 'generator_optimizer'),
-        discriminator_optimizer=optim.make_optimizer(config, 'discriminator_optimizer'),
+        generator_optimizer=optimizers.make_optimizer(config, 'generator_optimizer'),
+        discriminator_optimizer=optimizers.make_optimizer(config, 'discriminator_optimizer'),
         objective=objective,
         discriminator_steps=config.discriminator_steps,
         discriminator_max_accuracy=config.discriminator_max_accuracy,
@@ -119,7 +120,7 @@ def init_state(system: System, key: Array, shape: tuple[int, int, int]) -> GanSt
         generator=generator,
         discriminator=discriminator,
         ema=ema if system.ema else None,
-        plateau=optim.init_plateau(),
+        plateau=optimizers.init_plateau(),
         discriminator_accuracy=jnp.full((), 0.5),
         bad_step=jnp.full((), -1, jnp.int32),
         bad_term=jnp.zeros((), jnp.int32),
@@ -127,7 +128,7 @@ def init_state(system: System, key: Array, shape: tuple[int, int, int]) -> GanSt
 
 
 def _init_network(
-    module: nn.Module, optimizer: optim.Optimizer, key: Array, *inputs: Array
+    module: nn.Module, optimizer: optimizers.Optimizer, key: Array, *inputs: Array
 ) -> NetworkState:
     variables = module.init({'params': key, 'noise': key}, *inputs, train=True)
     params = variables['params']

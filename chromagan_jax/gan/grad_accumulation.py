@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from chromagan_jax.state import NetworkState
+from chromagan_jax.gan.state import NetworkState
 
 Array = jax.Array
 PyTree = Any

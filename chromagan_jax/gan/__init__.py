@@ -1,0 +1,1 @@
+"""The model under training: its state, the step that changes it, its checkpoints."""
