@@ -16,8 +16,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from chromagan_jax import evaluate, startup, train
+from chromagan_jax import startup, train
 from chromagan_jax.errors import DivergedError, PreemptedError, UserError, is_lost_process
+from chromagan_jax.evaluation import job
 from chromagan_jax.utils.cli import end_now, exit_with, flag_mistake
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -87,7 +88,7 @@ def _run() -> None:
     if _MODE.value == 'train':
         train.train_and_evaluate(_CONFIG.value, workdir, _PROFILE.value)
     else:
-        evaluate.evaluate_checkpoints(_CONFIG.value, workdir)
+        job.evaluate_checkpoints(_CONFIG.value, workdir)
 
 
 def _join_processes() -> None:

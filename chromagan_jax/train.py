@@ -12,11 +12,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax import config as config_lib
-from chromagan_jax import evaluate, models, sharding, startup
+from chromagan_jax import models, sharding, startup
 from chromagan_jax.data.decode import KINDS
 from chromagan_jax.data.inputs import evaluation_input, open_sources, training_input
 from chromagan_jax.data.transforms import report_unreadable
 from chromagan_jax.errors import PreemptedError
+from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints as checkpoint_lib
 from chromagan_jax.gan import optimizers, steps
 from chromagan_jax.gan import state as state_lib
@@ -57,7 +58,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
     system = state_lib.make_system(config, mesh)
     state_lib.check_networks(system, config)
     source, eval_source = open_sources(config)
-    eval_step = evaluate.make_eval_step(config, system, mesh)
+    eval_step = evaluator.make_eval_step(config, system, mesh)
 
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(stop_requests(agreed=True))
@@ -79,7 +80,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
             return state
         with pulse.phase('compile'):
             train_step, pretrain_step = compile_steps(system, config, mesh, say, start)
-        render_step = evaluate.compile_step(evaluate.render_step, system, mesh)
+        render_step = evaluator.compile_step(evaluator.render_step, system, mesh)
         metrics_file = writers.Metrics(workdir / 'metrics.jsonl', start) if writes else None
         journal = Journal(config, source, start, metrics_file, pulse)
         stack.callback(journal.close)
@@ -100,16 +101,16 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
             if due(config.eval_every):
                 with pulse.phase('evaluate'):
                     inputs = evaluation_input(config, eval_source, mesh, config.data.workers)
-                    images = evaluate.image_scores(
+                    images = evaluator.image_scores(
                         eval_step, variables, inputs, mesh, report_left_out
                     )
-                scores = evaluate.averages(images)
+                scores = evaluator.averages(images)
                 if metrics_file:
                     metrics_file.write(step, scores)
-                journal.progress.message(evaluate.summary(step, scores))
+                journal.progress.message(evaluator.summary(step, scores))
                 check_finite(state, metrics)
                 state = reduce_on_plateau(config, state, scores, journal.progress.message)
-                score = evaluate.score(config.checkpoint.best_metric, scores)
+                score = evaluator.score(config.checkpoint.best_metric, scores)
                 with pulse.phase('save'):
                     checkpoint_lib.save_if_best(best, step, state, score)
             if due(config.sample_every):
@@ -117,7 +118,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
                     pulse.phase('sample'),
                     contextlib.closing(evaluation_input(config, eval_source, mesh)) as inputs,
                 ):
-                    grid = evaluate.sample_grid(render_step, variables, inputs, mesh, SAMPLED)
+                    grid = evaluator.sample_grid(render_step, variables, inputs, mesh, SAMPLED)
                     write_samples(workdir, step, metrics_file, grid)
             if due(config.checkpoint_every) or stop:
                 check_finite(state, metrics)
@@ -215,7 +216,7 @@ def reduce_on_plateau(
     """Counts an evaluation in, and says so if the learning rates fall."""
     if not config.plateau.patience:
         return state
-    score = evaluate.score(config.plateau.metric, scores)
+    score = evaluator.score(config.plateau.metric, scores)
     plateau = optimizers.update_plateau(config.plateau, state.plateau, score)
     if plateau.scale != state.plateau.scale:
         say(

@@ -38,10 +38,11 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from chromagan_jax import evaluate, images
+from chromagan_jax import images
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
+from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.utils import files
 
@@ -137,7 +138,7 @@ def run_systems(args: argparse.Namespace, others: Sequence[str]) -> list[str]:
                 own = (workdir, '--mode=eval', f'--config.eval.features={args.features}')
                 run(folder, 'main', *common, *own)
                 scores = table.last_scores(folder, steps)
-            say(f'{name}: {evaluate.summary(steps, scores)}')
+            say(f'{name}: {evaluator.summary(steps, scores)}')
             if not table.colorized(out, name):
                 own = (workdir, f'--output={folder / "colorized"}', str(out / 'photographs'))
                 run(folder, 'colorize', *own)

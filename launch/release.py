@@ -30,10 +30,11 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from chromagan_jax import evaluate, images, metrics, released, sharding
+from chromagan_jax import images, released, sharding
 from chromagan_jax.data.inputs import evaluation_input
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
+from chromagan_jax.evaluation import evaluator, metrics
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.released import Trained
@@ -156,12 +157,12 @@ def evaluated(
     first = next(iter(variants.values()))
     config = ConfigDict(first.config.to_dict())
     config.eval.size, config.eval.features = size, features
-    step = evaluate.make_eval_step(config, first.system, mesh)
+    step = evaluator.make_eval_step(config, first.system, mesh)
     rows = []
     for name, trained in variants.items():
         inputs = evaluation_input(config, source, mesh)
-        scores = evaluate.averages(evaluate.image_scores(step, trained.variables, inputs, mesh))
-        say(f'{name}, {size} px, {evaluate.summary(trained.step, scores)}')
+        scores = evaluator.averages(evaluator.image_scores(step, trained.variables, inputs, mesh))
+        say(f'{name}, {size} px, {evaluator.summary(trained.step, scores)}')
         figures = {name.removeprefix('eval/'): value for name, value in scores.items()}
         rows.append({'size': size, 'weights': name, **figures})
     gray = {'size': size, 'weights': 'gray', 'images': rows[0]['images']}

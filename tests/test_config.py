@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from chromagan_jax import config as config_lib
-from chromagan_jax import metrics
 from chromagan_jax.config import schema
 from chromagan_jax.errors import UserError
+from chromagan_jax.evaluation import metrics
 from chromagan_jax.gan import losses
 from configs import base
 

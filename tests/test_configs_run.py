@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from chromagan_jax import colorize, evaluate, sharding, train
+from chromagan_jax import colorize, sharding, train
 from chromagan_jax.errors import PreemptedError
+from chromagan_jax.evaluation import job
 from tests.test_configs import runnable
 
 SLOW = pytest.mark.slow  # the other systems have networks and losses of the same kinds
@@ -69,7 +70,7 @@ def test_a_system_trains_resumes_evaluates_and_colorizes(name, tmp_path, monkeyp
     assert (state.step, state.bad_step) == (2, -1)
     assert (workdir / 'samples/step_00000002.png').exists()
 
-    evaluate.evaluate_checkpoints(config, workdir)
+    job.evaluate_checkpoints(config, workdir)
     during, after = (
         json.loads((workdir / file).read_text().splitlines()[-1])
         for file in ('metrics.jsonl', 'metrics_eval.jsonl')

@@ -12,10 +12,11 @@ import skimage.metrics
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from chromagan_jax import evaluate, metrics, sharding
+from chromagan_jax import sharding
 from chromagan_jax.data.pipeline import eval_batches
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
+from chromagan_jax.evaluation import evaluator, metrics
 from chromagan_jax.gan import state, steps
 from chromagan_jax.models.pretrained import squeezenet
 from chromagan_jax.utils import files, writers
@@ -74,7 +75,7 @@ def one() -> Mesh:
 
 
 def scored(*args: Any) -> dict[str, float]:
-    return evaluate.averages(evaluate.image_scores(*args))
+    return evaluator.averages(evaluator.image_scores(*args))
 
 
 def batches(source: Source, batch_size: int) -> list[dict[str, np.ndarray]]:
@@ -84,7 +85,7 @@ def batches(source: Source, batch_size: int) -> list[dict[str, np.ndarray]]:
 
 @pytest.fixture(scope='module')
 def scores(system, variables, source, eight) -> dict[str, float]:
-    step = evaluate.compile_step(evaluate.eval_step, system, eight)
+    step = evaluator.compile_step(evaluator.eval_step, system, eight)
     return scored(step, variables, batches(source, 8), eight)
 
 
@@ -160,7 +161,7 @@ def test_scores_depend_on_neither_the_batch_size_nor_the_devices(
     request, scores, system, variables, source, batch_size, devices
 ):
     mesh = request.getfixturevalue(devices)
-    step = evaluate.compile_step(evaluate.eval_step, system, mesh)
+    step = evaluator.compile_step(evaluator.eval_step, system, mesh)
     got = scored(step, variables, batches(source, batch_size), mesh)
     assert got == pytest.approx(scores, rel=1e-5)
 
@@ -170,7 +171,7 @@ def frechet_scores(
 ) -> dict[str, float]:
     config = base.get_config('tiny')
     config.eval.features = features
-    return scored(evaluate.make_eval_step(config, system, mesh), variables, batches, mesh)
+    return scored(evaluator.make_eval_step(config, system, mesh), variables, batches, mesh)
 
 
 @pytest.mark.filterwarnings('ignore:Conversion from CIE-LAB')
@@ -202,7 +203,7 @@ def test_features_that_cannot_be_read_are_the_users_to_mend(system, eight, tmp_p
     config = base.get_config('tiny')
     config.eval.features = str(tmp_path / 'gone.npz')
     with pytest.raises(UserError, match=r'there is no file of SqueezeNet 1\.1 weights .*gone\.npz'):
-        evaluate.make_eval_step(config, system, eight)
+        evaluator.make_eval_step(config, system, eight)
 
 
 def test_among_gray_originals_no_share_of_grays_frechet_distance_is_taken(eight):
@@ -283,7 +284,7 @@ def test_a_set_of_gray_originals_still_has_a_summary(eight):
     got = echoed(eight, psnr_gray=[60.0] * 8)
     assert 'eval/psnr_gray' not in got
     figures = {'ssim', 'ssim_gray', 'ab_mae', 'ab_mae_gray'}
-    assert 'PSNR 25.00' in evaluate.summary(3, {f'eval/{name}': 0.5 for name in figures} | got)
+    assert 'PSNR 25.00' in evaluator.summary(3, {f'eval/{name}': 0.5 for name in figures} | got)
 
 
 def test_a_set_that_cannot_be_read_is_the_users_to_mend(eight):
@@ -297,7 +298,7 @@ def test_a_set_that_cannot_be_read_is_the_users_to_mend(eight):
 )
 def test_the_score_is_lower_for_the_better_of_two(metric, better, worse):
     good, bad = (
-        evaluate.score(metric, {f'eval/{metric}': value, 'eval/other': -100.0})
+        evaluator.score(metric, {f'eval/{metric}': value, 'eval/other': -100.0})
         for value in (better, worse)
     )
     assert good < bad
@@ -313,7 +314,7 @@ def test_the_summary_names_every_figure_beside_grays():
     names = ('psnr', 'psnr_gray', 'ssim', 'ssim_gray', 'ab_mae', 'ab_mae_gray')
     scores = dict(zip((f'eval/{n}' for n in names), (21, 22, 0.9, 0.8, 7, 8), strict=True))
     scores |= {'eval/colorfulness': 31.0, 'eval/colorfulness_original': 42.0}
-    assert evaluate.summary(1200, scores) == (
+    assert evaluator.summary(1200, scores) == (
         'step 1200: PSNR 21.00 dB (gray 22.00), SSIM 0.900 (gray 0.800), '
         'ab error 7.00 (gray 8.00), colorfulness 31.0 of 42.0'
     )
@@ -321,7 +322,7 @@ def test_the_summary_names_every_figure_beside_grays():
 
 @pytest.fixture(scope='module')
 def render(system, eight) -> Callable[..., dict[str, jax.Array]]:
-    return evaluate.compile_step(evaluate.render_step, system, eight)
+    return evaluator.compile_step(evaluator.render_step, system, eight)
 
 
 @pytest.mark.filterwarnings('ignore:Conversion from CIE-LAB')
@@ -355,7 +356,7 @@ def grid(render: Any, variables: Any, batch: Any, mesh: Mesh, most: int) -> tupl
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writers, 'sample_grid', note)
-        return seen, evaluate.sample_grid(render, variables, [batch], mesh, most)
+        return seen, evaluator.sample_grid(render, variables, [batch], mesh, most)
 
 
 @pytest.mark.parametrize(
@@ -397,7 +398,7 @@ def test_a_sample_grid_finds_the_photographs_between_padding(render, variables, 
 def test_large_pictures_are_shown_at_their_own_size(system, variables, eight):
     def rendered(variables: Any, batch: Any) -> dict[str, Any]:
         picture = np.zeros((8, 96, 200, 3), np.float32)
-        return dict.fromkeys(evaluate.LABELS, picture) | {'mask': np.ones(8)}
+        return dict.fromkeys(evaluator.LABELS, picture) | {'mask': np.ones(8)}
 
     empty = np.zeros((8, 1, 1, 1), np.float32)
     batch = {'condition': empty, 'target': empty, 'mask': np.ones(8, np.float32)}

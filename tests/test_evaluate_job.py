@@ -7,8 +7,9 @@ import sys
 import pytest
 from PIL import Image
 
-from chromagan_jax import evaluate, train
+from chromagan_jax import train
 from chromagan_jax.errors import UserError
+from chromagan_jax.evaluation import job
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -23,7 +24,7 @@ def test_the_job_finds_the_figures_that_training_found(small, tmp_path, which):
     train.train_and_evaluate(small, tmp_path)
     small.eval.checkpoint = which
     small.eval.batch_size = 16  # which changes no figure
-    evaluate.evaluate_checkpoints(small, tmp_path)
+    job.evaluate_checkpoints(small, tmp_path)
     ((step, scores),) = scores_of(tmp_path / 'metrics_eval.jsonl').items()
     trained = scores_of(tmp_path / 'metrics.jsonl')
     expected = {
@@ -69,18 +70,18 @@ def test_following_a_run_that_stands_still_ends_with_a_sentence(small, tmp_path)
     small.eval.follow = True
     small.eval.patience = 0
     with pytest.raises(UserError, match=r'No new checkpoint in .* for 0 s'):
-        evaluate.evaluate_checkpoints(small, tmp_path)
+        job.evaluate_checkpoints(small, tmp_path)
     assert list(scores_of(tmp_path / 'metrics_eval.jsonl')) == [2, 4]
 
 
 def test_a_missing_run_or_checkpoint_is_named(small, tmp_path):
     with pytest.raises(UserError, match=r'holds no config\.json'):
-        evaluate.evaluate_checkpoints(small, tmp_path)
+        job.evaluate_checkpoints(small, tmp_path)
     small.eval_every = 0
     train.train_and_evaluate(small, tmp_path)
     small.eval.checkpoint = '3'
     with pytest.raises(UserError, match=r"no checkpoint '3'; choose newest, best or 2, 4"):
-        evaluate.evaluate_checkpoints(small, tmp_path)
+        job.evaluate_checkpoints(small, tmp_path)
     small.eval.checkpoint = 'best'
     with pytest.raises(UserError, match='holds no checkpoint yet'):
-        evaluate.evaluate_checkpoints(small, tmp_path)
+        job.evaluate_checkpoints(small, tmp_path)

@@ -7,8 +7,9 @@ import skimage.color
 import skimage.data
 import skimage.metrics
 
-from chromagan_jax import color, metrics
+from chromagan_jax import color
 from chromagan_jax.errors import UserError
+from chromagan_jax.evaluation import metrics
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,1 @@
+"""How good the pictures are: metrics, scores of photographs, the job that scores checkpoints."""

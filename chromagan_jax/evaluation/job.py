@@ -1,0 +1,115 @@
+"""The job that scores checkpoints: `--mode=eval`."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from chromagan_jax import sharding
+from chromagan_jax.data.inputs import NOT_HELD_OUT, evaluation_input, is_held_out, open_sources
+from chromagan_jax.data.sources import Picked
+from chromagan_jax.errors import PreemptedError, UserError
+from chromagan_jax.evaluation import evaluator
+from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan.state import generator_variables
+from chromagan_jax.utils import files, writers
+from chromagan_jax.utils.preemption import stop_requests
+from chromagan_jax.utils.watchdog import Pulse
+
+POLL = 2  # s between looks for a new checkpoint
+
+
+def evaluate_checkpoints(config: Any, workdir: Path) -> None:
+    """Scores checkpoints of the run in `workdir`: `--mode=eval`.
+
+    The run is taken under its own config, of `config` only `eval` counts. Scores are appended to
+    metrics_eval.jsonl; samples_eval/ gets the four worst and the four best photographs by PSNR.
+
+    Raises:
+        UserError: if there is no run, checkpoint or photograph, or following waits in vain.
+        PreemptedError: after SIGTERM or Ctrl-C, which lose nothing that was scored.
+    """
+    run = ConfigDict(checkpoints.read_run(workdir)['config'])
+    run.eval = config.eval
+    mesh = sharding.make_mesh()
+    source = open_sources(run)[1]
+    say = writers.announcer()
+    if not is_held_out(run):
+        say(NOT_HELD_OUT)
+    writes = jax.process_index() == 0  # one writer a file
+    done = _scored(workdir)
+    path = workdir / 'metrics_eval.jsonl'
+    metrics_file = writers.Metrics(path, max(done, default=0)) if writes else None
+    compiled: Any = None
+    pulse = Pulse(config.stall_timeout)
+    with stop_requests() as stopping, pulse.watch():
+        for which in _which(config, run, workdir, done, stopping, pulse):
+            loaded = checkpoints.load(workdir, which, mesh)
+            if compiled is None:
+                compiled = (
+                    evaluator.make_eval_step(run, loaded.system, mesh),
+                    evaluator.compile_step(evaluator.render_step, loaded.system, mesh),
+                )
+            variables = generator_variables(loaded.state)
+            inputs = evaluation_input(run, source, mesh, run.data.workers)
+            alive = lambda unreadable: pulse.beat()
+            images = evaluator.image_scores(compiled[0], variables, inputs, mesh, alive)
+            scores, step = evaluator.averages(images), int(loaded.state.step)
+            if metrics_file:
+                metrics_file.write(step, scores)
+            say(evaluator.summary(step, scores))
+            order = images['index'][np.argsort(images['psnr'], kind='stable')].astype(int)
+            shown = Picked(source, list(dict.fromkeys([*order[:4], *order[-4:]])))
+            grid = evaluator.sample_grid(
+                compiled[1], variables, evaluation_input(run, shown, mesh), mesh, len(shown)
+            )
+            if writes and grid is not None:
+                files.write_png(workdir / 'samples_eval' / f'step_{step:08d}.png', grid)
+
+
+def _scored(workdir: Path) -> set[int]:
+    """The steps in metrics_eval.jsonl."""
+    path = workdir / 'metrics_eval.jsonl'
+    return {json.loads(line)['step'] for line in path.open()} if path.exists() else set()
+
+
+def _which(
+    config: Any,
+    run: Any,
+    workdir: Path,
+    done: set[int],
+    stopping: Callable[[], bool],
+    pulse: Pulse,
+) -> Iterator[str]:
+    """The checkpoint that is asked for; or, following, each new one until the run's last step."""
+    if not config.eval.follow:
+        yield config.eval.checkpoint
+        return
+    newest_at = time.monotonic()
+    while not done or max(done) < run.steps:
+        pulse.beat()
+        new = [step for step in checkpoints.kept_steps(workdir) if step not in done]
+        waited = time.monotonic() - newest_at > config.eval.patience
+        # Processes look at different moments and are signalled alone: the first one's view counts
+        # for all, and a signal to any.
+        views = multihost_utils.process_allgather(np.array([new[0] if new else -1, waited]))
+        step, waited = views.reshape(-1, 2)[0].tolist()
+        if step >= 0:
+            done.add(step)
+            yield str(step)
+            newest_at = time.monotonic()
+        elif waited:
+            raise UserError(
+                f'No new checkpoint in {workdir} for {config.eval.patience} s: see whether the '
+                'training still runs, or raise eval.patience.'
+            )
+        else:
+            time.sleep(POLL)
+        if multihost_utils.process_allgather(np.array(stopping())).any():
+            raise PreemptedError('stopped between two checkpoints; start it again to go on.')
