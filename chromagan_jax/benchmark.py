@@ -36,7 +36,7 @@ from absl import app, flags, logging
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from chromagan_jax import color, jobs, models, sharding, startup, train
+from chromagan_jax import color, jobs, models, sharding
 from chromagan_jax import main as main_lib
 from chromagan_jax.colorize import colorize, make_predict
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
@@ -44,6 +44,8 @@ from chromagan_jax.data.inputs import open_sources, training_input
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan import steps
+from chromagan_jax.training import loop as loop_lib
+from chromagan_jax.training import setup
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Measurements of each figure.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps of a measurement.')
@@ -58,7 +60,7 @@ Line = dict[str, Any]
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     del argv
-    startup.compute_in_this_thread()
+    setup.compute_in_this_thread()
     config = flags.FLAGS.config
     described = {
         'size': config.data.size,
@@ -117,7 +119,7 @@ def compiled(config: Any) -> Callable[..., Any]:
     """The train step, compiled for all devices."""
     mesh = sharding.make_mesh(config.mesh.fsdp)
     system = state_lib.make_system(config, mesh)
-    return train.compile_step(system, config, mesh, lambda text: None, steps.train_step)
+    return loop_lib.compile_step(system, config, mesh, lambda text: None, steps.train_step)
 
 
 def train_step(config: Any) -> Line:
@@ -148,7 +150,7 @@ def step_seconds(config: Any, step: Callable[..., Any], count: int) -> list[floa
     mesh = sharding.make_mesh(config.mesh.fsdp)
     system = state_lib.make_system(config, mesh)
     state = state_lib.create_state(system, config, mesh)
-    teacher = startup.place_teacher(
+    teacher = setup.place_teacher(
         system, models.load_pretrained(config, ['vgg16']).get('vgg16'), mesh
     )
     rng = np.random.default_rng(0)
@@ -246,7 +248,7 @@ def loop_rate(config: Any, count: int) -> tuple[float, float]:
     config.eval_every = config.sample_every = config.plateau.patience = 0
     config.checkpoint_every = 10**9
     with tempfile.TemporaryDirectory() as folder:
-        train.train_and_evaluate(config, Path(folder))
+        loop_lib.train_and_evaluate(config, Path(folder))
         lines = [json.loads(line) for line in (Path(folder) / 'metrics.jsonl').open()]
     seconds = 0.0
     for before, line in itertools.pairwise(lines):

@@ -78,7 +78,7 @@ def colorize(
     Args:
         photographs: sRGB, (H, W) uint8 or uint16, (H, W, 3) or (H, W, 4) uint8. Of colour ones
             only the lightness counts.
-        system: of `released.load` or `checkpoint.load`.
+        system: of `released.load` or `checkpoints.load`.
         variables: of its generator: theirs, or `state.generator_variables`.
         size: px, the side of the square that the network sees.
         batch_size: how many photographs it sees at once; there is little to gain above 1.

@@ -16,9 +16,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from chromagan_jax import startup, train
 from chromagan_jax.errors import DivergedError, PreemptedError, UserError, is_lost_process
 from chromagan_jax.evaluation import job
+from chromagan_jax.training import loop, setup
 from chromagan_jax.utils.cli import end_now, exit_with, flag_mistake
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run() -> None:
-    startup.compute_in_this_thread()
+    setup.compute_in_this_thread()
     if _DISTRIBUTED.value:
         _join_processes()
     if _COMPILATION_CACHE.value and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
@@ -86,7 +86,7 @@ def _run() -> None:
             'folder under which it is mounted.'
         )
     if _MODE.value == 'train':
-        train.train_and_evaluate(_CONFIG.value, workdir, _PROFILE.value)
+        loop.train_and_evaluate(_CONFIG.value, workdir, _PROFILE.value)
     else:
         job.evaluate_checkpoints(_CONFIG.value, workdir)
 

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from chromagan_jax import colorize, sharding, train
+from chromagan_jax import colorize, sharding
 from chromagan_jax.errors import PreemptedError
 from chromagan_jax.evaluation import job
+from chromagan_jax.training import loop
 from tests.test_configs import runnable
 
 SLOW = pytest.mark.slow  # the other systems have networks and losses of the same kinds
@@ -62,10 +63,10 @@ def test_a_system_trains_resumes_evaluates_and_colorizes(name, tmp_path, monkeyp
         config.discriminator.widths = (8, 16, 32, 64)
     workdir = tmp_path / 'run'
     with monkeypatch.context() as patch:
-        patch.setattr(train, 'stop_requests', at_once)
+        patch.setattr(loop, 'stop_requests', at_once)
         with pytest.raises(PreemptedError, match='stopped at step 1'):
-            train.train_and_evaluate(config, workdir)
-    state = train.train_and_evaluate(config, workdir)
+            loop.train_and_evaluate(config, workdir)
+    state = loop.train_and_evaluate(config, workdir)
     assert 'resumed from step 1' in capfd.readouterr().err
     assert (state.step, state.bad_step) == (2, -1)
     assert (workdir / 'samples/step_00000002.png').exists()

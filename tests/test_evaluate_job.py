@@ -7,9 +7,9 @@ import sys
 import pytest
 from PIL import Image
 
-from chromagan_jax import train
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import job
+from chromagan_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -21,7 +21,7 @@ def scores_of(path):
 
 @pytest.mark.parametrize('which', ['newest', 'best', '2'])
 def test_the_job_finds_the_figures_that_training_found(small, tmp_path, which):
-    train.train_and_evaluate(small, tmp_path)
+    loop.train_and_evaluate(small, tmp_path)
     small.eval.checkpoint = which
     small.eval.batch_size = 16  # which changes no figure
     job.evaluate_checkpoints(small, tmp_path)
@@ -41,7 +41,7 @@ def test_the_job_finds_the_figures_that_training_found(small, tmp_path, which):
 def test_following_scores_every_checkpoint_of_a_run_beside_it_and_ends_with_it(small, tmp_path):
     small.checkpoint.max_to_keep = 4
     small.eval_every = small.sample_every = 0
-    train.train_and_evaluate(small, tmp_path / 'run')  # so that there is a workdir to follow
+    loop.train_and_evaluate(small, tmp_path / 'run')  # so that there is a workdir to follow
     small.steps = 8
     command = [sys.executable, '-m', 'chromagan_jax.main', '--mode=eval']
     command += [
@@ -55,7 +55,7 @@ def test_following_scores_every_checkpoint_of_a_run_beside_it_and_ends_with_it(s
     with subprocess.Popen(
         command, cwd=ROOT, env=os.environ, stderr=subprocess.PIPE, text=True
     ) as job:
-        train.train_and_evaluate(small, tmp_path / 'run')
+        loop.train_and_evaluate(small, tmp_path / 'run')
         errors = job.communicate(timeout=120)[1]
     assert job.returncode == 0, errors
     assert 'not held out' in errors
@@ -63,7 +63,7 @@ def test_following_scores_every_checkpoint_of_a_run_beside_it_and_ends_with_it(s
 
 
 def test_following_a_run_that_stands_still_ends_with_a_sentence(small, tmp_path):
-    train.train_and_evaluate(small, tmp_path)
+    loop.train_and_evaluate(small, tmp_path)
     run = json.loads((tmp_path / 'config.json').read_text())
     run['config']['steps'] = 100  # as if it had been killed
     (tmp_path / 'config.json').write_text(json.dumps(run))
@@ -78,7 +78,7 @@ def test_a_missing_run_or_checkpoint_is_named(small, tmp_path):
     with pytest.raises(UserError, match=r'holds no config\.json'):
         job.evaluate_checkpoints(small, tmp_path)
     small.eval_every = 0
-    train.train_and_evaluate(small, tmp_path)
+    loop.train_and_evaluate(small, tmp_path)
     small.eval.checkpoint = '3'
     with pytest.raises(UserError, match=r"no checkpoint '3'; choose newest, best or 2, 4"):
         job.evaluate_checkpoints(small, tmp_path)

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from chromagan_jax import released, train
+from chromagan_jax import released
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
+from chromagan_jax.training import loop
 from configs import base
 from launch import card, record, release
 from launch.compare import ROOT
@@ -44,10 +45,10 @@ def runs(tmp_path_factory):
             (folder / source).mkdir(exist_ok=True)
             Image.fromarray(pixels).save(folder / source / f'{source}{number}.png')
     config = tiny_config(folder)
-    train.train_and_evaluate(config, folder / 'first')
+    loop.train_and_evaluate(config, folder / 'first')
     config.init_from = str(folder / 'first')
     config.steps, config.objective.l1 = 3, 50.0
-    train.train_and_evaluate(config, folder / 'second')
+    loop.train_and_evaluate(config, folder / 'second')
     (folder / 'note.md').write_text('Three squares, of which nothing is stated.\n')
     return folder
 

@@ -16,8 +16,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from PIL import Image
 
-from chromagan_jax import train
 from chromagan_jax.errors import UserError
+from chromagan_jax.training import loop
 from chromagan_jax.utils import cli
 from configs import base
 
@@ -159,13 +159,13 @@ def test_a_workdir_of_another_config_is_refused(
     finished: Path, field: str, before: object, now: object
 ) -> None:
     with pytest.raises(UserError, match=re.escape(f'{field}={before!r}, not {now!r}: ')):
-        train.train_and_evaluate(changed((field, now)), finished)
+        loop.train_and_evaluate(changed((field, now)), finished)
 
 
 def test_a_workdir_of_other_data_is_refused(finished: Path, tmp_path: Path) -> None:
     Image.new('RGB', (20, 20)).save(tmp_path / 'a.png')
     with pytest.raises(UserError, match=r'data\.source has other files .*1 records; 6 then'):
-        train.train_and_evaluate(changed(('data.source', str(tmp_path))), finished)
+        loop.train_and_evaluate(changed(('data.source', str(tmp_path))), finished)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     if (field, value) == ('data.size', 48):
         config.generator.depth = 5
     with pytest.raises(UserError, match=words) as raised:
-        train.train_and_evaluate(config, tmp_path / 'run')
+        loop.train_and_evaluate(config, tmp_path / 'run')
     assert len(str(raised.value).splitlines()) == 1
     assert not (tmp_path / 'run').exists()
 
@@ -208,14 +208,14 @@ def test_48_px_without_a_depth_is_refused_with_the_mend(tmp_path: Path) -> None:
     config = base.get_config('tiny')
     config.data.size = 48
     with pytest.raises(UserError, match=r'not 48: set generator\.depth'):
-        train.train_and_evaluate(config, tmp_path / 'run')
+        loop.train_and_evaluate(config, tmp_path / 'run')
 
 
 @pytest.mark.parametrize('inside', ['', 'run'])
 def test_a_file_in_the_place_of_the_workdir_is_named(inside: str, tmp_path: Path) -> None:
     (tmp_path / 'file').write_text('in the way')
     with pytest.raises(UserError, match=re.escape(str(tmp_path / 'file'))):
-        train.train_and_evaluate(base.get_config('tiny'), tmp_path / 'file' / inside)
+        loop.train_and_evaluate(base.get_config('tiny'), tmp_path / 'file' / inside)
     assert (tmp_path / 'file').read_text() == 'in the way'
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from chromagan_jax import sharding, train
+from chromagan_jax import sharding
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan import steps
+from chromagan_jax.training import loop
 
 COLLECTIVES = re.compile(
     r'\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-\w+|ragged-\w+)'
@@ -32,7 +33,7 @@ def small(tiny):
 def compiled(config, devices=None):
     mesh = sharding.make_mesh(config.mesh.fsdp, devices)
     system = state_lib.make_system(config, mesh)
-    step = train.compile_step(system, config, mesh, lambda text: None, steps.train_step)
+    step = loop.compile_step(system, config, mesh, lambda text: None, steps.train_step)
     return step, state_lib.create_state(system, config, mesh), mesh
 
 

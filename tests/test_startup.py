@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from chromagan_jax import models, sharding, startup
+from chromagan_jax import models, sharding
 from chromagan_jax.data.inputs import open_sources
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.models.pretrained import squeezenet, vgg
+from chromagan_jax.training import setup
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def chromagan(tiny):
 
 
 def said_by(config, tmp_path, capfd):
-    startup.introduce(config, tmp_path, open_sources(config)[0])
+    setup.introduce(config, tmp_path, open_sources(config)[0])
     return capfd.readouterr().err
 
 
@@ -36,7 +37,7 @@ def said_by(config, tmp_path, capfd):
 def test_a_run_says_what_its_class_head_learns(chromagan, tmp_path, capfd, labels, file, sentence):
     source = open_sources(chromagan)[0]
     chromagan.vgg16, chromagan.data.labels = file, labels
-    startup.introduce(chromagan, tmp_path, source)
+    setup.introduce(chromagan, tmp_path, source)
     assert sentence in capfd.readouterr().err
 
 
@@ -50,7 +51,7 @@ def started(config, tmp_path, **pretrained):
     said = []
     manager = checkpoints.open_checkpoints(tmp_path, 1)
     with checkpoints.finishing(manager):
-        state = startup.starting_state(config, system, mesh, manager, pretrained, said.append)
+        state = setup.starting_state(config, system, mesh, manager, pretrained, said.append)
         checkpoints.save(manager, int(state.step), state)
     return state, said
 
@@ -91,9 +92,9 @@ def test_a_network_without_a_backbone_says_nothing_of_one(tiny, tmp_path):
 def test_a_teacher_is_placed_whole_and_only_where_the_system_has_one(chromagan):
     mesh = sharding.make_mesh()
     system = state_lib.make_system(chromagan, mesh)
-    assert startup.place_teacher(system, {'fc8': {'bias': np.ones(3)}}, mesh) is None
+    assert setup.place_teacher(system, {'fc8': {'bias': np.ones(3)}}, mesh) is None
     system = system._replace(teacher=vgg.VGG16())
-    placed = startup.place_teacher(system, {'fc8': {'bias': np.ones(3)}}, mesh)
+    placed = setup.place_teacher(system, {'fc8': {'bias': np.ones(3)}}, mesh)
     assert len(placed['fc8']['bias'].sharding.device_set) == 8
     np.testing.assert_array_equal(placed['fc8']['bias'], np.ones(3))
 
@@ -102,7 +103,7 @@ def test_the_cpu_computes_in_the_thread_that_asks_and_not_without_being_told():
     """In processes of their own: JAX wants to know before it is used."""
     program = """
 import jax
-from chromagan_jax import startup
+from chromagan_jax.training import setup
 {told}
 ones = jax.numpy.ones((512, 512))
 work = jax.jit(lambda x: jax.lax.fori_loop(0, 50, lambda i, y: y @ x / 512, x))
@@ -110,7 +111,7 @@ jax.block_until_ready(work(ones))
 print(work(ones).is_ready())
 """
     environment = {**os.environ, 'XLA_FLAGS': ''}
-    for told, expected in (('startup.compute_in_this_thread()', 'True'), ('', 'False')):
+    for told, expected in (('setup.compute_in_this_thread()', 'True'), ('', 'False')):
         command = [sys.executable, '-c', program.format(told=told)]
         answer = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=True

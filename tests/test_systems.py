@@ -9,8 +9,9 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from chromagan_jax import models, train
+from chromagan_jax import models
 from chromagan_jax.models.layers import output_activation
+from chromagan_jax.training import loop
 
 
 class TwoHeads(nn.Module):
@@ -78,12 +79,12 @@ def wgan(tiny, photographs, monkeypatch):
 @pytest.mark.parametrize('name', [pytest.param('rgb', marks=pytest.mark.slow), 'wgan'])
 def test_the_system_trains_resumes_and_evaluates_like_base(name, request, tmp_path):
     config = request.getfixturevalue(name)
-    whole = train.train_and_evaluate(config, tmp_path / 'whole')
+    whole = loop.train_and_evaluate(config, tmp_path / 'whole')
     with config.unlocked():
         config.steps = 2
-    train.train_and_evaluate(config, tmp_path / 'parts')
+    loop.train_and_evaluate(config, tmp_path / 'parts')
     config.steps = 4
-    resumed = train.train_and_evaluate(config, tmp_path / 'parts')
+    resumed = loop.train_and_evaluate(config, tmp_path / 'parts')
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
         if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
@@ -98,7 +99,7 @@ def test_the_class_head_learns_from_the_labels_and_the_critic_pays_the_penalty(w
     wgan.generator_optimizer.learning_rate = 0.01
     wgan.steps = 30
     wgan.eval_every = wgan.sample_every = 0
-    train.train_and_evaluate(wgan, tmp_path / 'run')
+    loop.train_and_evaluate(wgan, tmp_path / 'run')
     lines = [json.loads(line) for line in (tmp_path / 'run/metrics.jsonl').open()]
     classes = [line['generator/classes'] for line in lines]
     np.testing.assert_allclose(classes[0], np.log(2), atol=0.1)
@@ -107,6 +108,6 @@ def test_the_class_head_learns_from_the_labels_and_the_critic_pays_the_penalty(w
 
 
 def test_targets_of_the_rgb_system_are_pictures(rgb, tmp_path):
-    train.train_and_evaluate(rgb, tmp_path / 'run')
+    loop.train_and_evaluate(rgb, tmp_path / 'run')
     with Image.open(tmp_path / 'run/samples/step_00000004.png') as grid:
         assert np.asarray(grid).std() > 10

@@ -7,8 +7,8 @@ import optax
 import pytest
 from PIL import Image
 
-from chromagan_jax import journal, train
 from chromagan_jax.errors import DivergedError, UserError
+from chromagan_jax.training import loop, train_logger
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def metrics_of(workdir):
 
 
 def test_a_run_leaves_what_the_readme_says(small, tmp_path):
-    train.train_and_evaluate(small, tmp_path)
+    loop.train_and_evaluate(small, tmp_path)
     lines = metrics_of(tmp_path)
     assert [line['step'] for line in lines if 'generator/loss' in line] == [1, 2, 3, 4]
     assert [line['step'] for line in lines if 'eval/psnr' in line] == [2, 4]
@@ -61,7 +61,7 @@ def test_a_run_leaves_what_the_readme_says(small, tmp_path):
 
 def test_metrics_of_a_step_are_read_after_the_next_is_dispatched(small, tmp_path, monkeypatch):
     events = []
-    compile_step = train.compile_step
+    compile_step = loop.compile_step
 
     def spied(*args):
         step = compile_step(*args)
@@ -79,9 +79,9 @@ def test_metrics_of_a_step_are_read_after_the_next_is_dispatched(small, tmp_path
             events.append('read')
         return device_get(value)
 
-    monkeypatch.setattr(train, 'compile_step', spied)
+    monkeypatch.setattr(loop, 'compile_step', spied)
     monkeypatch.setattr(jax, 'device_get', read)
-    train.train_and_evaluate(quiet(small), tmp_path)
+    loop.train_and_evaluate(quiet(small), tmp_path)
     assert events == ['dispatch'] + ['dispatch', 'read'] * 3 + ['read']
 
 
@@ -100,7 +100,7 @@ def test_nothing_is_compiled_after_the_first_step(small, tmp_path):
             small.steps = steps
             jax.clear_caches()
             compiled.clear()
-            train.train_and_evaluate(small, tmp_path / str(steps))
+            loop.train_and_evaluate(small, tmp_path / str(steps))
             counts.append(len(compiled))
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
@@ -108,9 +108,9 @@ def test_nothing_is_compiled_after_the_first_step(small, tmp_path):
 
 
 def test_lines_are_means_over_the_steps_since_the_last(small, tmp_path):
-    train.train_and_evaluate(quiet(small), tmp_path / 'each')
+    loop.train_and_evaluate(quiet(small), tmp_path / 'each')
     small.log_every = 2
-    train.train_and_evaluate(small, tmp_path / 'two')
+    loop.train_and_evaluate(small, tmp_path / 'two')
     each, two = metrics_of(tmp_path / 'each'), metrics_of(tmp_path / 'two')
     assert [line['step'] for line in two] == [2, 4]
     expected = np.mean([line['generator/loss'] for line in each[2:]])
@@ -120,7 +120,7 @@ def test_lines_are_means_over_the_steps_since_the_last(small, tmp_path):
 def test_a_photograph_that_cannot_be_read_is_named_once_and_counted(small, folder, tmp_path, capfd):
     (folder / '3.png').write_bytes(b'no image')
     small.data.source = str(folder)
-    train.train_and_evaluate(quiet(small), tmp_path / 'run')  # four epochs
+    loop.train_and_evaluate(quiet(small), tmp_path / 'run')  # four epochs
     assert capfd.readouterr().err.count('3.png cannot be read') == 1
     for name, count in {'unreadable': 1, 'no_image': 1, 'damaged': 0, 'no_file': 0}.items():
         assert [line[f'data/{name}'] for line in metrics_of(tmp_path / 'run')] == [count] * 4
@@ -129,46 +129,46 @@ def test_a_photograph_that_cannot_be_read_is_named_once_and_counted(small, folde
 def test_a_run_whose_records_are_mostly_unreadable_ends_and_says_so(
     small, folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(journal, 'JUDGED', 16)
+    monkeypatch.setattr(train_logger, 'JUDGED', 16)
     for name in ('3.png', '5.png'):
         (folder / name).write_bytes(b'no image')
     small.data.source = str(folder)
     small.data.max_unreadable = 0.25  # and no more than that are
-    train.train_and_evaluate(quiet(small), tmp_path / 'good')
+    loop.train_and_evaluate(quiet(small), tmp_path / 'good')
     small.data.max_unreadable = 0.2
     with pytest.raises(UserError, match=r'^4 of the last 16 records cannot be read, more than'):
-        train.train_and_evaluate(small, tmp_path / 'bad')
+        loop.train_and_evaluate(small, tmp_path / 'bad')
 
 
 def test_a_resume_on_other_data_is_refused_and_on_moved_data_is_not(small, folder, tmp_path):
     small.data.source = str(folder)
     quiet(small).steps = 1
-    train.train_and_evaluate(small, tmp_path / 'run')
+    loop.train_and_evaluate(small, tmp_path / 'run')
     small.steps = 2
     moved = folder.rename(tmp_path / 'moved')
     small.data.source = str(moved)
-    assert train.train_and_evaluate(small, tmp_path / 'run').step == 2
+    assert loop.train_and_evaluate(small, tmp_path / 'run').step == 2
     (moved / '7.png').unlink()
     small.steps = 3
     with pytest.raises(UserError, match=r'has other files .* \(7 records; 8 then\)'):
-        train.train_and_evaluate(small, tmp_path / 'run')
+        loop.train_and_evaluate(small, tmp_path / 'run')
 
 
 def test_a_finished_run_started_again_says_so_and_does_nothing(small, tmp_path, capfd):
-    train.train_and_evaluate(quiet(small), tmp_path)
+    loop.train_and_evaluate(quiet(small), tmp_path)
     before = (tmp_path / 'metrics.jsonl').read_bytes()
-    state = train.train_and_evaluate(small, tmp_path)
+    state = loop.train_and_evaluate(small, tmp_path)
     assert state.step == 4
     assert 'step 4 is the last one: nothing is left to do' in capfd.readouterr().err
     assert (tmp_path / 'metrics.jsonl').read_bytes() == before
 
 
 def test_init_from_starts_a_new_run_where_the_other_ended(small, tmp_path, capfd):
-    old = train.train_and_evaluate(quiet(small), tmp_path / 'old')
+    old = loop.train_and_evaluate(quiet(small), tmp_path / 'old')
     small.init_from = str(tmp_path / 'old')
     small.generator_optimizer.learning_rate = 0.0  # so that the weights stay
     small.seed = 3
-    new = train.train_and_evaluate(small, tmp_path / 'new')
+    new = loop.train_and_evaluate(small, tmp_path / 'new')
     assert 'starts from the weights in' in capfd.readouterr().err
     assert new.step == 4
     for a, b in zip(
@@ -187,15 +187,15 @@ def assert_same_bits(one, other):
 def test_pretraining_comes_first_and_a_resume_knows_where_it_ends(small, tmp_path, capfd):
     small.pretrain_steps = 3
     small.sample_every = small.eval_every = 0
-    whole = train.train_and_evaluate(small, tmp_path / 'whole')
+    whole = loop.train_and_evaluate(small, tmp_path / 'whole')
     lines = metrics_of(tmp_path / 'whole')
     assert ['discriminator/loss' in line for line in lines] == [False, False, False, True]
     assert optax.tree_utils.tree_get(whole.discriminator.opt_state, 'count') == 2
     assert 'compiled the pretrain step' in capfd.readouterr().err
     small.steps = 2
-    train.train_and_evaluate(small, tmp_path / 'parts')
+    loop.train_and_evaluate(small, tmp_path / 'parts')
     small.steps = 4
-    assert_same_bits(train.train_and_evaluate(small, tmp_path / 'parts'), whole)
+    assert_same_bits(loop.train_and_evaluate(small, tmp_path / 'parts'), whole)
     assert metrics_of(tmp_path / 'parts')[-1]['generator/loss'] == lines[-1]['generator/loss']
 
 
@@ -205,7 +205,7 @@ def test_learning_rates_fall_where_evaluations_stop_improving(small, tmp_path, c
     small.generator_optimizer.learning_rate = 1e-12  # nothing can improve
     small.ema = 0.0
     small.generator.test_mode = 'batch'
-    whole = train.train_and_evaluate(small, tmp_path / 'whole')
+    whole = loop.train_and_evaluate(small, tmp_path / 'whole')
     rates = [
         line['discriminator/learning_rate'] / small.discriminator_optimizer.learning_rate
         for line in metrics_of(tmp_path / 'whole')
@@ -215,9 +215,9 @@ def test_learning_rates_fall_where_evaluations_stop_improving(small, tmp_path, c
     said = 'ab_mae has not improved for 2 evaluations: the learning rates fall to 0.5 of theirs'
     assert said in capfd.readouterr().err
     small.steps = 4
-    train.train_and_evaluate(small, tmp_path / 'parts')
+    loop.train_and_evaluate(small, tmp_path / 'parts')
     small.steps = 6
-    assert_same_bits(train.train_and_evaluate(small, tmp_path / 'parts'), whole)
+    assert_same_bits(loop.train_and_evaluate(small, tmp_path / 'parts'), whole)
 
 
 def test_divergence_ends_the_run_and_saves_nothing_bad(small, tmp_path):
@@ -225,7 +225,7 @@ def test_divergence_ends_the_run_and_saves_nothing_bad(small, tmp_path):
     small.checkpoint_every = 1
     small.steps = 20
     with pytest.raises(DivergedError, match=r'\w+/\w+ was not finite at step \d+') as error:
-        train.train_and_evaluate(small, tmp_path)
+        loop.train_and_evaluate(small, tmp_path)
     step = int(str(error.value).split('at step ')[1].split(':')[0])
     saved = [int(path.name) for path in (tmp_path / 'checkpoints').iterdir()]
     assert max(saved) == step - 1
@@ -233,6 +233,6 @@ def test_divergence_ends_the_run_and_saves_nothing_bad(small, tmp_path):
 
 def test_the_profile_holds_a_trace(small, tmp_path):
     quiet(small).steps = 6
-    train.train_and_evaluate(small, tmp_path, profile=True)
+    loop.train_and_evaluate(small, tmp_path, profile=True)
     (trace,) = (tmp_path / 'profile').rglob('*.xplane.pb')
     assert trace.stat().st_size > 1000

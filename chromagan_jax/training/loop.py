@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax import config as config_lib
-from chromagan_jax import models, sharding, startup
+from chromagan_jax import models, sharding
 from chromagan_jax.data.decode import KINDS
 from chromagan_jax.data.inputs import evaluation_input, open_sources, training_input
 from chromagan_jax.data.transforms import report_unreadable
@@ -22,7 +22,8 @@ from chromagan_jax.gan import checkpoints as checkpoint_lib
 from chromagan_jax.gan import optimizers, steps
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.state import GanState, System
-from chromagan_jax.journal import Journal, check_finite
+from chromagan_jax.training import setup
+from chromagan_jax.training.train_logger import Journal, check_finite
 from chromagan_jax.utils import files, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Pulse
@@ -62,18 +63,18 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
 
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(stop_requests(agreed=True))
-        say = startup.introduce(config, workdir, source)
+        say = setup.introduce(config, workdir, source)
         writes = jax.process_index() == 0  # one writer a file
         pulse = Pulse(config.stall_timeout, workdir / 'heartbeat.json' if writes else None)
         stack.enter_context(pulse.watch())
         checkpoints = checkpoint_lib.open_checkpoints(workdir, config.checkpoint.max_to_keep)
         best = checkpoint_lib.open_best(workdir)
         stack.enter_context(checkpoint_lib.finishing(checkpoints, best))
-        startup.claim_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
+        setup.claim_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
         pretrained = models.load_pretrained(config)
         with pulse.phase('restore'):
-            state = startup.starting_state(config, system, mesh, checkpoints, pretrained, say)
-        teacher = startup.place_teacher(system, pretrained.get('vgg16'), mesh)
+            state = setup.starting_state(config, system, mesh, checkpoints, pretrained, say)
+        teacher = setup.place_teacher(system, pretrained.get('vgg16'), mesh)
         start = int(state.step)
         if start >= config.steps:
             say(f'step {start} is the last one: nothing is left to do')

@@ -1,0 +1,1 @@
+"""A run: how it begins, the training loop, what its steps report."""
