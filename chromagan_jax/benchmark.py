@@ -36,14 +36,15 @@ from absl import app, flags, logging
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from chromagan_jax import color, jobs, models, sharding
+from chromagan_jax import color, models, sharding
 from chromagan_jax import main as main_lib
-from chromagan_jax.colorize import colorize, make_predict
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.inputs import open_sources, training_input
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan import steps
+from chromagan_jax.inference import batch as batch_lib
+from chromagan_jax.inference.predictor import colorize, make_predict
 from chromagan_jax.training import loop as loop_lib
 from chromagan_jax.training import setup
 
@@ -272,8 +273,8 @@ def colorizing(config: Any) -> Line:
         for i in range(COLORIZED):
             path = Path(folder) / f'{i}.jpg'
             path.write_bytes(source[i % len(source)]['image'])
-            found.append(jobs.Job(path, path.with_suffix('.png')))
-        seconds = timed(lambda: jobs.colorize_files(found, predict, size, threads=threads))
+            found.append(batch_lib.Job(path, path.with_suffix('.png')))
+        seconds = timed(lambda: batch_lib.colorize_files(found, predict, size, threads=threads))
     return {'images_per_second': COLORIZED / seconds, 'latency_seconds': latency}
 
 

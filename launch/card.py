@@ -4,9 +4,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chromagan_jax import released
 from chromagan_jax.config import flatten
-from chromagan_jax.released import Trained
+from chromagan_jax.inference import released
+from chromagan_jax.inference.released import Trained
 from launch import record, table
 from launch.record import Stage
 

@@ -38,12 +38,12 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from chromagan_jax import images
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints
+from chromagan_jax.inference import photos
 from chromagan_jax.utils import files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,7 +117,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def run_systems(args: argparse.Namespace, others: Sequence[str]) -> list[str]:
     """Measures, trains, scores and colorizes, each where it is not done; returns who failed."""
     out = Path(args.output)
-    images.check_writable(out)
+    photos.check_writable(out)
     settings = {
         name: getattr(args, name) for name in ('train', 'val', 'minutes', 'size', 'features')
     }

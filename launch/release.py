@@ -30,14 +30,15 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from chromagan_jax import images, released, sharding
+from chromagan_jax import sharding
 from chromagan_jax.data.inputs import evaluation_input
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import evaluator, metrics
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
-from chromagan_jax.released import Trained
+from chromagan_jax.inference import photos, released
+from chromagan_jax.inference.released import Trained
 from chromagan_jax.utils import files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,7 +109,7 @@ def release(args: argparse.Namespace) -> None:
     """
     workdir, mesh = Path(args.workdir), sharding.make_mesh()
     note, source = read_note(Path(args.data_note)), make_source(args.val, 'validation')
-    images.check_writable(Path(args.output))
+    photos.check_writable(Path(args.output))
     runs = record.stages(workdir)
     commands = args.command or [record.command(stage.config) for stage in runs]
     if len(commands) != len(runs):

@@ -24,12 +24,12 @@ from absl import logging
 from PIL import Image
 
 from chromagan_jax import color
-from chromagan_jax.colorize import colorize, load
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.data.transforms import read_image
 from chromagan_jax.errors import UserError
-from chromagan_jax.released import Trained
+from chromagan_jax.inference.predictor import colorize, load
+from chromagan_jax.inference.released import Trained
 from chromagan_jax.utils import files, writers
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,12 +16,14 @@ from skimage import data
 from skimage.color import rgb2lab
 from skimage.transform import resize
 
-from chromagan_jax import colorize, images, sharding
+from chromagan_jax import colorize, sharding
 from chromagan_jax.color import encode
 from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints, steps
 from chromagan_jax.gan import state as state_lib
+from chromagan_jax.inference import photos as photo_lib
+from chromagan_jax.inference import predictor
 from chromagan_jax.utils import files
 from configs import base
 
@@ -75,7 +77,7 @@ def network(workdir):
 @pytest.fixture(scope='module')
 def colored(network):
     """`colorize` with the tests' network."""
-    return lambda *photographs: colorize.colorize(photographs, *network, SIZE)
+    return lambda *photographs: predictor.colorize(photographs, *network, SIZE)
 
 
 @pytest.fixture
@@ -126,9 +128,9 @@ def test_lightness_is_that_of_the_photograph_at_every_size(shape, colored):
 
 def test_lightness_survives_colours_that_srgb_does_not_have():
     ramp = np.tile(np.arange(256, dtype=np.uint8), (3, 1))
-    small = images.shrink(ramp, SIZE)
+    small = photo_lib.shrink(ramp, SIZE)
     for ab in ((110, 110), (-110, 110), (110, -110), (-110, -110), (0, 0)):
-        result = images.recolor(ramp, small, np.full((SIZE, SIZE, 2), ab, np.float32))
+        result = photo_lib.recolor(ramp, small, np.full((SIZE, SIZE, 2), ab, np.float32))
         gray = rgb2lab(np.stack([ramp] * 3, axis=-1))
         assert np.abs(rgb2lab(result)[..., 0] - gray[..., 0]).max() < ROUNDING
         if any(ab):
@@ -181,7 +183,7 @@ def test_on_white_is_what_pillow_composites():
     image = Image.fromarray(rgba)
     white = Image.new('RGB', image.size, 'white')
     expected = Image.composite(image.convert('RGB'), white, image.getchannel('A'))
-    difference = images.on_white(rgba).astype(int) - np.asarray(expected)
+    difference = photo_lib.on_white(rgba).astype(int) - np.asarray(expected)
     assert np.abs(difference).max() <= 1
 
 
@@ -194,7 +196,7 @@ def test_what_becomes_of_one_does_not_depend_on_the_others(colored):
 
 def test_batches_padded_ones_too_change_nothing_but_rounding(network, colored):
     several = [photograph(61, 47), photograph(20, 90), photograph()[..., 0], photograph(200, 200)]
-    batched = colorize.colorize(several, *network, SIZE, batch_size=3)
+    batched = predictor.colorize(several, *network, SIZE, batch_size=3)
     for result, expected in zip(batched, colored(*several), strict=True):
         difference = np.abs(result.astype(int) - expected)
         assert difference.max() <= 1
@@ -204,8 +206,8 @@ def test_batches_padded_ones_too_change_nothing_but_rounding(network, colored):
 def test_the_network_runs_at_its_size_and_its_ab_is_what_is_seen(network):
     """With a photograph as large as the network's input nothing is interpolated."""
     system, variables = network
-    rgb = images.shrink(data.astronaut(), SIZE)
-    (result,) = colorize.colorize([rgb], system, variables, SIZE)
+    rgb = photo_lib.shrink(data.astronaut(), SIZE)
+    (result,) = predictor.colorize([rgb], system, variables, SIZE)
     condition = encode(rgb[None], 'lab')[0]
     ab = np.asarray(steps.predict(system, variables, condition))[0] * 110
     expected = np.dstack([rgb2lab(rgb)[..., 0], ab])
@@ -217,8 +219,8 @@ def test_the_network_runs_at_its_size_and_its_ab_is_what_is_seen(network):
 
 def test_an_rgb_system_gives_its_ab_alone(tmp_path):
     system, variables = make_run(tmp_path, 'rgb')
-    rgb = images.shrink(data.astronaut(), SIZE)
-    (result,) = colorize.colorize([rgb], system, variables, SIZE)
+    rgb = photo_lib.shrink(data.astronaut(), SIZE)
+    (result,) = predictor.colorize([rgb], system, variables, SIZE)
     assert np.abs(rgb2lab(result) - rgb2lab(rgb))[..., 0].max() < ROUNDING
     condition = encode(rgb[None], 'rgb')[0]
     target = np.asarray(steps.predict(system, variables, condition))[0]
@@ -229,7 +231,7 @@ def test_an_rgb_system_gives_its_ab_alone(tmp_path):
 
 def test_a_size_that_the_network_does_not_take_is_its_own_sentence(network):
     with pytest.raises(UserError, match='takes sides that 4 divides, not 18 x 18 px'):
-        colorize.colorize([photograph()], *network, 18)
+        predictor.colorize([photograph()], *network, 18)
 
 
 def bleeding(n=512, size=64):
@@ -239,9 +241,9 @@ def bleeding(n=512, size=64):
     rng = np.random.default_rng(0)
     light = np.clip(90 + 80 * inside + rng.normal(0, 3, (n, n)), 0, 255).astype(np.uint8)
     ab = np.where(inside[..., None], [10.0, -10.0], [-10.0, 12.0])
-    small = images.shrink(light, size)
+    small = photo_lib.shrink(light, size)
     small_ab = ab.reshape(size, n // size, size, n // size, 2).mean(axis=(1, 3))
-    ours = rgb2lab(images.recolor(light, small, small_ab.astype(np.float32)))[..., 1:]
+    ours = rgb2lab(photo_lib.recolor(light, small, small_ab.astype(np.float32)))[..., 1:]
     edge = np.zeros((n, n), bool)
     for axis in (0, 1):
         for shift in range(-8, 9):
@@ -264,9 +266,9 @@ def test_colours_end_at_the_edges_of_the_photograph():
 def test_ab_is_upsampled_better_than_by_nearest_and_bicubic_near_edges_of_photographs():
     gains = []
     for rgb in (data.astronaut(), data.coffee(), data.chelsea()):
-        small = images.shrink(rgb, 64)
+        small = photo_lib.shrink(rgb, 64)
         lab = rgb2lab(rgb)
-        ours = rgb2lab(images.recolor(rgb, small, rgb2lab(small)[..., 1:].astype(np.float32)))
+        ours = rgb2lab(photo_lib.recolor(rgb, small, rgb2lab(small)[..., 1:].astype(np.float32)))
         steep = np.hypot(*np.gradient(lab[..., 0]))
         edge = steep > np.quantile(steep, 0.9)
         errors = [np.abs(ours - lab)[..., 1:][edge].mean()]
@@ -282,10 +284,10 @@ def test_ab_is_upsampled_better_than_by_nearest_and_bicubic_near_edges_of_photog
 @pytest.mark.parametrize(('low', 'high'), [(16, 16), (16, 47), (16, 5), (16, 1), (3, 400)])
 def test_interpolation_in_strips_is_that_of_the_whole(low, high):
     values = np.random.default_rng(0).normal(size=(2, low, 3)).astype(np.float32)
-    index, weight = images._taps(low, high)
-    whole = images._mix(values, index, weight)
+    index, weight = photo_lib._taps(low, high)
+    whole = photo_lib._mix(values, index, weight)
     halves = [
-        images._mix(values, index[s], weight[s]) for s in np.split(np.arange(high), [high // 2])
+        photo_lib._mix(values, index[s], weight[s]) for s in np.split(np.arange(high), [high // 2])
     ]
     np.testing.assert_array_equal(whole, np.concatenate(halves, axis=1))
     method = cv2.INTER_AREA if high < low else cv2.INTER_CUBIC
@@ -297,12 +299,12 @@ def test_interpolation_in_strips_is_that_of_the_whole(low, high):
 
 def test_strips_leave_no_trace(monkeypatch):
     rgb = photograph(200, 150)
-    small = images.shrink(rgb, SIZE)
+    small = photo_lib.shrink(rgb, SIZE)
     ab = (encode(small, 'lab')[1] * 110).astype(np.float32)
-    whole = images.recolor(rgb, small, ab)
+    whole = photo_lib.recolor(rgb, small, ab)
     for pixels in (1, 1000, 10**6):
-        monkeypatch.setattr(images, '_STRIP', pixels)
-        np.testing.assert_array_equal(images.recolor(rgb, small, ab), whole)
+        monkeypatch.setattr(photo_lib, '_STRIP', pixels)
+        np.testing.assert_array_equal(photo_lib.recolor(rgb, small, ab), whole)
 
 
 # Files
@@ -498,7 +500,9 @@ def test_a_full_disk_ends_the_command_with_one_sentence(call, tmp_path, monkeypa
 
 def test_a_failed_write_leaves_nothing_and_names_the_file(call, tmp_path, monkeypatch):
     path = save(photograph(), tmp_path / 'a.png')
-    monkeypatch.setattr(images.os, 'replace', lambda *_: (_ for _ in ()).throw(OSError(5, 'Worn')))
+    monkeypatch.setattr(
+        photo_lib.os, 'replace', lambda *_: (_ for _ in ()).throw(OSError(5, 'Worn'))
+    )
     code, said = call(path)
     assert code == 1
     assert f'{path} failed: Worn\n' in said
@@ -507,14 +511,14 @@ def test_a_failed_write_leaves_nothing_and_names_the_file(call, tmp_path, monkey
 
 def test_not_enough_memory_for_one_is_not_the_end(call, tmp_path, monkeypatch):
     paths = [save(photograph(height), tmp_path / f'{height}.png') for height in (30, 40)]
-    recolor = images.recolor
+    recolor = photo_lib.recolor
 
     def short(pixels, *others):
         if len(pixels) == 30:
             raise MemoryError
         return recolor(pixels, *others)
 
-    monkeypatch.setattr(images, 'recolor', short)
+    monkeypatch.setattr(photo_lib, 'recolor', short)
     code, said = call(*paths)
     assert code == 1
     assert f'{paths[0]} failed: not enough memory\n' in said
@@ -673,9 +677,9 @@ def test_samples_differ_from_each_other_and_are_the_same_every_time(tmp_path):
     first, other = photograph(), photograph(50, 70)
 
     def sample(number, *photographs, batch_size=1):
-        return colorize.colorize(photographs, system, variables, SIZE, batch_size, number)
+        return predictor.colorize(photographs, system, variables, SIZE, batch_size, number)
 
-    plain = colorize.colorize([first], system, variables, SIZE)[0]
+    plain = predictor.colorize([first], system, variables, SIZE)[0]
     one, two = sample(1, first)[0], sample(2, first)[0]
     assert not np.array_equal(one, two)
     assert not np.array_equal(one, plain)
@@ -687,7 +691,7 @@ def test_samples_differ_from_each_other_and_are_the_same_every_time(tmp_path):
 
 def test_the_command_writes_as_many_samples_as_asked(tmp_path, capsys):
     make_run(tmp_path / 'run', dropout=0.5)
-    images.write(tmp_path / 'a.png', photograph())
+    photo_lib.write(tmp_path / 'a.png', photograph())
     arguments = [f'--workdir={tmp_path / "run"}', f'--output={tmp_path / "out"}', '--samples=3']
     assert colorize.main(['', *arguments, str(tmp_path / 'a.png')]) == 0
     assert '3 colorized' in capsys.readouterr().err
@@ -699,7 +703,7 @@ def test_the_command_writes_as_many_samples_as_asked(tmp_path, capsys):
 
 
 def test_a_network_without_noise_has_no_samples_to_give(call, tmp_path):
-    images.write(tmp_path / 'a.png', photograph())
+    photo_lib.write(tmp_path / 'a.png', photograph())
     code, said = call('--samples=2', tmp_path / 'a.png')
     assert code == 1
     assert 'The network has no noise' in said
@@ -733,13 +737,13 @@ def restoring(tmp_path_factory):
     """A workdir whose config post-processes, a large enough photograph, and what becomes of it."""
     folder = tmp_path_factory.mktemp('restore')
     network = make_run(folder / 'run', **SET)
-    predict = colorize.make_predict(*network, SIZE, 1)
+    predict = predictor.make_predict(*network, SIZE, 1)
     path = save(photograph(200, 200), folder / 'a.png')
 
     def expected(**fields):
         post = PostProcess(**fields)
-        pixels, small = images.prepare(read(path), SIZE, post)
-        return images.recolor(pixels, small, predict([small], [None])[0], post)
+        pixels, small = photo_lib.prepare(read(path), SIZE, post)
+        return photo_lib.recolor(pixels, small, predict([small], [None])[0], post)
 
     return folder / 'run', path, expected, network
 
@@ -753,7 +757,7 @@ def colorized_by(workdir, path, output, *arguments):
 def test_command_and_function_do_what_the_config_of_the_run_says(restoring, tmp_path):
     workdir, path, expected, network = restoring
     np.testing.assert_array_equal(colorized_by(workdir, path, tmp_path), expected(**SET))
-    (result,) = colorize.colorize([read(path)], *network, SIZE, post=PostProcess(**SET))
+    (result,) = predictor.colorize([read(path)], *network, SIZE, post=PostProcess(**SET))
     np.testing.assert_array_equal(result, expected(**SET))
     assert not np.array_equal(result, expected())
 
@@ -770,7 +774,7 @@ def test_all_steps_off_give_the_bits_of_a_run_that_knows_none(restoring, tmp_pat
     workdir, path, _, network = restoring
     off = ['--saturation=1', '--white_balance=none', '--contrast=0']
     off += ['--denoise_before=0', '--denoise_after=0']
-    (plain,) = colorize.colorize([read(path)], *network, SIZE)
+    (plain,) = predictor.colorize([read(path)], *network, SIZE)
     np.testing.assert_array_equal(colorized_by(workdir, path, tmp_path / 'off', *off), plain)
     config = checkpoints.read_run(workdir)['config']
     config.pop('colorize')
@@ -784,9 +788,9 @@ def test_all_steps_off_give_the_bits_of_a_run_that_knows_none(restoring, tmp_pat
 def test_sample_noise_gives_the_first_sample_under_the_plain_name(tmp_path):
     network = make_run(tmp_path / 'run', dropout=0.5, sample_noise=True)
     path = save(photograph(), tmp_path / 'a.png')
-    (first,) = colorize.colorize([read(path)], *network, SIZE, sample=1)
-    (plain,) = colorize.colorize([read(path)], *network, SIZE)
-    (by_post,) = colorize.colorize([read(path)], *network, SIZE, post=PostProcess(True))
+    (first,) = predictor.colorize([read(path)], *network, SIZE, sample=1)
+    (plain,) = predictor.colorize([read(path)], *network, SIZE)
+    (by_post,) = predictor.colorize([read(path)], *network, SIZE, post=PostProcess(True))
     np.testing.assert_array_equal(by_post, first)
     run, out = tmp_path / 'run', tmp_path / 'out'
     np.testing.assert_array_equal(colorized_by(run, path, out), first)

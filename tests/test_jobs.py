@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from chromagan_jax import jobs
 from chromagan_jax.errors import UserError
+from chromagan_jax.inference import batch
 
 SIZE = 16
 
@@ -28,21 +28,21 @@ def test_plan_refuses_to_write_over_a_photograph_or_a_result(tmp_path):
     with pytest.raises(
         UserError, match=r'one/a\.png and .*two/a\.png would both become .*x/a\.png'
     ):
-        jobs.plan([str(one), str(two)], tmp_path / 'x', '.png')
+        batch.plan([str(one), str(two)], tmp_path / 'x', '.png')
     with pytest.raises(UserError, match=r'one/a\.png is a photograph to be read: choose another'):
-        jobs.plan([str(one)], tmp_path / 'one', '.png')
+        batch.plan([str(one)], tmp_path / 'one', '.png')
     with pytest.raises(UserError, match='is both read and written: choose another --output'):
-        jobs.plan([str(tmp_path / 'one')], tmp_path / 'one', '.jpg')
+        batch.plan([str(tmp_path / 'one')], tmp_path / 'one', '.jpg')
     (tmp_path / 'empty').mkdir()
     with pytest.raises(UserError, match='holds no images'):
-        jobs.plan([str(tmp_path / 'empty')], tmp_path / 'x', '.png')
+        batch.plan([str(tmp_path / 'empty')], tmp_path / 'x', '.png')
 
 
 def test_samples_are_numbered_from_1(tmp_path):
     path = save(tmp_path / 'a.png')
-    planned = jobs.plan([str(path)], tmp_path / 'x', '.png', samples=2)
+    planned = batch.plan([str(path)], tmp_path / 'x', '.png', samples=2)
     assert [(job.target.name, job.sample) for job in planned] == [('a.1.png', 1), ('a.2.png', 2)]
-    (single,) = jobs.plan([str(path)], tmp_path / 'x', '.png')
+    (single,) = batch.plan([str(path)], tmp_path / 'x', '.png')
     assert (single.target.name, single.sample) == ('a.png', None)
 
 
@@ -52,7 +52,7 @@ def test_once_stopping_no_photograph_is_begun_and_what_the_network_saw_is_writte
 ):
     for number in range(12):
         save(tmp_path / f'photos/{number:02}.png', 20 + number)
-    planned = jobs.plan([str(tmp_path / 'photos')], tmp_path / 'out', '.png')
+    planned = batch.plan([str(tmp_path / 'photos')], tmp_path / 'out', '.png')
     seen = []
 
     def predict(small, samples):
@@ -60,7 +60,7 @@ def test_once_stopping_no_photograph_is_begun_and_what_the_network_saw_is_writte
         return gray(small, samples)
 
     asked = iter(range(12))  # once before each photograph is taken up
-    counts = jobs.colorize_files(
+    counts = batch.colorize_files(
         planned, predict, SIZE, batch_size, threads, stopping=lambda: next(asked) >= 4
     )
     expected = 4 // batch_size * batch_size  # what waits for the rest of its batch is left
@@ -72,6 +72,6 @@ def test_once_stopping_no_photograph_is_begun_and_what_the_network_saw_is_writte
 
 
 def test_stopping_before_the_first_leaves_nothing_behind(tmp_path):
-    planned = jobs.plan([str(save(tmp_path / 'a.png'))], tmp_path / 'out', '.png')
-    assert jobs.colorize_files(planned, gray, SIZE, stopping=lambda: True) == (0, 0)
+    planned = batch.plan([str(save(tmp_path / 'a.png'))], tmp_path / 'out', '.png')
+    assert batch.colorize_files(planned, gray, SIZE, stopping=lambda: True) == (0, 0)
     assert not (tmp_path / 'out').exists()

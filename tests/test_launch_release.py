@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from chromagan_jax import released
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
+from chromagan_jax.inference import released
 from chromagan_jax.training import loop
 from configs import base
 from launch import card, record, release

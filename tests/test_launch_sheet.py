@@ -7,7 +7,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from chromagan_jax.colorize import colorize, load
+from chromagan_jax.inference.predictor import colorize, load
 from chromagan_jax.utils import writers
 from launch import sheet
 

@@ -7,10 +7,10 @@ from skimage import data
 from skimage.color import lab2rgb, rgb2lab
 from skimage.util import view_as_blocks
 
-from chromagan_jax import images, postprocess
 from chromagan_jax.config.postprocess import OFF, PostProcess, make
 from chromagan_jax.errors import UserError
-from chromagan_jax.postprocess import treat_chroma
+from chromagan_jax.inference import photos, postprocess
+from chromagan_jax.inference.postprocess import treat_chroma
 from configs import base
 
 SIZE = 32
@@ -20,16 +20,16 @@ ROUNDING = 0.35
 
 def small_lab(scale=0.4):
     """(L*, ab) of a photograph at the network's size, with so little chroma that none is lost."""
-    lab = rgb2lab(images.shrink(data.astronaut(), SIZE)).astype(np.float32)
+    lab = rgb2lab(photos.shrink(data.astronaut(), SIZE)).astype(np.float32)
     return 30 + 0.4 * lab[..., 0], scale * lab[..., 1:]
 
 
 def recolor(pixels, ab, **post):
-    return images.recolor(pixels, images.shrink(pixels, SIZE), ab, PostProcess(**post))
+    return photos.recolor(pixels, photos.shrink(pixels, SIZE), ab, PostProcess(**post))
 
 
 def ab_of_sample(pixels):
-    return rgb2lab(images.shrink(pixels, SIZE))[..., 1:].astype(np.float32)
+    return rgb2lab(photos.shrink(pixels, SIZE))[..., 1:].astype(np.float32)
 
 
 # Fields
@@ -83,12 +83,12 @@ def test_without_a_step_nothing_is_touched():
     lightness, ab = small_lab()
     assert treat_chroma(OFF, lightness, ab) is ab
     pixels = data.astronaut()
-    same, small = images.prepare(pixels, SIZE, OFF)
+    same, small = photos.prepare(pixels, SIZE, OFF)
     assert same is pixels
-    np.testing.assert_array_equal(small, images.shrink(pixels, SIZE))
+    np.testing.assert_array_equal(small, photos.shrink(pixels, SIZE))
     unused = PostProcess(clahe_clip=9.0, clahe_tiles=2, denoise_method='bilateral')
     plain = recolor(pixels, ab)
-    np.testing.assert_array_equal(images.recolor(pixels, small, ab, unused), plain)
+    np.testing.assert_array_equal(photos.recolor(pixels, small, ab, unused), plain)
 
 
 @pytest.mark.parametrize(
@@ -216,15 +216,15 @@ def noisy_edge(dtype=np.uint8):
 def test_denoising_before_takes_the_grain_and_leaves_a_strong_edge(kind):
     gray = noisy_edge(np.uint16 if kind == 'gray16' else np.uint8)
     pixels = np.dstack([gray] * len(kind)) if 'rgb' in kind else gray
-    denoised, small = images.prepare(pixels, SIZE, PostProcess(denoise_before=8.0))
-    found = images.lightness(denoised)
-    noisy = images.lightness(pixels)
+    denoised, small = photos.prepare(pixels, SIZE, PostProcess(denoise_before=8.0))
+    found = photos.lightness(denoised)
+    noisy = photos.lightness(pixels)
     for half in (np.s_[:, :48], np.s_[:, 48:]):
         assert deviation(found[half]) < 0.15 * deviation(noisy[half])
     np.testing.assert_allclose(found.mean(axis=0), noisy.mean(axis=0), atol=1)
-    np.testing.assert_array_equal(small, images.shrink(denoised, SIZE))  # the network's too
+    np.testing.assert_array_equal(small, photos.shrink(denoised, SIZE))  # the network's too
     ab = np.zeros((SIZE, SIZE, 2), np.float32)
-    result = images.recolor(denoised, small, ab)  # what is kept is the lightness without grain
+    result = photos.recolor(denoised, small, ab)  # what is kept is the lightness without grain
     assert np.abs(rgb2lab(result[..., :3])[..., 0] - found).max() < ROUNDING
 
 
@@ -236,10 +236,10 @@ def test_what_alpha_hides_changes_nothing_that_is_seen():
     post = PostProcess(denoise_before=4.0, contrast=1.0, white_balance='percentile')
     results = []
     for pixels in (rgba, hidden):
-        kept, small = images.prepare(pixels, SIZE, post)
+        kept, small = photos.prepare(pixels, SIZE, post)
         np.testing.assert_array_equal(kept[..., 3], rgba[..., 3])
         ab = np.full((SIZE, SIZE, 2), 10, np.float32)
-        results.append(images.recolor(kept, small, ab, post))
+        results.append(photos.recolor(kept, small, ab, post))
     np.testing.assert_array_equal(results[0][:, 30:], results[1][:, 30:])
 
 
@@ -248,10 +248,10 @@ def test_the_16_bit_gray_of_a_photograph_has_its_lightness(dtype):
     gray = np.linspace(0, np.iinfo(dtype).max, 64 * 64).astype(dtype).reshape(64, 64)
     rgb = data.astronaut()[::8, ::8]
     for pixels in (gray, rgb, np.dstack([rgb, np.full((64, 64), 9, np.uint8)])):
-        found = images.to_gray(pixels)
+        found = photos.to_gray(pixels)
         assert found.dtype == np.uint16
-        expected = images.lightness(pixels)
-        np.testing.assert_allclose(images.lightness(found), expected, atol=3e-3)
+        expected = photos.lightness(pixels)
+        np.testing.assert_allclose(photos.lightness(found), expected, atol=3e-3)
 
 
 # Contrast
@@ -316,15 +316,15 @@ def test_a_small_photograph_is_not_torn_to_black_and_white(shape):
     assert np.abs(change).max() < 10
     assert (np.abs(change).max() > 0) == (min(shape) >= 48)
     post = PostProcess(contrast=1.0, denoise_before=3.0)
-    kept, small = images.prepare(flat, SIZE, post)
-    assert images.recolor(kept, small, np.zeros((SIZE, SIZE, 2)), post).shape == (*shape, 3)
+    kept, small = photos.prepare(flat, SIZE, post)
+    assert photos.recolor(kept, small, np.zeros((SIZE, SIZE, 2)), post).shape == (*shape, 3)
 
 
 def test_16_bits_of_lightness_survive_the_contrast():
     deep = np.tile(np.linspace(20_000, 24_000, 600).astype(np.uint16), (64, 1))
     ab = np.zeros((SIZE, SIZE, 2), np.float32)
-    change = images._contrast_change(deep, PostProcess(contrast=1.0))
-    lightness = images.lightness(deep) + change
-    coarse = images.lightness(np.rint(deep / 257).astype(np.uint8))
+    change = photos._contrast_change(deep, PostProcess(contrast=1.0))
+    lightness = photos.lightness(deep) + change
+    coarse = photos.lightness(np.rint(deep / 257).astype(np.uint8))
     assert len(np.unique(lightness[0])) > 10 * len(np.unique(coarse[0]))
     assert recolor(deep, ab, contrast=1.0).dtype == np.uint8

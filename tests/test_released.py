@@ -18,11 +18,13 @@ from skimage import data
 from skimage.color import lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from chromagan_jax import colorize, released, sharding
+from chromagan_jax import colorize, sharding
 from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan import state as state_lib
+from chromagan_jax.inference import predictor, released
 
 ROOT = Path(__file__).parents[1]
 FILES = {'generator.safetensors', 'config.json', 'log.jsonl', 'MODEL_CARD.md', 'LICENSE'}
@@ -67,7 +69,7 @@ def test_the_released_weights_colour_photographs_and_better_than_gray(network):
     assert len(shown) == len(SHOWN)
     records = [io.BytesIO(source[i]['image']) for i in shown]
     photographs = [np.asarray(Image.open(record).convert('RGB')) for record in records]
-    results = colorize.colorize(photographs, network.system, network.variables, network.size)
+    results = predictor.colorize(photographs, network.system, network.variables, network.size)
     scores = []
     for rgb, result in zip(photographs, results, strict=True):
         gray = (lab2rgb(rgb2lab(rgb) * [1, 0, 0]) * 255).round().astype(np.uint8)
@@ -93,7 +95,7 @@ def test_the_command_without_a_workdir_writes_what_the_function_computes(network
         f'the released weights, step {network.step}, at {network.size} px into '
         f'{tmp_path / "out"}: 2 to do'
     )
-    expected = colorize.colorize(photographs, network.system, network.variables, network.size)
+    expected = predictor.colorize(photographs, network.system, network.variables, network.size)
     for number, pixels in enumerate(expected):
         written = np.asarray(Image.open(tmp_path / 'out' / f'{number}.png'))
         np.testing.assert_array_equal(written, pixels)
@@ -105,7 +107,7 @@ def test_flags_work_as_they_do_with_a_workdir(network, tmp_path):
     flags = ['--saturation=0.5', f'--size={2 * network.size}']
     assert colorize.main(['', f'--output={tmp_path}/out', *flags, f'{tmp_path}/a.png']) == 0
     post = PostProcess(saturation=0.5)
-    (expected,) = colorize.colorize(
+    (expected,) = predictor.colorize(
         [pixels], network.system, network.variables, 2 * network.size, post=post
     )
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'out/a.png')), expected)
@@ -115,7 +117,7 @@ def test_released_weights_are_read_without_a_checkpoint(network, monkeypatch, tm
     def refuse(*arguments):
         raise AssertionError('a checkpoint was opened')
 
-    monkeypatch.setattr(colorize.checkpoint, 'load', refuse)
+    monkeypatch.setattr(checkpoints, 'load', refuse)
     Image.fromarray(data.coffee()[:40, :40]).save(tmp_path / 'a.png')
     assert colorize.main(['', f'--output={tmp_path}/out', f'{tmp_path}/a.png']) == 0
 

@@ -41,4 +41,4 @@ def test_only_one_file_imports_orbax():
         for path in (ROOT / 'chromagan_jax').rglob('*.py')
         if re.search(r'^\s*(import|from) orbax', path.read_text(), re.M)
     ]
-    assert importing == ['checkpoint.py']
+    assert importing == ['checkpoints.py']

@@ -26,7 +26,7 @@ from chromagan_jax.utils import files
 
 PyTree = Any
 
-WEIGHTS = Path(__file__).parent / 'weights'
+WEIGHTS = Path(__file__).parents[1] / 'weights'
 ARRAYS = 'generator.safetensors'
 DESCRIPTION = 'config.json'
 MOST_BYTES = 30_000_000  # of the arrays: they are in every clone and every installation

@@ -10,11 +10,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from chromagan_jax import images
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import UnreadableImage
 from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
+from chromagan_jax.inference import photos
 from chromagan_jax.utils import writers
 
 T = TypeVar('T')
@@ -188,11 +188,11 @@ def _ahead(items: Iterable[T], ahead: int) -> Iterator[T]:
 
 
 def _read(job: Job, size: int, max_pixels: int, post: PostProcess) -> tuple[Photograph, list[str]]:
-    pixels, frames = images.read(job.source, max_pixels)
+    pixels, frames = photos.read(job.source, max_pixels)
     notes = [f'the first of its {frames} frames is colorized'] if frames > 1 else []
     if pixels.shape[2:] == (4,) and job.target.suffix == '.jpg':
         notes.append('JPEG has no transparency: its transparent parts become white')
-    return Photograph(job, *images.prepare(pixels, size, post)), notes
+    return Photograph(job, *photos.prepare(pixels, size, post)), notes
 
 
 def _start_writing(
@@ -204,6 +204,6 @@ def _start_writing(
 
 
 def _write(photograph: Photograph, ab: np.ndarray, post: PostProcess) -> None:
-    result = images.recolor(photograph.pixels, photograph.small, ab, post)
+    result = photos.recolor(photograph.pixels, photograph.small, ab, post)
     target = photograph.job.target
-    images.write(target, images.on_white(result) if target.suffix == '.jpg' else result)
+    photos.write(target, photos.on_white(result) if target.suffix == '.jpg' else result)

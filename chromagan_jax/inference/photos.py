@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from chromagan_jax import color, postprocess
+from chromagan_jax import color
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import count_frames, load, resize, to_srgb
 from chromagan_jax.errors import UserError
+from chromagan_jax.inference import postprocess
 
 _STRIP = 2**15  # pixels whose colours are computed at a time: their floats stay in a cache
 _NOISE = 4.0  # variance of L* that is taken for grain, not for an edge

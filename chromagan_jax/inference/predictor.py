@@ -1,0 +1,135 @@
+"""A trained generator as a function of photographs, at their own resolution."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from chromagan_jax import color, sharding
+from chromagan_jax.config.postprocess import OFF, PostProcess
+from chromagan_jax.errors import UserError
+from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan import steps
+from chromagan_jax.gan.state import System
+from chromagan_jax.inference import photos, released
+from chromagan_jax.inference.batch import Predict
+from chromagan_jax.inference.released import Trained
+
+PyTree = Any
+
+
+def colorize(
+    photographs: Sequence[np.ndarray],
+    system: System,
+    variables: PyTree,
+    size: int,
+    batch_size: int = 1,
+    sample: int | None = None,
+    post: PostProcess = OFF,
+) -> list[np.ndarray]:
+    """Colour versions of photographs, each at its own resolution and of its own lightness.
+
+    What becomes of one depends on no other. With a `batch_size` above 1 that holds up to rounding:
+    its place in the batch may change the last bits of its ab (by 3e-5, on a CPU), and with them a
+    few values in a million by 1.
+
+    Args:
+        photographs: sRGB, (H, W) uint8 or uint16, (H, W, 3) or (H, W, 4) uint8. Of colour ones
+            only the lightness counts.
+        system: of `released.load` or `checkpoints.load`.
+        variables: of its generator: theirs, or `state.generator_variables`.
+        size: px, the side of the square that the network sees.
+        batch_size: how many photographs it sees at once; there is little to gain above 1.
+        sample: for a network with noise, which of its results; drawn by the photograph's content.
+            With `post.sample_noise` it is the first unless given.
+        post: what is done to lightness and colours before and after the network.
+
+    Returns:
+        (H, W, 3) uint8 each, (H, W, 4) with the same alpha for RGBA.
+
+    Raises:
+        UserError: if the network does not take pictures of `size`, or has no noise to sample.
+    """
+    if sample is None and post.sample_noise:
+        sample = 1
+    predict = make_predict(system, variables, size, batch_size, sample is not None)
+    results: list[np.ndarray] = []
+    for start in range(0, len(photographs), batch_size):
+        batch = [photos.prepare(p, size, post) for p in photographs[start : start + batch_size]]
+        colors = predict([small for _, small in batch], [sample] * len(batch))
+        results += [
+            photos.recolor(pixels, small, ab, post)
+            for (pixels, small), ab in zip(batch, colors, strict=True)
+        ]
+    return results
+
+
+def load(workdir: str | None = None, which: str = 'newest') -> Trained:
+    """The generator of a run, or the released one without a `workdir`, on one device.
+
+    Args:
+        workdir: of the run.
+        which: its checkpoint: newest, best, or a step that is still kept.
+
+    Raises:
+        UserError: if there is no such run or checkpoint, or the released weights are damaged.
+    """
+    one = sharding.make_mesh(devices=jax.local_devices()[:1])
+    if workdir is None:
+        return released.load(one)
+    from chromagan_jax.gan import checkpoints  # brings Orbax, which the released weights need not
+
+    config, system, state = checkpoints.load(Path(workdir), which, one)
+    variables = state_lib.generator_variables(state)
+    return Trained(workdir, config, system, variables, int(state.step))
+
+
+def make_predict(
+    system: System, variables: PyTree, size: int, batch_size: int, noise: bool = False
+) -> Predict:
+    """The network as a function of up to `batch_size` small photographs, compiled once.
+
+    Raises:
+        UserError: if the network does not take pictures of `size`, or has no `noise`.
+    """
+    shape = jax.ShapeDtypeStruct((batch_size, size, size, 1), jnp.float32)
+    target = jax.eval_shape(partial(steps.predict, system), variables, shape)
+    space = {channels: name for name, channels in color.TARGET_CHANNELS.items()}[target.shape[-1]]
+
+    @jax.jit
+    def colors(variables: PyTree, condition: jax.Array, seeds: jax.Array) -> jax.Array:
+        if noise:  # a stream for each photograph, so that none depends on its neighbours
+            target = jax.vmap(
+                lambda one, seed: steps.predict(system, variables, one[None], jax.random.key(seed))
+            )(condition, seeds)[:, 0]
+        else:
+            target = steps.predict(system, variables, condition)
+        return color.to_lab(condition, target)[..., 1:]
+
+    def predict(small: Sequence[np.ndarray], samples: Sequence[int | None]) -> np.ndarray:
+        batch = np.zeros((batch_size, size, size, 3), np.uint8)
+        batch[: len(small)] = small
+        seeds = np.zeros(batch_size, np.uint32)
+        seeds[: len(small)] = [_seed(*pair) for pair in zip(small, samples, strict=True)]
+        return np.array(colors(variables, color.encode(batch, space)[0], seeds)[: len(small)])
+
+    if noise:
+        gray = np.full((size, size, 3), 128, np.uint8)
+        if np.array_equal(predict([gray], [1]), predict([gray], [2])):
+            raise UserError(
+                'The network has no noise, so all samples would be the same: leave --samples and '
+                '--sample_noise (colorize.sample_noise in a config) out, or train one with '
+                'generator.dropout.'
+            )
+    return predict
+
+
+def _seed(small: np.ndarray, sample: int | None) -> int:
+    """Of the noise: a hash of the photograph's content and the sample's number."""
+    content = small.tobytes() + str(sample).encode()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=4).digest(), 'little')
