@@ -133,15 +133,15 @@ def run_systems(args: argparse.Namespace, others: Sequence[str]) -> list[str]:
             say(f'{name}: {speed:.3g} images/s, {steps} steps in {args.minutes:g} minutes')
             if steps not in checkpoints.kept_steps(folder / 'run'):
                 own = (workdir, f'--config.steps={steps}', *plateau(name, steps))
-                run(folder, 'main', *common, *own)
+                run(folder, 'chromagan_jax.main', *common, *own)
             if not (scores := table.last_scores(folder, steps)):
                 own = (workdir, '--mode=eval', f'--config.eval.features={args.features}')
-                run(folder, 'main', *common, *own)
+                run(folder, 'chromagan_jax.main', *common, *own)
                 scores = table.last_scores(folder, steps)
             say(f'{name}: {evaluator.summary(steps, scores)}')
             if not table.colorized(out, name):
                 own = (workdir, f'--output={folder / "colorized"}', str(out / 'photographs'))
-                run(folder, 'colorize', *own)
+                run(folder, 'chromagan_jax.colorize', *own)
         except UserError as error:
             say(f'{name} failed: {error}')
             failed.append(name)
@@ -212,13 +212,13 @@ def config_of(name: str) -> ConfigDict:
 
 
 def run(folder: Path, module: str, *arguments: str) -> str:
-    """Runs a command of the package and returns its standard output; the rest is in log.txt.
+    """Runs a module as a command and returns its standard output; the rest is in log.txt.
 
     Raises:
         UserError: with the end of the log, if it fails.
         KeyboardInterrupt: on SIGTERM and Ctrl-C, once the command has saved and ended.
     """
-    command = [sys.executable, '-m', f'chromagan_jax.{module}', *arguments]
+    command = [sys.executable, '-m', module, *arguments]
     cache = {'JAX_COMPILATION_CACHE_DIR': str(folder.parent.absolute() / 'xla')}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     environment = cache | os.environ | {'PYTHONPATH': path}
@@ -238,8 +238,9 @@ def run(folder: Path, module: str, *arguments: str) -> str:
             raise
     files.append(log, output.encode())
     if process.returncode:
+        name = module.rpartition('.')[2]
         end = log.read_bytes()[start:].decode(errors='replace').splitlines()[-4:]
-        raise UserError('\n'.join([f'{module} ended with {process.returncode}; {log} ends:', *end]))
+        raise UserError('\n'.join([f'{name} ended with {process.returncode}; {log} ends:', *end]))
     return output
 
 
@@ -248,7 +249,7 @@ def measure(folder: Path, common: Sequence[str], minutes: float) -> dict[str, An
     path = folder / 'rate.json'
     if not path.exists():
         own = ('--only=train_step', '--rounds=1', f'--steps={RATE_STEPS}')
-        printed = map(json.loads, run(folder, 'benchmark', *common, *own).splitlines())
+        printed = map(json.loads, run(folder, 'benchmarks.benchmark', *common, *own).splitlines())
         line = next(line for line in printed if line['name'] == 'train_step')
         steps = round(minutes * 60 * line['images_per_second'] / line['batch_size'])
         line |= {'processor': processor(line['device']), 'steps': max(2, steps)}

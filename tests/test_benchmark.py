@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def measure(*flags):
-    command = [sys.executable, '-m', 'chromagan_jax.benchmark', '--rounds=2', '--steps=4']
+    command = [sys.executable, '-m', 'benchmarks.benchmark', '--rounds=2', '--steps=4']
     command += ['--config=configs/base.py:tiny', '--config.generator.depth=2']
     command += ['--config.discriminator.layers=1', '--config.data.size=16']
     return subprocess.run(

@@ -124,7 +124,7 @@ def test_a_stopped_comparison_goes_on_with_the_same_steps_and_measures_nothing_a
     assert 2 <= kept[-1] < steps
     log = (out / 'base/log.txt').read_text()
     assert f'resumed from step {kept[-1]}\n' in log
-    assert log.count('-m chromagan_jax.benchmark') == 1
+    assert log.count('-m benchmarks.benchmark') == 1
     assert checkpoints.kept_steps(out / 'base/run')[-1] == steps
 
 

@@ -18,7 +18,7 @@ def test_each_of_the_three_grows_alone_and_the_table_holds_all(tmp_path):
         '--config.data.size=16',
     ]
     done = subprocess.run(
-        [sys.executable, 'launch/growth.py', *config, *flags, f'--output={tmp_path}'],
+        [sys.executable, '-m', 'benchmarks.growth', *config, *flags, f'--output={tmp_path}'],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(ours, theirs, rounds):
-    command = [sys.executable, 'launch/ratio.py', f'--rounds={rounds}']
+    command = [sys.executable, '-m', 'benchmarks.ratio', f'--rounds={rounds}']
     command += [f'--ours={ours}', f'--theirs={theirs}']
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 

@@ -13,7 +13,7 @@ from chromagan_jax import sharding
 
 @pytest.fixture(scope='module')
 def scaling():
-    path = Path(__file__).parents[1] / 'launch' / 'scaling.py'
+    path = Path(__file__).parents[1] / 'benchmarks' / 'scaling.py'
     spec = importlib.util.spec_from_file_location('scaling', path)
     module = importlib.util.module_from_spec(spec)
     before = os.environ.copy()

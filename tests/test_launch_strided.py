@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 def test_both_forms_of_every_level_are_measured_and_are_the_same_function():
     flags = ['--size=16', '--width=4', '--batch=2', '--dtype=float32', '--rounds=1']
     done = subprocess.run(
-        [sys.executable, 'launch/strided.py', *flags],
+        [sys.executable, '-m', 'benchmarks.strided', *flags],
         cwd=ROOT,
         capture_output=True,
         text=True,

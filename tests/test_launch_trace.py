@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def summary(*arguments):
-    command = [sys.executable, 'launch/trace.py', *map(str, arguments)]
+    command = [sys.executable, '-m', 'benchmarks.trace', *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

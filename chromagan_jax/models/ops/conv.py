@@ -2,7 +2,7 @@
 
 XLA's CPU back end has a fast path for padded convolutions only, and none for kernel gradients; and
 where there are enough pixels and channels, Winograd's tiles halve the work. On two cores, forward +
-input gradient + kernel gradient in milliseconds (`python launch/convolutions.py`):
+input gradient + kernel gradient in milliseconds (`python -m benchmarks.convolutions`):
 
 | batch, px, kernel, channels -> features | XLA's | without tiles | here |
 |---|---|---|---|

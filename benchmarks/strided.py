@@ -1,6 +1,6 @@
 """4x4 stride-2 convolutions as they are, against the space-to-depth form that the networks have.
 
-    python launch/strided.py --batch=16 --size=256 --width=64 --dtype=bfloat16
+    python -m benchmarks.strided --batch=16 --size=256 --width=64 --dtype=bfloat16
 
 For each level of the U-Net, down and up, milliseconds of forward and both gradients of XLA's
 strided (or input-dilated) convolution, and of the formulation of `layers.DownConv` and `UpConv`. On
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from absl import app, flags
 from jax import lax
 
-from chromagan_jax.benchmark import timed
+from benchmarks.benchmark import timed
 from chromagan_jax.models import layers
 from chromagan_jax.models.ops import conv
 

@@ -3,10 +3,10 @@
 # with other programs to compare with half an hour. Run it from the repository's root, with nothing
 # else running:
 #
-#   launch/benchmark.sh >figures.jsonl        JSON lines; the tables go to standard error
-#   PHOTOS=DIR launch/benchmark.sh            the input pipeline and colorize on these photographs
+#   benchmarks/run.sh >figures.jsonl        JSON lines; the tables go to standard error
+#   PHOTOS=DIR benchmarks/run.sh            the input pipeline and colorize on these photographs
 #   STEP_PEER='python their_step.py' PIPELINE_PEER='python their_loader.py DIR' \
-#       COLORIZE_PEER='python tests/torch_colorize.py DIR' launch/benchmark.sh
+#       COLORIZE_PEER='python tests/torch_colorize.py DIR' benchmarks/run.sh
 #                                             and how many times as fast as these, in turn
 #
 # --help prints this, --dry-run the commands that would run. Variables, from the environment:
@@ -55,7 +55,7 @@ run() {
     fi
 }
 
-BENCHMARK=("$PYTHON" -m chromagan_jax.benchmark --config=configs/base.py "--config.data.source=$PHOTOS")
+BENCHMARK=("$PYTHON" -m benchmarks.benchmark --config=configs/base.py "--config.data.source=$PHOTOS")
 
 # Measures the parts $1 with the other arguments, and how many times as fast it is as $2, if named.
 measure() {
@@ -63,7 +63,7 @@ measure() {
     shift 2
     run "${BENCHMARK[@]}" "--only=$parts" --rounds=3 "$@"
     if [[ $theirs ]]; then
-        run "$PYTHON" launch/ratio.py "--rounds=$ROUNDS" "--theirs=$theirs" \
+        run "$PYTHON" -m benchmarks.ratio "--rounds=$ROUNDS" "--theirs=$theirs" \
             "--ours=${BENCHMARK[*]} --only=${parts##*,} --rounds=1 $*"
     fi
 }

@@ -1,6 +1,6 @@
 """What a config costs on this machine: one command, the same figures everywhere.
 
-    python -m chromagan_jax.benchmark --config=configs/base.py --config.data.size=128
+    python -m benchmarks.benchmark --config=configs/base.py --config.data.size=128
 
 Measures, in one process, each part of --only (all of them unless named):
 

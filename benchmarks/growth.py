@@ -1,6 +1,6 @@
 """How time and memory of a train step grow with batch size, resolution and width.
 
-    python launch/growth.py --config=configs/base.py --config.ema=0.0 --output=runs/growth
+    python -m benchmarks.growth --config=configs/base.py --config.ema=0.0 --output=runs/growth
 
 Measures the step at the config's own batch size, resolution and width, and with each of the three
 changed alone, in one process; writes growth.md and growth.json after each measurement, and at the
@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from chromagan_jax import benchmark
+from benchmarks import benchmark
 from chromagan_jax.utils import files
 
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for the table and the plot.', required=True)

@@ -1,7 +1,7 @@
 r"""Our images a second over another program's, in turn on this machine: A B A B ...
 
-    python launch/ratio.py --rounds=5 \
-        --ours='python -m chromagan_jax.benchmark --config=configs/base.py --only=train_step' \
+    python -m benchmarks.ratio --rounds=5 \
+        --ours='python -m benchmarks.benchmark --config=configs/base.py --only=train_step' \
         --theirs='python their_step.py --size 128'
 
 Both commands print JSON lines; the last one with `images_per_second` counts. The ratio is the

@@ -1,6 +1,6 @@
 """Milliseconds of the convolutions in `models/ops/conv.py`: how its table was made.
 
-    python launch/convolutions.py
+    python -m benchmarks.convolutions
 
 For each shape: forward, input gradient and kernel gradient of XLA's own convolution, of the
 formulation without Winograd's tiles, and of the one that `conv.conv` chooses. Two minutes on two

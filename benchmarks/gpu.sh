@@ -2,8 +2,8 @@
 # Measures the train step on a GPU, in one call of under 8 minutes: 256 px, width 64, bfloat16.
 # Run it from the repository's root with the extra [cuda]:
 #
-#   launch/benchmark_gpu.sh >figures.jsonl           JSON lines; tables and the trace go to standard error
-#   STEP_PEER='python their_step.py' launch/benchmark_gpu.sh    another program at the same sizes, too
+#   benchmarks/gpu.sh >figures.jsonl           JSON lines; tables and the trace go to standard error
+#   STEP_PEER='python their_step.py' benchmarks/gpu.sh    another program at the same sizes, too
 #
 # For each batch size the step's time, memory and share of the measured matmul peak; with STEP_PEER
 # its images/s as it is and with --compile; then what rematerialisation costs and saves, strided
@@ -66,7 +66,7 @@ run() {
 
 FIELDS=("--config.data.size=$SIZE" "--config.generator.width=$WIDTH" "--config.discriminator.width=$WIDTH"
     "--config.dtype=$DTYPE" --config.ema=0.0)
-BENCHMARK=("$PYTHON" -m chromagan_jax.benchmark --config=configs/base.py --rounds=3 --steps=10 "${FIELDS[@]}")
+BENCHMARK=("$PYTHON" -m benchmarks.benchmark --config=configs/base.py --rounds=3 --steps=10 "${FIELDS[@]}")
 read -ra PEER <<<"$STEP_PEER"
 
 last=
@@ -80,9 +80,9 @@ for batch in $BATCHES; do
     last=$batch
 done
 run "${BENCHMARK[@]}" --only=train_step "--config.batch_size=$last" --config.remat=True
-run "$PYTHON" launch/strided.py "--dtype=$DTYPE" "--batch=$last" "--size=$SIZE" "--width=$WIDTH" >&2
+run "$PYTHON" -m benchmarks.strided "--dtype=$DTYPE" "--batch=$last" "--size=$SIZE" "--width=$WIDTH" >&2
 run "$PYTHON" -m chromagan_jax.main --config=configs/base.py "${FIELDS[@]}" "--config.batch_size=$last" \
     --config.steps=12 --config.eval_every=0 --config.sample_every=0 --profile "--workdir=$OUTPUT/traced" \
     --compilation_cache=
-run "$PYTHON" launch/trace.py "$OUTPUT/traced/profile" >&2
+run "$PYTHON" -m benchmarks.trace "$OUTPUT/traced/profile" >&2
 exit $failed

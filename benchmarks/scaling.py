@@ -1,6 +1,6 @@
 """What a train step sends between devices, and on paper what that costs on many of them.
 
-    python launch/scaling.py --config=configs/pix2pix.py --config.data.source=sample \
+    python -m benchmarks.scaling --config=configs/pix2pix.py --config.data.source=sample \
         --batch_per_device=16 --config.dtype=bfloat16
 
 Compiles the step for eight simulated devices, counts the collectives of its program and their
@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from chromagan_jax import benchmark
+from benchmarks import benchmark
 
 _BATCH = flags.DEFINE_integer('batch_per_device', 16, 'Photographs a step on each device.')
 _SHARE = flags.DEFINE_float('share_of_peak', 0.4, 'Of the bfloat16 peak that the step is given.')

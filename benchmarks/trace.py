@@ -1,7 +1,7 @@
 """Where a step's time goes: the operations of a trace, the dearest first.
 
     python -m chromagan_jax.main --config=configs/photos.py --profile ...
-    python launch/trace.py runs/photos/profile
+    python -m benchmarks.trace runs/photos/profile
 
 Sums the time of each operation of the compiled programs over the newest trace in the folder. On a
 GPU or TPU operations of one device follow one another, so that their sum is the time that it was
