@@ -10,12 +10,12 @@ adversary, and learning rates that fall along a cosine. docs/recipe.md says what
 
 Measured on two cores of a Xeon with 14,910 photographs: 85 images/s, 18 minutes; on 500 others at
 64 px PSNR 22.0 dB (gray 22.2), ab error 10.9 (11.4), colorfulness 35 of 42, 0.24 of gray's Frechet
-distance. launch/train_released.sh goes on from there at 128 px and 29 images/s, 25 minutes more:
+distance. tools/train_released.sh goes on from there at 128 px and 29 images/s, 25 minutes more:
 PSNR 22.5 dB (22.2), ab error 10.3 (11.4), colorfulness 37 of 43, 0.21 of gray's distance. Skies,
 plants, fur and skin are mostly found; the rest is guessed at, with patches in all colours.
 
 configs/best.py:CHANGE+CHANGE is the recipe with some of the CHANGES below, each one thing to try;
-launch/compare.py --systems=best,best:hinge,... trains and scores them side by side.
+python -m tools.compare --systems=best,best:hinge,... trains and scores them side by side.
 """
 
 from typing import Any

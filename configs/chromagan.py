@@ -16,7 +16,7 @@ backbone starts from scratch and the class head learns from the labels of the da
 is the size of everything after it: eval.size is 0 or data.size.
 
 Measured on two cores of a Xeon at 128 px, batch 4 without the class head: 2.8 images/s. After what
-fits into 15 minutes of one core (327 updates, launch/compare.py, without VGG16's weights): PSNR
+fits into 15 minutes of one core (327 updates, tools/compare.py, without VGG16's weights): PSNR
 21.1 dB (gray 22.2), colorfulness 22 of 43. At its own size, and to its end, it was not run yet:
 that takes an accelerator.
 """

@@ -14,7 +14,7 @@ It does not weigh its two terms: 1 : 100, as pix2pix weighs its own. It does not
 epochs, as `rgb_colorizer`.
 
 Measured on two cores of a Xeon at 128 px, batch 4: 1.0 images/s. After what fits into 15 minutes of
-one core (131 updates, launch/compare.py): PSNR 17.6 dB (gray 22.2), colorfulness 15 of 43. At its
+one core (131 updates, tools/compare.py): PSNR 17.6 dB (gray 22.2), colorfulness 15 of 43. At its
 own size, and to its end, it was not run yet: that takes an accelerator.
 """
 

@@ -18,7 +18,7 @@ often; noise and overfitting, generator.norm='instance' and generator.dropout, w
 what to try next. No data set is too large: photographs are read as they are needed.
 
 Measured on two cores of a Xeon at 128 px, batch 4: 3.9 images/s. After what fits into 15 minutes of
-one core (594 updates, launch/compare.py): PSNR 20.1 dB (gray 22.2), colorfulness 32 of 43. At its
+one core (594 updates, tools/compare.py): PSNR 20.1 dB (gray 22.2), colorfulness 32 of 43. At its
 own size, and to its end, it was not run yet: that takes an accelerator.
 """
 

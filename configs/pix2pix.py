@@ -16,7 +16,7 @@ Noise beside dropout: generator.noise_channels=1. The tutorial's second stage, G
 alone before the game begins: pretrain_steps=10000 (its 20 epochs; there with Adam 1e-4).
 
 Measured on two cores of a Xeon at 128 px, batch 4: 4.4 images/s. After what fits into 15 minutes of
-one core (677 updates, launch/compare.py): PSNR 20.7 dB (gray 22.2), colorfulness 37 of 43. At its
+one core (677 updates, tools/compare.py): PSNR 20.7 dB (gray 22.2), colorfulness 37 of 43. At its
 own size, and to its end, it was not run yet: that takes an accelerator.
 """
 

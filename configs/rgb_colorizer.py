@@ -16,7 +16,7 @@ them; no flips. Its images are squeezed to 200 x 200; here the short side become
 square is cropped. Picture values are over 255.
 
 Measured on two cores of a Xeon at 128 px, batch 4: 1.3 images/s. After what fits into 15 minutes of
-one core (153 updates, launch/compare.py): PSNR 18.4 dB (gray 22.2), colorfulness 21 of 43. At its
+one core (153 updates, tools/compare.py): PSNR 18.4 dB (gray 22.2), colorfulness 21 of 43. At its
 own size, and to its end, it was not run yet: that takes an accelerator.
 """
 

@@ -17,7 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
-from launch import compare, table
+from tools import compare, table
 
 ROOT = Path(__file__).parents[1]
 SIZE, BATCH = 16, 2
@@ -36,10 +36,10 @@ def arguments(folder, *more):
 
 
 def start(folder, *more):
-    """The command, from a folder that is not the repository's, on one device."""
+    """The command, on one device."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / 'launch/compare.py'), *arguments(folder, *more)],
-        cwd=folder,
+        [sys.executable, '-m', 'tools.compare', *arguments(folder, *more)],
+        cwd=ROOT,
         env=os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'},
         stderr=subprocess.PIPE,
         text=True,

@@ -18,8 +18,8 @@ from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.inference import released
 from chromagan_jax.training import loop
 from configs import base
-from launch import card, record, release
-from launch.compare import ROOT
+from tools import card, record, release
+from tools.compare import ROOT
 
 SIZES = [16, 24]
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from chromagan_jax.inference.predictor import colorize, load
 from chromagan_jax.utils import writers
-from launch import sheet
+from tools import sheet
 
 CELL = 32
 

@@ -20,7 +20,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / 'launch'
 LOCAL, TRAIN, EVAL = LAUNCH / 'local.sh', LAUNCH / 'slurm.sbatch', LAUNCH / 'slurm_eval.sbatch'
-SCRIPTS = sorted([*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch'), *ROOT.glob('tests/*.sh')])
+SCRIPTS = sorted(
+    path
+    for folder in ('benchmarks', 'launch', 'tests', 'tools')
+    for suffix in ('*.sh', '*.sbatch')
+    for path in (ROOT / folder).rglob(suffix)
+)
 ALLOCATOR = ('MALLOC_MMAP_MAX_=0', 'MALLOC_TRIM_THRESHOLD_=1000000000000')
 SMALL = (  # as few layers as there can be, and nothing beside training
     '--config.steps=2',
@@ -374,7 +379,7 @@ def test_slurm_eval_follows_the_training_on_the_same_conventions(run: Run) -> No
 def test_the_released_weights_are_trained_in_stages_each_from_the_one_before(run: Run) -> None:
     stages = {'SIZES': '32 64 128', 'STEPS': '5 6 7', 'TRAIN': 'my photos', 'VAL': 'b'}
     stages['SQUEEZENET'] = 'c.npz'
-    code, started, said = run(LAUNCH / 'train_released.sh', '--dry-run', RUNS='r', **stages)
+    code, started, said = run(ROOT / 'tools/train_released.sh', '--dry-run', RUNS='r', **stages)
     assert (code, started) == (0, [])
     *trainings, release = [shlex.split(line) for line in said.splitlines()]
     starts = ('squeezenet=c.npz', 'init_from=r/32', 'init_from=r/64')
@@ -408,6 +413,6 @@ def test_the_released_weights_are_trained_in_stages_each_from_the_one_before(run
 def test_weights_are_not_trained_on_half_a_description(
     run: Run, settings: Mapping[str, str], sentence: str
 ) -> None:
-    code, started, said = run(LAUNCH / 'train_released.sh', **settings)
+    code, started, said = run(ROOT / 'tools/train_released.sh', **settings)
     assert (code, started) == (1, [])
     assert sentence in said

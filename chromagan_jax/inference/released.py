@@ -2,7 +2,7 @@
 
 `generator.safetensors` there holds the arrays in float16, each under its path in the generator's
 variables ('params/out/kernel'); `config.json` says under which config they were trained, whence
-they come and what they scored. launch/release.py makes both from a finished run.
+they come and what they scored. tools/release.py makes both from a finished run.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Sets side by side what launch/compare.py trained: table.md, table.json and table.jpg."""
+"""Sets side by side what tools/compare.py trained: table.md, table.json and table.jpg."""
 
 import io
 import json

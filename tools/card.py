@@ -7,8 +7,8 @@ from typing import Any
 from chromagan_jax.config import flatten
 from chromagan_jax.inference import released
 from chromagan_jax.inference.released import Trained
-from launch import record, table
-from launch.record import Stage
+from tools import record, table
+from tools.record import Stage
 
 LICENSE = 'CC-BY-NC-4.0'  # SPDX's name of it
 NOTICE = f"""\

@@ -1,12 +1,12 @@
 """Tries chromagan_jax.prepare on photographs of which it knows what should become of them.
 
-    python launch/try_prepare.py --photos=DIR --odd=DIR --output=DIR
+    python -m tools.try_prepare --photos=DIR --odd=DIR --output=DIR
 
 mixes COUNT of each kind of duplicate and COUNT of each kind of bad picture among the photographs
 (which are linked, not copied), prepares the pile, and writes what was found and what was dropped
 wrongly to table.md and table.json.
 
-    python launch/try_prepare.py --photos=DIR --output=DIR --speed
+    python -m tools.try_prepare --photos=DIR --output=DIR --speed
 
 measures instead how fast the photographs are prepared, and with how much memory, against the work
 alone, and how fast the result is read against their folder; --copies=4 shows if memory grows.
@@ -33,14 +33,12 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageOps
 
+from chromagan_jax.data.decode import decode, resize_short
+from chromagan_jax.data.sources import image_names, make_source
+from chromagan_jax.prepare.pictures import Options, encode_jpeg
+from chromagan_jax.utils import files
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # where the package is not installed
-
-from chromagan_jax.data.decode import decode, resize_short  # noqa: E402
-from chromagan_jax.data.sources import image_names, make_source  # noqa: E402
-from chromagan_jax.prepare.pictures import Options, encode_jpeg  # noqa: E402
-from chromagan_jax.utils import files  # noqa: E402
-
 SEED = 0
 
 

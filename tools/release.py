@@ -1,6 +1,6 @@
 """Turns a finished run into the weights that come inside the package.
 
-    python launch/release.py --workdir=runs/photos --val=HELD_OUT_DIR
+    python -m tools.release --workdir=runs/photos --val=HELD_OUT_DIR
 
 Takes the generator of the newest checkpoint (its moving average, where one is kept), rounds it to
 float16, scores it before and after on the photographs in --val, at each of --sizes, and writes to
@@ -40,13 +40,10 @@ from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.inference import photos, released
 from chromagan_jax.inference.released import Trained
 from chromagan_jax.utils import files
+from tools import card, record, table
+from tools.compare import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # launch and configs are in no installed package
-
-from launch import card, record, table  # noqa: E402
-from launch.compare import Parser  # noqa: E402
-
 NOTE = Path(__file__).with_name('release_data.md')
 # Where one may begin in a text; '/' in a URL or in images/s does not begin one.
 PATH = re.compile(r"""(?:^|(?<=[\s"'`(=:,]))(?:/[\w.~]|~/|[A-Z]:\\)\S*""", re.M)
@@ -73,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
     parser = Parser(
-        usage='python launch/release.py [FLAG...]',
+        usage='python -m tools.release [FLAG...]',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -83,7 +80,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add('--val', default='', help='photographs to score on, as eval.source takes them')
     add('--features', default='', help="SqueezeNet's weights, for Frechet distances (none)")
     add('--output', default=str(released.WEIGHTS), help='where it goes (chromagan_jax/weights)')
-    add('--data_note', default=str(NOTE), help='on the training data (launch/release_data.md)')
+    add('--data_note', default=str(NOTE), help='on the training data (tools/release_data.md)')
     add('--sizes', default='128,256', help='px, at which it is scored (128,256)')
     text = 'that a stage was started with, in place of one made from its config.json'
     add('--command', default=[], action='append', help=text)

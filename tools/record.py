@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from chromagan_jax.config import flatten
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
-from launch.compare import ROOT, processor
-from launch.table import minutes, read_json
+from tools.compare import ROOT, processor
+from tools.table import minutes, read_json
 
 LINES = 100  # of a stage's training, and of its evaluation, that a log keeps
 

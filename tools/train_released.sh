@@ -4,9 +4,9 @@
 # Run it from the repository's root; started again with the same variables it goes on where it was.
 # On two CPU cores fifty minutes.
 #
-#   TRAIN=data/photos VAL=HELD_OUT_DIR SQUEEZENET=squeezenet1_1.npz launch/train_released.sh
+#   TRAIN=data/photos VAL=HELD_OUT_DIR SQUEEZENET=squeezenet1_1.npz tools/train_released.sh
 #   SIZES='128 256' STEPS='50000 20000' BATCH=64 TRAIN=... VAL=... SQUEEZENET=... \
-#       launch/train_released.sh
+#       tools/train_released.sh
 #                                                        more of it, where there is a GPU
 #
 # --help prints this, --dry-run the commands that would run. Variables, from the environment:
@@ -71,5 +71,5 @@ for stage in "${!SIZES[@]}"; do
         "--config.$start"
     start=init_from=$workdir
 done
-run "$PYTHON" launch/release.py "--workdir=$workdir" "--val=$VAL" "--features=$SQUEEZENET" \
+run "$PYTHON" -m tools.release "--workdir=$workdir" "--val=$VAL" "--features=$SQUEEZENET" \
     "--output=$OUTPUT"

@@ -1,6 +1,6 @@
 """Trains the reference systems under one budget and sets them side by side.
 
-    python launch/compare.py --train=DIR --val=DIR --output=OUT --minutes=15
+    python -m tools.compare --train=DIR --val=DIR --output=OUT --minutes=15
 
 For each system (--systems, all seven unless named): measures how many images a second its train
 step takes on this machine, trains it for the steps that fit into --minutes, scores the last state
@@ -10,7 +10,7 @@ compare the systems; OUT/NAME holds one's run, measured rate, pictures, and all 
 It costs the minutes times the systems (an hour and three quarters as above) and, for each of them,
 compilation, which does not count as training, a few steps to measure and one evaluation. Started
 again with the same command it goes on where it was. Several processes may fill one OUT, each with
-systems of its own (taskset -c 0 python launch/compare.py --systems=base,pix2pix ...); --table
+systems of its own (taskset -c 0 python -m tools.compare --systems=base,pix2pix ...); --table
 then compares all that OUT holds.
 
 What stands after -- is handed to every system: with -- --config.checkpoint_every=1000 they save
@@ -45,13 +45,10 @@ from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.inference import photos
 from chromagan_jax.utils import files
+from tools import table
+from tools.table import SYSTEMS, read_json, say
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # launch and configs are in no installed package
-
-from launch import table  # noqa: E402
-from launch.table import SYSTEMS, read_json, say  # noqa: E402
-
 RATE_STEPS = 10  # that a rate is measured over
 
 
@@ -85,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
     parser = Parser(
-        usage='python launch/compare.py [FLAG...] [-- --config.FIELD=VALUE...]',
+        usage='python -m tools.compare [FLAG...] [-- --config.FIELD=VALUE...]',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

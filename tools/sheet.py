@@ -1,7 +1,7 @@
 """Photographs as trained generators colorize them, side by side in one picture, for eyes.
 
-    python launch/sheet.py --output=sheet.jpg PATH...
-    python launch/sheet.py --output=sheet.jpg --run=ours=runs/a --run=theirs=runs/b PATH...
+    python -m tools.sheet --output=sheet.jpg PATH...
+    python -m tools.sheet --output=sheet.jpg --run=ours=runs/a --run=theirs=runs/b PATH...
 
 A PATH is a photograph, or a folder or what else data.source takes (sample), of which --each are
 shown, evenly picked. A row is a photograph: gray, a column for each --run NAME=WORKDIR (without
@@ -31,12 +31,8 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.inference.predictor import colorize, load
 from chromagan_jax.inference.released import Trained
 from chromagan_jax.utils import files, writers
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # launch is in no installed package
-
-from launch.compare import Parser  # noqa: E402
-from launch.table import GAP  # noqa: E402
+from tools.compare import Parser
+from tools.table import GAP
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
     parser = Parser(
-        usage='python launch/sheet.py --output=FILE [FLAG...] PATH...',
+        usage='python -m tools.sheet --output=FILE [FLAG...] PATH...',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
