@@ -6,7 +6,7 @@
 #   benchmarks/run.sh >figures.jsonl        JSON lines; the tables go to standard error
 #   PHOTOS=DIR benchmarks/run.sh            the input pipeline and colorize on these photographs
 #   STEP_PEER='python their_step.py' PIPELINE_PEER='python their_loader.py DIR' \
-#       COLORIZE_PEER='python tests/torch_colorize.py DIR' benchmarks/run.sh
+#       COLORIZE_PEER='python -m tests.parity.torch_colorize DIR' benchmarks/run.sh
 #                                             and how many times as fast as these, in turn
 #
 # --help prints this, --dry-run the commands that would run. Variables, from the environment:

@@ -1,0 +1,801 @@
+"""Colour versions at full resolution: what they keep of the photograph, and the command."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+from skimage import data
+from skimage.color import rgb2lab
+from skimage.transform import resize
+
+from chromagan_jax import colorize, sharding
+from chromagan_jax.color import encode
+from chromagan_jax.config.postprocess import PostProcess
+from chromagan_jax.errors import UserError
+from chromagan_jax.gan import checkpoints, steps
+from chromagan_jax.gan import state as state_lib
+from chromagan_jax.inference import photos as photo_lib
+from chromagan_jax.inference import predictor
+from chromagan_jax.utils import files
+from configs import base
+
+ROOT = Path(__file__).parents[2]
+SIZE = 16
+# Of L*, where every channel is off by half a level: below black's knee 0.14, more above it.
+ROUNDING = 0.35
+
+
+def tiny_config(space='lab'):
+    config = base.get_config('tiny')
+    config.color_space = space
+    config.generator.depth = 2
+    config.generator.norm = 'instance'
+    config.discriminator.layers = 1
+    config.data.size = SIZE
+    return config
+
+
+def make_run(workdir, space='lab', dropout=0.0, **post):
+    """A run of random weights, large enough for colours that sRGB does not have."""
+    config, mesh = tiny_config(space), sharding.make_mesh(devices=jax.devices()[:1])
+    if dropout:
+        config.generator.depth, config.generator.dropout = 3, dropout
+    config.colorize.update(post)
+    system = state_lib.make_system(config, mesh)
+    state = state_lib.create_state(system, config, mesh)
+    params = dict(state.ema['params'])
+    params['out'] = jax.tree.map(lambda leaf: 40 * leaf, params['out'])
+    state = state.replace(ema={**state.ema, 'params': params})
+    manager = checkpoints.open_checkpoints(workdir, 1)
+    with checkpoints.finishing(manager):
+        checkpoints.save(manager, 0, state)
+    files.write_json(workdir / 'config.json', {'config': config.to_dict()})
+    return system, state_lib.generator_variables(state)
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('run')
+    make_run(folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def network(workdir):
+    run = checkpoints.load(workdir, 'newest', sharding.make_mesh(devices=jax.devices()[:1]))
+    return run.system, state_lib.generator_variables(run.state)
+
+
+@pytest.fixture(scope='module')
+def colored(network):
+    """`colorize` with the tests' network."""
+    return lambda *photographs: predictor.colorize(photographs, *network, SIZE)
+
+
+@pytest.fixture
+def call(workdir, tmp_path, capsys):
+    """The command in this process: exit code and what it said."""
+
+    def run(*arguments, output='out'):
+        output = tmp_path / output
+        code = colorize.main(
+            ['', f'--workdir={workdir}', f'--output={output}', *map(str, arguments)]
+        )
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def photograph(height=61, width=47):
+    """A colour photograph with an odd size."""
+    return np.ascontiguousarray(data.astronaut()[:height, 180 : 180 + width])
+
+
+def chroma(rgb):
+    return np.hypot(*rgb2lab(rgb)[..., 1:].transpose(2, 0, 1))
+
+
+def save(pixels, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def read(path):
+    return np.asarray(Image.open(path))
+
+
+# Arrays
+
+
+@pytest.mark.parametrize('shape', [(61, 47), (16, 16), (1, 1), (1, 300), (300, 2), (5, 9)])
+def test_lightness_is_that_of_the_photograph_at_every_size(shape, colored):
+    rgb = resize(photograph(), shape, order=1, preserve_range=True).astype(np.uint8)
+    (result,) = colored(rgb)
+    assert result.shape == (*shape, 3)
+    assert result.dtype == np.uint8
+    assert np.abs(rgb2lab(result) - rgb2lab(rgb))[..., 0].max() < ROUNDING
+    assert np.ptp(result.astype(int), axis=-1).max() > 5  # it is not merely the gray picture
+
+
+def test_lightness_survives_colours_that_srgb_does_not_have():
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (3, 1))
+    small = photo_lib.shrink(ramp, SIZE)
+    for ab in ((110, 110), (-110, 110), (110, -110), (-110, -110), (0, 0)):
+        result = photo_lib.recolor(ramp, small, np.full((SIZE, SIZE, 2), ab, np.float32))
+        gray = rgb2lab(np.stack([ramp] * 3, axis=-1))
+        assert np.abs(rgb2lab(result)[..., 0] - gray[..., 0]).max() < ROUNDING
+        if any(ab):
+            assert chroma(result)[:, 60:200].min() > 20
+        else:
+            assert (result == ramp[..., None]).all()
+
+
+def test_a_gray_file_is_colorized_as_the_colour_photograph_of_its_gray(colored):
+    gray = np.asarray(Image.fromarray(photograph()).convert('L'))
+    alone, thrice = colored(gray, np.stack([gray] * 3, axis=-1))
+    np.testing.assert_array_equal(alone, thrice)
+    assert np.abs(rgb2lab(alone)[..., 0] - rgb2lab(np.stack([gray] * 3, -1))[..., 0]).max() < (
+        ROUNDING
+    )
+
+
+def test_16_bits_are_used_for_lightness(colored):
+    deep = np.linspace(20_000, 20_600, 40 * 50).round().astype(np.uint16).reshape(40, 50)
+    (result,) = colored(deep)
+    exact = 116 * np.cbrt(((deep / 65535 + 0.055) / 1.055) ** 2.4) - 16
+    # Less than the half level that an 8-bit gray would already be off by before it is coloured.
+    error = np.abs(rgb2lab(result)[..., 0] - exact)
+    assert error.max() < ROUNDING
+    assert len(np.unique(result.reshape(-1, 3), axis=0)) > 4
+
+
+def test_16_bits_of_a_file_are_used(call, colored, tmp_path):
+    deep = np.linspace(20_000, 20_600, 40 * 50).round().astype(np.uint16).reshape(40, 50)
+    assert call(save(deep, tmp_path / 'a.png'))[0] == 0
+    result = read(tmp_path / 'out/a.png')
+    np.testing.assert_array_equal(result, colored(deep)[0])
+    rounded = np.rint(deep / 257).astype(np.uint8)
+    assert not np.array_equal(result, colored(rounded)[0])
+
+
+def test_alpha_is_kept_and_what_it_hides_does_not_change_the_colours(colored):
+    rgba = np.dstack([photograph(), np.full((61, 47), 255, np.uint8)])
+    rgba[:, :20, 3] = 0
+    rgba[30:, 20:, 3] = 100
+    hidden = rgba.copy()
+    hidden[:, :20, :3] = 7
+    first, second = colored(rgba, hidden)
+    np.testing.assert_array_equal(first[..., 3], rgba[..., 3])
+    np.testing.assert_array_equal(first[:, 20:], second[:, 20:])
+
+
+def test_on_white_is_what_pillow_composites():
+    rgba = np.random.default_rng(0).integers(0, 256, (50, 60, 4), dtype=np.uint8)
+    image = Image.fromarray(rgba)
+    white = Image.new('RGB', image.size, 'white')
+    expected = Image.composite(image.convert('RGB'), white, image.getchannel('A'))
+    difference = photo_lib.on_white(rgba).astype(int) - np.asarray(expected)
+    assert np.abs(difference).max() <= 1
+
+
+def test_what_becomes_of_one_does_not_depend_on_the_others(colored):
+    several = [photograph(61, 47), photograph(20, 90), photograph()[..., 0], photograph(200, 200)]
+    together = colored(*several)
+    for pixels, result in zip(several, together, strict=True):
+        np.testing.assert_array_equal(colored(pixels)[0], result)
+
+
+def test_batches_padded_ones_too_change_nothing_but_rounding(network, colored):
+    several = [photograph(61, 47), photograph(20, 90), photograph()[..., 0], photograph(200, 200)]
+    batched = predictor.colorize(several, *network, SIZE, batch_size=3)
+    for result, expected in zip(batched, colored(*several), strict=True):
+        difference = np.abs(result.astype(int) - expected)
+        assert difference.max() <= 1
+        assert difference.mean() < 1e-3
+
+
+def test_the_network_runs_at_its_size_and_its_ab_is_what_is_seen(network):
+    """With a photograph as large as the network's input nothing is interpolated."""
+    system, variables = network
+    rgb = photo_lib.shrink(data.astronaut(), SIZE)
+    (result,) = predictor.colorize([rgb], system, variables, SIZE)
+    condition = encode(rgb[None], 'lab')[0]
+    ab = np.asarray(steps.predict(system, variables, condition))[0] * 110
+    expected = np.dstack([rgb2lab(rgb)[..., 0], ab])
+    inside = np.abs(rgb2lab(result) - expected).max(axis=-1) < 1.5  # the rest left the gamut
+    assert inside.mean() > 0.5
+    # Of these the chroma shrank, to nothing in black and white, and the hue stayed.
+    assert np.sum(rgb2lab(result)[..., 1:] * ab, axis=-1).min() > -1
+
+
+def test_an_rgb_system_gives_its_ab_alone(tmp_path):
+    system, variables = make_run(tmp_path, 'rgb')
+    rgb = photo_lib.shrink(data.astronaut(), SIZE)
+    (result,) = predictor.colorize([rgb], system, variables, SIZE)
+    assert np.abs(rgb2lab(result) - rgb2lab(rgb))[..., 0].max() < ROUNDING
+    condition = encode(rgb[None], 'rgb')[0]
+    target = np.asarray(steps.predict(system, variables, condition))[0]
+    ab, found = rgb2lab(np.clip(target, 0, 1))[..., 1:], rgb2lab(result)[..., 1:]
+    assert (np.abs(found - ab).max(axis=-1) < 2).mean() > 0.3
+    assert np.corrcoef(found.ravel(), ab.ravel())[0, 1] > 0.8
+
+
+def test_a_size_that_the_network_does_not_take_is_its_own_sentence(network):
+    with pytest.raises(UserError, match='takes sides that 4 divides, not 18 x 18 px'):
+        predictor.colorize([photograph()], *network, 18)
+
+
+def bleeding(n=512, size=64):
+    """ab error within 8 px of edges that L* shows too, of nearest, bicubic and ours."""
+    y, x = np.mgrid[:n, :n] / n
+    inside = (x + 0.3 * y > 0.62) ^ ((x - 0.3) ** 2 + (y - 0.6) ** 2 < 0.03)
+    rng = np.random.default_rng(0)
+    light = np.clip(90 + 80 * inside + rng.normal(0, 3, (n, n)), 0, 255).astype(np.uint8)
+    ab = np.where(inside[..., None], [10.0, -10.0], [-10.0, 12.0])
+    small = photo_lib.shrink(light, size)
+    small_ab = ab.reshape(size, n // size, size, n // size, 2).mean(axis=(1, 3))
+    ours = rgb2lab(photo_lib.recolor(light, small, small_ab.astype(np.float32)))[..., 1:]
+    edge = np.zeros((n, n), bool)
+    for axis in (0, 1):
+        for shift in range(-8, 9):
+            edge |= np.roll(inside, shift, axis) != inside
+    edge[:8] = edge[-8:] = edge[:, :8] = edge[:, -8:] = False  # np.roll wraps
+    found = {
+        'nearest': resize(small_ab, (n, n), order=0),
+        'bicubic': resize(small_ab, (n, n), order=3),
+        'ours': ours,
+    }
+    return {name: np.abs(value - ab)[edge].mean() for name, value in found.items()}
+
+
+def test_colours_end_at_the_edges_of_the_photograph():
+    error = bleeding()
+    assert error['ours'] < 0.14 * error['nearest']  # 0.15 without the bounds of the neighbourhood
+    assert error['ours'] < 0.14 * error['bicubic']
+
+
+def test_ab_is_upsampled_better_than_by_nearest_and_bicubic_near_edges_of_photographs():
+    gains = []
+    for rgb in (data.astronaut(), data.coffee(), data.chelsea()):
+        small = photo_lib.shrink(rgb, 64)
+        lab = rgb2lab(rgb)
+        ours = rgb2lab(photo_lib.recolor(rgb, small, rgb2lab(small)[..., 1:].astype(np.float32)))
+        steep = np.hypot(*np.gradient(lab[..., 0]))
+        edge = steep > np.quantile(steep, 0.9)
+        errors = [np.abs(ours - lab)[..., 1:][edge].mean()]
+        for order in (0, 3):
+            plain = resize(rgb2lab(small)[..., 1:], rgb.shape[:2], order=order)
+            errors.append(np.abs(plain - lab[..., 1:])[edge].mean())
+        gains.append([errors[0] / errors[1], errors[0] / errors[2]])
+    assert np.max(gains) < 1
+    assert np.mean(gains, axis=0)[0] < 0.88
+    assert np.mean(gains, axis=0)[1] < 0.95
+
+
+@pytest.mark.parametrize(('low', 'high'), [(16, 16), (16, 47), (16, 5), (16, 1), (3, 400)])
+def test_interpolation_in_strips_is_that_of_the_whole(low, high):
+    values = np.random.default_rng(0).normal(size=(2, low, 3)).astype(np.float32)
+    index, weight = photo_lib._taps(low, high)
+    whole = photo_lib._mix(values, index, weight)
+    halves = [
+        photo_lib._mix(values, index[s], weight[s]) for s in np.split(np.arange(high), [high // 2])
+    ]
+    np.testing.assert_array_equal(whole, np.concatenate(halves, axis=1))
+    method = cv2.INTER_AREA if high < low else cv2.INTER_CUBIC
+    for one, expected in zip(whole, values, strict=True):
+        np.testing.assert_allclose(
+            one, cv2.resize(expected, (3, high), interpolation=method), atol=1e-5
+        )
+
+
+def test_strips_leave_no_trace(monkeypatch):
+    rgb = photograph(200, 150)
+    small = photo_lib.shrink(rgb, SIZE)
+    ab = (encode(small, 'lab')[1] * 110).astype(np.float32)
+    whole = photo_lib.recolor(rgb, small, ab)
+    for pixels in (1, 1000, 10**6):
+        monkeypatch.setattr(photo_lib, '_STRIP', pixels)
+        np.testing.assert_array_equal(photo_lib.recolor(rgb, small, ab), whole)
+
+
+# Files
+
+
+def test_a_folder_is_mirrored_and_each_file_is_what_the_function_makes_of_it(
+    call, colored, tmp_path
+):
+    photos = tmp_path / 'photos'
+    rgb = photograph()
+    save(rgb, photos / 'a.png')
+    save(rgb[:40, :, 0], photos / 'deep/er/b.tif')
+    save(rgb[:, ::-1], photos / 'deep/c.d.bmp')
+    code, said = call(photos, save(rgb[::-1], tmp_path / 'single.webp', lossless=True))
+    assert (code, said.splitlines()[-1]) == (0, '4 colorized, 0 failed, 0 skipped')
+    out = tmp_path / 'out'
+    expected = dict(
+        zip(
+            ('a.png', 'deep/er/b.png', 'deep/c.d.png', 'single.png'),
+            colored(rgb, rgb[:40, :, 0], rgb[:, ::-1], rgb[::-1]),
+            strict=True,
+        )
+    )
+    written = {str(p.relative_to(out)) for p in out.rglob('*') if p.is_file()}
+    assert written == set(expected)
+    for name, pixels in expected.items():
+        np.testing.assert_array_equal(read(out / name), pixels)
+
+
+def test_a_file_has_the_same_bytes_alone_and_among_others(call, tmp_path):
+    photos = [save(photograph(40 + i, 50), tmp_path / f'photos/{i:02}.png') for i in range(11)]
+    assert call(tmp_path / 'photos')[0] == 0
+    assert call(photos[9], output='alone')[0] == 0
+    alone, among = (tmp_path / folder / '09.png' for folder in ('alone', 'out'))
+    assert alone.read_bytes() == among.read_bytes()
+
+
+def test_orientation_is_applied(call, colored, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    rgb = photograph()
+    save(rgb, tmp_path / 'turned.png', exif=exif)
+    assert call(tmp_path / 'turned.png')[0] == 0
+    (expected,) = colored(np.rot90(rgb, -1))
+    np.testing.assert_array_equal(read(tmp_path / 'out/turned.png'), expected)
+
+
+@pytest.mark.parametrize('mode', ['LA', 'RGBA', 'P'])
+def test_png_keeps_alpha_and_jpeg_puts_it_on_white_and_says_so(mode, call, tmp_path):
+    rgba = np.dstack([photograph(), np.full((61, 47), 255, np.uint8)])
+    rgba[:30, :, 3] = 0
+    image = Image.fromarray(rgba)
+    if mode == 'P':
+        image = image.quantize(64)
+    image.convert(mode).save(tmp_path / 'a.png')
+    alpha = np.asarray(Image.open(tmp_path / 'a.png').convert('RGBA'))[..., 3]
+    assert alpha.min() == 0
+    code, said = call(tmp_path / 'a.png')
+    assert code == 0
+    assert 'transparen' not in said
+    result = read(tmp_path / 'out/a.png')
+    np.testing.assert_array_equal(result[..., 3], alpha)
+    code, said = call(tmp_path / 'a.png', '--format=jpg')
+    assert code == 0
+    assert 'a.png: JPEG has no transparency: its transparent parts become white\n' in said
+    result = Image.open(tmp_path / 'out/a.jpg')
+    assert (result.format, result.mode) == ('JPEG', 'RGB')
+    assert np.asarray(result)[:20].min() > 245
+
+
+def test_an_existing_file_is_skipped_unless_it_shall_be_overwritten(call, tmp_path):
+    photos = [save(photograph(), tmp_path / f'{name}.png') for name in 'ab']
+    there = save(np.zeros((2, 2, 3), np.uint8), tmp_path / 'out/a.png')
+    before = there.read_bytes()
+    code, said = call(*photos)
+    assert code == 0
+    assert said.endswith(
+        '1 colorized, 0 failed, 1 skipped (there already; --overwrite replaces them)\n'
+    )
+    assert there.read_bytes() == before
+    assert read(tmp_path / 'out/b.png').shape == (61, 47, 3)
+    assert call(*photos)[1] == (
+        '0 colorized, 0 failed, 2 skipped (there already; --overwrite replaces them)\n'
+    )
+    code, said = call(*photos, '--overwrite')
+    assert said.endswith('2 colorized, 0 failed, 0 skipped\n')
+    assert there.read_bytes() != before
+
+
+def test_photographs_that_differ_in_their_suffix_do_not_overwrite_each_other(call, tmp_path):
+    for name, height in (('a.png', 30), ('a.bmp', 40), ('b.png', 50), ('deep/a.png', 60)):
+        save(photograph(height), tmp_path / 'photos' / name)
+    assert call(tmp_path / 'photos')[0] == 0
+    out = tmp_path / 'out'
+    heights = {str(p.relative_to(out)): len(read(p)) for p in out.rglob('*.png')}
+    assert heights == {'a.png.png': 30, 'a.bmp.png': 40, 'b.png': 50, 'deep/a.png': 60}
+
+
+def test_a_photograph_named_twice_is_colorized_once(call, tmp_path):
+    path = save(photograph(), tmp_path / 'a.png')
+    assert call(path, path)[1].endswith('1 colorized, 0 failed, 0 skipped\n')
+
+
+def test_results_in_a_folder_below_the_photographs_are_not_photographs(call, tmp_path):
+    save(photograph(), tmp_path / 'photos/a.png')
+    for _ in range(2):
+        _, said = call(tmp_path / 'photos', '--overwrite', output='photos/out')
+        assert said.endswith('1 colorized, 0 failed, 0 skipped\n')
+
+
+def test_jpg_is_written_at_full_colour_resolution(call, tmp_path):
+    path = save(photograph(), tmp_path / 'a.png')
+    assert call(path, '--format=jpg')[0] == 0
+    assert call(path)[0] == 0
+    jpg = Image.open(tmp_path / 'out/a.jpg')
+    assert (jpg.format, jpg.mode) == ('JPEG', 'RGB')
+    assert jpg.layer[1][1:3] == (1, 1)  # chroma is not subsampled
+    assert np.abs(np.asarray(jpg).astype(int) - read(tmp_path / 'out/a.png')).mean() < 4
+
+
+def test_an_animation_gives_its_first_frame_and_says_so(call, colored, tmp_path):
+    frames = [Image.fromarray(photograph()[..., i]) for i in range(3)]
+    frames[0].save(tmp_path / 'a.tiff', save_all=True, append_images=frames[1:])
+    code, said = call(tmp_path / 'a.tiff')
+    assert code == 0
+    assert 'a.tiff: the first of its 3 frames is colorized\n' in said
+    (expected,) = colored(photograph()[..., 0])
+    np.testing.assert_array_equal(read(tmp_path / 'out/a.png'), expected)
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'P', 'CMYK', 'YCbCr', 'I;16', 'I', 'F', 'RGB', 'LAB'])
+def test_every_mode_is_read_and_keeps_its_lightness(mode, call, tmp_path):
+    image = Image.fromarray(photograph())
+    if mode == 'I;16':
+        image = Image.fromarray(photograph()[..., 0].astype(np.uint16) * 257)
+    elif mode == 'P':
+        image = image.quantize(64)
+    elif mode != 'LAB':
+        image = image.convert(mode)
+    else:
+        image = Image.fromarray(photograph(), 'RGB')
+        image = Image.merge('LAB', image.split())
+    # Pillow before 13 cannot read an uncompressed YCbCr TIFF, not even its own.
+    image.save(tmp_path / 'a.tif', compression='tiff_lzw' if mode == 'YCbCr' else None)
+    assert call(tmp_path / 'a.tif')[0] == 0
+    result = read(tmp_path / 'out/a.png')
+    if mode not in ('CMYK', 'YCbCr', 'LAB'):  # their conversion is tested with the decoder
+        shown = Image.fromarray(photograph()[..., 0] if mode == 'I;16' else photograph())
+        if mode in ('1', 'P'):
+            shown = image
+        elif mode in 'LIF':
+            shown = shown.convert('L')
+        lightness = rgb2lab(np.asarray(shown.convert('RGB')))[..., 0]
+        assert np.abs(rgb2lab(result)[..., 0] - lightness).max() < ROUNDING
+    assert result.shape == (61, 47, 3)
+
+
+def test_a_profile_is_converted_to_srgb(call, tmp_path):
+    """A profile whose red and green primaries are swapped swaps the channels."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+    for old, new in ((b'rXYZ', b'tmp_'), (b'gXYZ', b'rXYZ'), (b'tmp_', b'gXYZ')):
+        profile = profile.replace(old, new)
+    assert call(save(photograph(), tmp_path / 'a.png', icc_profile=profile))[0] == 0
+    result = Image.open(tmp_path / 'out/a.png')
+    assert 'icc_profile' not in result.info
+    error = rgb2lab(np.asarray(result))[..., 0] - rgb2lab(photograph()[..., [1, 0, 2]])[..., 0]
+    assert np.abs(error).mean() < 0.3  # the profile's curve is rounded
+    assert np.abs(rgb2lab(photograph()) - rgb2lab(np.asarray(result)))[..., 0].mean() > 1
+
+
+def test_a_photograph_above_the_bound_is_named_and_the_rest_go_on(call, tmp_path):
+    large = tmp_path / 'large.png'
+    Image.new('1', (1200, 1000)).save(large)
+    code, said = call(large, save(photograph(), tmp_path / 'a.png'), '--max_megapixels=1')
+    assert code == 1
+    assert f'{large} failed: 1200 x 1000 px are more than 1 megapixels\n' in said
+    assert said.endswith('1 colorized, 1 failed, 0 skipped\n')
+
+
+def test_a_full_disk_ends_the_command_with_one_sentence(call, tmp_path, monkeypatch):
+    paths = [save(photograph(), tmp_path / f'{i}.png') for i in range(5)]
+
+    def full(*arguments, **options):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Image.Image, 'save', full)
+    code, said = call(*paths)
+    assert code == 1
+    assert 'out/0.png cannot be written (No space left on device): make room there' in said
+    assert 'colorized,' not in said
+    assert not list((tmp_path / 'out').iterdir())
+
+
+def test_a_failed_write_leaves_nothing_and_names_the_file(call, tmp_path, monkeypatch):
+    path = save(photograph(), tmp_path / 'a.png')
+    monkeypatch.setattr(
+        photo_lib.os, 'replace', lambda *_: (_ for _ in ()).throw(OSError(5, 'Worn'))
+    )
+    code, said = call(path)
+    assert code == 1
+    assert f'{path} failed: Worn\n' in said
+    assert not list((tmp_path / 'out').iterdir())
+
+
+def test_not_enough_memory_for_one_is_not_the_end(call, tmp_path, monkeypatch):
+    paths = [save(photograph(height), tmp_path / f'{height}.png') for height in (30, 40)]
+    recolor = photo_lib.recolor
+
+    def short(pixels, *others):
+        if len(pixels) == 30:
+            raise MemoryError
+        return recolor(pixels, *others)
+
+    monkeypatch.setattr(photo_lib, 'recolor', short)
+    code, said = call(*paths)
+    assert code == 1
+    assert f'{paths[0]} failed: not enough memory\n' in said
+    assert said.endswith('1 colorized, 1 failed, 0 skipped\n')
+
+
+# Through a process
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, '-m', 'chromagan_jax.colorize', *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {'XLA_FLAGS': ''},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_failing_files_are_named_the_rest_go_on_and_the_exit_code_says_so(workdir, tmp_path):
+    good = save(photograph(), tmp_path / 'good.png')
+    (tmp_path / 'torn.jpg').write_bytes(b'\xff\xd8\xff\xe0')
+    (tmp_path / 'cut.png').write_bytes(good.read_bytes()[:2000])
+    names = [tmp_path / name for name in ('torn.jpg', 'missing.jpg', 'cut.png', 'good.png')]
+    process = run(f'--workdir={workdir}', f'--output={tmp_path}/out', *names)
+    assert process.returncode == 1
+    lines = process.stderr.splitlines()
+    assert f'{names[0]} failed: not a JPEG, PNG, WebP, BMP, GIF or TIFF image' in lines
+    assert f'{names[1]} failed: No such file or directory' in lines
+    assert any(line.startswith(f'{names[2]} failed: ') for line in lines)
+    assert lines[-1] == '1 colorized, 3 failed, 0 skipped'
+    assert len(lines) == 5
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['good.png']
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_with_one_sentence_and_started_again_it_goes_on(
+    number, workdir, call, tmp_path
+):
+    for name in range(12):
+        save(photograph(300, 300), tmp_path / f'photos/{name}.png')
+    arguments = [f'--workdir={workdir}', f'--output={tmp_path}/out', str(tmp_path / 'photos')]
+    with subprocess.Popen(
+        [sys.executable, '-m', 'chromagan_jax.colorize', *arguments],
+        cwd=ROOT,
+        env=os.environ | {'XLA_FLAGS': ''},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        begins = process.stderr.readline()
+        process.send_signal(number)
+        said = process.stderr.read()
+    assert begins.endswith('12 to do\n')
+    assert process.returncode == 75
+    told = re.fullmatch(
+        r'chromagan_jax: Interrupted: (\d+) colorized, 0 failed, (\d+) left; started again, it '
+        r'goes on with these\.\n',
+        said,
+    )
+    done, left = map(int, told.groups())
+    assert done + left == 12
+    files_there = sorted((tmp_path / 'out').iterdir())
+    assert len(files_there) == done
+    assert all(read(path).shape == (300, 300, 3) for path in files_there)
+    assert f'{left} colorized, 0 failed, {done} skipped' in call(tmp_path / 'photos')[1]
+
+
+def test_ctrl_c_counts_what_is_done_and_the_same_command_goes_on(call, tmp_path, monkeypatch):
+    paths = [save(photograph(30 + i), tmp_path / f'{i}.png') for i in range(5)]
+    make_predict = colorize.make_predict
+
+    def interrupted(*arguments):
+        predict = make_predict(*arguments)
+        calls = iter(range(5))
+
+        def predict_then_signal(*batch):
+            if next(calls) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            return predict(*batch)
+
+        return predict_then_signal
+
+    monkeypatch.setattr(colorize, 'make_predict', interrupted)
+    code, said = call(*paths)
+    assert code == 75
+    assert said.splitlines()[-1] == (
+        'chromagan_jax: Interrupted: 2 colorized, 0 failed, 3 left; started again, it goes on with '
+        'these.'
+    )
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['0.png', '1.png']
+    monkeypatch.undo()
+    assert call(*paths)[1].splitlines()[-1].startswith('3 colorized, 0 failed, 2 skipped')
+    monkeypatch.setattr(colorize, 'make_predict', interrupted)
+    assert 'it begins anew with --overwrite' in call(*paths, '--overwrite')[1]
+
+
+def test_a_second_ctrl_c_is_one_sentence_too(call, tmp_path, monkeypatch):
+    def twice(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(checkpoints, 'load', twice)
+    assert call(save(photograph(), tmp_path / 'a.png')) == (
+        75,
+        'chromagan_jax: Interrupted: started again, it goes on with what is missing.\n',
+    )
+
+
+@pytest.mark.parametrize(
+    ('changed', 'sentence'),
+    [
+        ({'workdir': ''}, '--workdir is empty: name a run, or leave it out for the released'),
+        ({'workdir': None, 'checkpoint': 'best'}, '--checkpoint chooses among those of a run: add'),
+        ({'output': None}, 'No output is named: add --output=colorized.'),
+        ({'path': None}, 'No photograph is named: add a file or a folder.'),
+        ({'workdir': '/nowhere'}, '/nowhere is not a workdir of a run: it holds no config.json.'),
+        ({'checkpoint': '7'}, "holds no checkpoint '7'; choose newest, best or 0."),
+        ({'size': '18'}, 'A U-Net of depth 2 takes sides that 4 divides, not 18 x 18 px'),
+        ({'size': 'x'}, "--size must be a whole number, not 'x'."),
+        ({'batch_size': '0'}, 'batch_size'),
+        ({'format': 'gif'}, 'format'),
+        ({'sise': '3'}, 'sise'),
+        ({'saturation': 'x'}, "--saturation must be a number, not 'x'."),
+        ({'clahe_tiles': '2.5'}, "--clahe_tiles must be a whole number, not '2.5'."),
+        ({'contrast': '2'}, 'colorize.contrast must be 0 <= x <= 1, not 2.0.'),
+        (
+            {'white_balance': 'gry'},
+            "colorize.white_balance is 'gry'; choose one of none, gray_world, percentile.",
+        ),
+        ({'sample_noise': 'true'}, 'The network has no noise'),
+        ({'output': '/proc/nowhere'}, '/proc/nowhere cannot be written'),
+    ],
+)
+def test_a_mistake_is_one_sentence(changed, sentence, workdir, tmp_path, capsys):
+    path = save(photograph(), tmp_path / 'a.png')
+    chosen = {'workdir': workdir, 'output': tmp_path / 'out', 'path': path, **changed}
+    path = chosen.pop('path')
+    arguments = [f'--{name}={value}' for name, value in chosen.items() if value is not None]
+    assert colorize.main(['', *arguments, *([str(path)] if path else [])]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith('chromagan_jax: ')
+    assert sentence in said
+    assert said.count('\n') == 1
+
+
+def test_help_names_every_flag(capsys):
+    assert colorize.main(['', '--help']) == 0
+    said = capsys.readouterr().out
+    own = ('workdir', 'output', 'checkpoint', 'format', 'overwrite', 'size', 'threads')
+    for name in (*own, *PostProcess._fields):
+        assert f'--{name}' in said or f'--[no]{name}' in said
+
+
+def test_samples_differ_from_each_other_and_are_the_same_every_time(tmp_path):
+    system, variables = make_run(tmp_path, dropout=0.5)
+    first, other = photograph(), photograph(50, 70)
+
+    def sample(number, *photographs, batch_size=1):
+        return predictor.colorize(photographs, system, variables, SIZE, batch_size, number)
+
+    plain = predictor.colorize([first], system, variables, SIZE)[0]
+    one, two = sample(1, first)[0], sample(2, first)[0]
+    assert not np.array_equal(one, two)
+    assert not np.array_equal(one, plain)
+    np.testing.assert_array_equal(one, sample(1, first)[0])
+    np.testing.assert_array_equal(one, sample(1, other, first)[1])
+    close = sample(1, other, first, batch_size=2)[1].astype(int)  # noise is a photograph's own
+    assert np.abs(close - one).max() <= 1
+
+
+def test_the_command_writes_as_many_samples_as_asked(tmp_path, capsys):
+    make_run(tmp_path / 'run', dropout=0.5)
+    photo_lib.write(tmp_path / 'a.png', photograph())
+    arguments = [f'--workdir={tmp_path / "run"}', f'--output={tmp_path / "out"}', '--samples=3']
+    assert colorize.main(['', *arguments, str(tmp_path / 'a.png')]) == 0
+    assert '3 colorized' in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
+        'a.1.png',
+        'a.2.png',
+        'a.3.png',
+    ]
+
+
+def test_a_network_without_noise_has_no_samples_to_give(call, tmp_path):
+    photo_lib.write(tmp_path / 'a.png', photograph())
+    code, said = call('--samples=2', tmp_path / 'a.png')
+    assert code == 1
+    assert 'The network has no noise' in said
+
+
+# Post-processing
+
+OTHER = {
+    'saturation': 1.5,
+    'white_balance': 'percentile',
+    'white_balance_strength': 0.5,
+    'contrast': 0.5,
+    'clahe_clip': 9.0,
+    'clahe_tiles': 1,
+    'denoise_before': 6.0,
+    'denoise_after': 9.0,
+    'denoise_method': 'bilateral',
+}
+SET = {
+    'saturation': 0.5,
+    'white_balance': 'gray_world',
+    'white_balance_strength': 1.0,
+    'contrast': 1.0,
+    'denoise_before': 12.0,
+    'denoise_after': 4.0,
+}
+
+
+@pytest.fixture(scope='module')
+def restoring(tmp_path_factory):
+    """A workdir whose config post-processes, a large enough photograph, and what becomes of it."""
+    folder = tmp_path_factory.mktemp('restore')
+    network = make_run(folder / 'run', **SET)
+    predict = predictor.make_predict(*network, SIZE, 1)
+    path = save(photograph(200, 200), folder / 'a.png')
+
+    def expected(**fields):
+        post = PostProcess(**fields)
+        pixels, small = photo_lib.prepare(read(path), SIZE, post)
+        return photo_lib.recolor(pixels, small, predict([small], [None])[0], post)
+
+    return folder / 'run', path, expected, network
+
+
+def colorized_by(workdir, path, output, *arguments):
+    arguments = [f'--workdir={workdir}', f'--output={output}', *arguments, str(path)]
+    assert colorize.main(['', *arguments]) == 0
+    return read(output / 'a.png')
+
+
+def test_command_and_function_do_what_the_config_of_the_run_says(restoring, tmp_path):
+    workdir, path, expected, network = restoring
+    np.testing.assert_array_equal(colorized_by(workdir, path, tmp_path), expected(**SET))
+    (result,) = predictor.colorize([read(path)], *network, SIZE, post=PostProcess(**SET))
+    np.testing.assert_array_equal(result, expected(**SET))
+    assert not np.array_equal(result, expected())
+
+
+@pytest.mark.parametrize('field', OTHER)
+def test_a_flag_takes_the_place_of_its_field_of_the_config(field, restoring, tmp_path):
+    workdir, path, expected, _ = restoring
+    found = colorized_by(workdir, path, tmp_path, f'--{field}={OTHER[field]}')
+    np.testing.assert_array_equal(found, expected(**{**SET, field: OTHER[field]}))
+    assert not np.array_equal(found, expected(**SET))
+
+
+def test_all_steps_off_give_the_bits_of_a_run_that_knows_none(restoring, tmp_path):
+    workdir, path, _, network = restoring
+    off = ['--saturation=1', '--white_balance=none', '--contrast=0']
+    off += ['--denoise_before=0', '--denoise_after=0']
+    (plain,) = predictor.colorize([read(path)], *network, SIZE)
+    np.testing.assert_array_equal(colorized_by(workdir, path, tmp_path / 'off', *off), plain)
+    config = checkpoints.read_run(workdir)['config']
+    config.pop('colorize')
+    older = tmp_path / 'older'
+    older.mkdir()
+    (older / 'checkpoints').symlink_to(workdir / 'checkpoints')
+    files.write_json(older / 'config.json', {'config': config})
+    np.testing.assert_array_equal(colorized_by(older, path, tmp_path / 'new'), plain)
+
+
+def test_sample_noise_gives_the_first_sample_under_the_plain_name(tmp_path):
+    network = make_run(tmp_path / 'run', dropout=0.5, sample_noise=True)
+    path = save(photograph(), tmp_path / 'a.png')
+    (first,) = predictor.colorize([read(path)], *network, SIZE, sample=1)
+    (plain,) = predictor.colorize([read(path)], *network, SIZE)
+    (by_post,) = predictor.colorize([read(path)], *network, SIZE, post=PostProcess(True))
+    np.testing.assert_array_equal(by_post, first)
+    run, out = tmp_path / 'run', tmp_path / 'out'
+    np.testing.assert_array_equal(colorized_by(run, path, out), first)
+    found = colorized_by(run, path, out, '--nosample_noise', '--overwrite')
+    np.testing.assert_array_equal(found, plain)
+    assert colorize.main(['', f'--workdir={run}', f'--output={out}', '--samples=2', str(path)]) == 0
+    np.testing.assert_array_equal(read(out / 'a.1.png'), first)
+    assert not np.array_equal(read(out / 'a.2.png'), first)

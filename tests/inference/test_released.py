@@ -1,0 +1,273 @@
+"""The weights inside the package: what they do, how they are read, and that they are shipped."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+from skimage.color import lab2rgb, rgb2lab
+from skimage.metrics import peak_signal_noise_ratio
+
+from chromagan_jax import colorize, sharding
+from chromagan_jax.config.postprocess import PostProcess
+from chromagan_jax.data.sources import make_source
+from chromagan_jax.errors import UserError
+from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan import state as state_lib
+from chromagan_jax.inference import predictor, released
+
+ROOT = Path(__file__).parents[2]
+FILES = {'generator.safetensors', 'config.json', 'log.jsonl', 'MODEL_CARD.md', 'LICENSE'}
+# Floors of the released weights on photographs of the built-in sample, means over them at their
+# full resolution; to be set anew with new weights.
+# Measured: PSNR 20.10 dB, gray 17.11; colorfulness 45.8 of 62.5.
+SHOWN = ('astronaut.png', 'chelsea.png', 'coffee.png')  # day and indoors; a night sky is guessed
+LEAST_PSNR = 19.5
+LEAST_GAIN = 2.5  # dB over the gray picture
+LEAST_COLORFULNESS = 35.0
+
+
+@pytest.fixture(scope='module')
+def network():
+    """As the command loads it, on one device."""
+    return released.load(sharding.make_mesh(devices=jax.devices()[:1]))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the release."""
+    return Path(shutil.copytree(released.WEIGHTS, tmp_path / 'weights'))
+
+
+def described(folder):
+    return json.loads((folder / 'config.json').read_text())
+
+
+# What they do
+
+
+def colorfulness(rgb):
+    """Of Hasler and Suesstrunk, here in NumPy alone."""
+    red, green, blue = np.moveaxis(rgb.astype(float), -1, 0)
+    rg, yb = red - green, (red + green) / 2 - blue
+    return np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
+
+
+def test_the_released_weights_colour_photographs_and_better_than_gray(network):
+    source = make_source('sample')
+    shown = [i for i in range(len(source)) if source.name(i) in SHOWN]
+    assert len(shown) == len(SHOWN)
+    records = [io.BytesIO(source[i]['image']) for i in shown]
+    photographs = [np.asarray(Image.open(record).convert('RGB')) for record in records]
+    results = predictor.colorize(photographs, network.system, network.variables, network.size)
+    scores = []
+    for rgb, result in zip(photographs, results, strict=True):
+        gray = (lab2rgb(rgb2lab(rgb) * [1, 0, 0]) * 255).round().astype(np.uint8)
+        psnr = [peak_signal_noise_ratio(rgb, other) for other in (result, gray)]
+        scores.append((*psnr, colorfulness(result), colorfulness(rgb)))
+    psnr, of_gray, colors, of_originals = np.mean(scores, axis=0)
+    told = (
+        f'PSNR {psnr:.2f} dB, gray {of_gray:.2f}; colorfulness {colors:.1f} of {of_originals:.1f}'
+    )
+    assert psnr > LEAST_PSNR, told
+    assert psnr > of_gray + LEAST_GAIN, told
+    assert colors > LEAST_COLORFULNESS, told
+
+
+def test_the_command_without_a_workdir_writes_what_the_function_computes(network, tmp_path, capsys):
+    photographs = [data.astronaut()[:90, 150:260], np.asarray(data.camera()[:61, :47])]
+    for number, pixels in enumerate(photographs):
+        Image.fromarray(pixels).save(tmp_path / f'{number}.png')
+    paths = [str(tmp_path / f'{number}.png') for number in range(2)]
+    assert colorize.main(['', f'--output={tmp_path / "out"}', *paths]) == 0
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first == (
+        f'the released weights, step {network.step}, at {network.size} px into '
+        f'{tmp_path / "out"}: 2 to do'
+    )
+    expected = predictor.colorize(photographs, network.system, network.variables, network.size)
+    for number, pixels in enumerate(expected):
+        written = np.asarray(Image.open(tmp_path / 'out' / f'{number}.png'))
+        np.testing.assert_array_equal(written, pixels)
+
+
+def test_flags_work_as_they_do_with_a_workdir(network, tmp_path):
+    pixels = data.coffee()[:120, :90]
+    Image.fromarray(pixels).save(tmp_path / 'a.png')
+    flags = ['--saturation=0.5', f'--size={2 * network.size}']
+    assert colorize.main(['', f'--output={tmp_path}/out', *flags, f'{tmp_path}/a.png']) == 0
+    post = PostProcess(saturation=0.5)
+    (expected,) = predictor.colorize(
+        [pixels], network.system, network.variables, 2 * network.size, post=post
+    )
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'out/a.png')), expected)
+
+
+def test_released_weights_are_read_without_a_checkpoint(network, monkeypatch, tmp_path):
+    def refuse(*arguments):
+        raise AssertionError('a checkpoint was opened')
+
+    monkeypatch.setattr(checkpoints, 'load', refuse)
+    Image.fromarray(data.coffee()[:40, :40]).save(tmp_path / 'a.png')
+    assert colorize.main(['', f'--output={tmp_path}/out', f'{tmp_path}/a.png']) == 0
+
+
+# How they are read
+
+
+def variables_of(small, change=lambda name, value: value):
+    """A tiny network's config, and its variables as `change` leaves them."""
+    system = state_lib.make_system(small)
+    state = state_lib.create_state(system, small, sharding.make_mesh())
+    variables = state_lib.generator_variables(state)
+    names = list(released.named(variables))
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(variables)]
+    changed = [change(*pair) for pair in zip(names, leaves, strict=True)]
+    return variables, jax.tree.unflatten(jax.tree.structure(variables), changed)
+
+
+def test_what_is_saved_is_read_back_rounded_to_float16(small, tmp_path):
+    _, variables = variables_of(small)
+    note = {'config': small.to_dict(), 'step': 7, 'seed': 3}
+    released.save(tmp_path, variables, note)
+    loaded = released.load(folder=tmp_path)
+    assert (loaded.step, loaded.size, loaded.config.to_dict()) == (7, 16, small.to_dict())
+    assert described(tmp_path)['seed'] == 3
+    assert jax.tree.structure(loaded.variables) == jax.tree.structure(variables)
+    for exact, found in zip(
+        jax.tree.leaves(variables), jax.tree.leaves(loaded.variables), strict=True
+    ):
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, exact.astype(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize('value', [65536.0, -1e9, np.inf, np.nan])
+def test_a_value_that_float16_does_not_hold_is_refused_by_name(value, small, tmp_path):
+    def spoil(name, leaf):
+        return np.full_like(leaf, value) if name == 'params/out/kernel' else leaf
+
+    with pytest.raises(
+        UserError, match=r'^params/out/kernel holds the value [^.]* release another'
+    ):
+        released.save(tmp_path, variables_of(small, spoil)[1], {'config': {}, 'step': 0})
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_than_30_mb_are_refused(tmp_path):
+    assert released.MOST_BYTES == 30_000_000
+    variables = {'params': {'kernel': np.zeros(15_000_000, np.float32)}}
+    with pytest.raises(
+        UserError, match=r'take 30\.0 MB, and 30 MB is the most .*: train a smaller'
+    ):
+        released.save(tmp_path, variables, {})
+    assert not list(tmp_path.iterdir())
+    assert len(released.encode({'params': {'kernel': np.zeros(14_999_900)}})) < 30_000_000
+
+
+@pytest.mark.parametrize('name', ['generator.safetensors', 'config.json'])
+@pytest.mark.parametrize('damage', ['missing', 'cut', 'empty', 'flipped'])
+def test_missing_and_damaged_files_are_one_sentence(name, damage, folder, tmp_path, monkeypatch):
+    path = folder / name
+    content = path.read_bytes()
+    path.unlink()
+    middle = len(content) // 2
+    if damage != 'missing':
+        changed = content[:middle] + bytes([content[middle] ^ 128]) + content[middle + 1 :]
+        path.write_bytes({'cut': content[:middle], 'empty': b'', 'flipped': changed}[damage])
+    with pytest.raises(UserError) as caught:
+        released.load(folder=folder)
+    said = str(caught.value)
+    assert said.startswith(f'The released weights in {folder} are missing or damaged (')
+    assert said.endswith('): install chromagan_jax again, or name a run with --workdir.')
+
+
+def test_the_command_tells_of_missing_weights_in_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(released, 'WEIGHTS', tmp_path / 'nowhere')
+    Image.fromarray(data.coffee()[:40, :40]).save(tmp_path / 'a.png')
+    assert colorize.main(['', f'--output={tmp_path}/out', f'{tmp_path}/a.png']) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f'chromagan_jax: The released weights in {tmp_path / "nowhere"} are ')
+    assert said.count('\n') == 1
+
+
+def test_arrays_of_another_network_are_refused_by_name(small, tmp_path):
+    variables, _ = variables_of(small)
+    names = list(released.named(variables))
+    small.generator.width += 1
+    released.save(tmp_path, variables, {'config': small.to_dict(), 'step': 0})
+    with pytest.raises(UserError, match=r'\(\S+ is \([\d, ]+\), in the network \([\d, ]+\)\)'):
+        released.load(folder=tmp_path)
+    small.generator.width -= 1
+    for parts, reason in (
+        ({'params': variables['params']}, r'only the network has batch_stats/'),
+        ({**variables, 'more': np.zeros(3)}, r'only generator\.safetensors has more'),
+    ):
+        released.save(tmp_path, parts, {'config': small.to_dict(), 'step': 0})
+        with pytest.raises(UserError, match=reason):
+            released.load(folder=tmp_path)
+    assert any(name.startswith('batch_stats/') for name in names)
+
+
+# That they are shipped
+
+
+def test_what_is_released_fits_what_it_says():
+    note = described(released.WEIGHTS)
+    path = released.WEIGHTS / 'generator.safetensors'
+    assert {path.name for path in released.WEIGHTS.iterdir()} == FILES
+    assert note['bytes'] == path.stat().st_size <= released.MOST_BYTES
+    card = (released.WEIGHTS / 'MODEL_CARD.md').read_text()
+    for heading in ('Use and limits', 'Training data', 'How it was trained', 'Evaluation'):
+        assert f'\n## {heading}\n' in card
+    for row in note['evaluation']:
+        assert re.search(rf'^\| {row["size"]} \| {row["weights"]} \| ', card, re.M)
+    assert note['commit'] in card
+    notice = (released.WEIGHTS / 'LICENSE').read_text()
+    on_squeezenet = note['config']['generator'].get('context') == 'squeezenet'
+    assert on_squeezenet == ('BSD LICENSE' in notice) == ('`squeezenet`' in notice)
+    assert notice.startswith('SPDX-License-Identifier: CC-BY-NC-4.0\n')
+
+
+def test_float16_costs_nothing_that_can_be_measured():
+    rows = described(released.WEIGHTS)['evaluation']
+    figures = {(row['size'], row['weights']): row for row in rows}
+    sizes = {size for size, _ in figures}
+    assert sizes >= {128, 256}
+    for size in sizes:
+        exact, rounded = figures[size, 'float32'], figures[size, 'float16']
+        assert abs(exact['psnr'] - rounded['psnr']) < 0.02
+        assert abs(exact['colorfulness'] - rounded['colorfulness']) < 0.1
+
+
+def test_no_text_of_the_release_holds_a_path_of_a_machine():
+    for path in released.WEIGHTS.iterdir():
+        if path.name != 'generator.safetensors':
+            text = path.read_text()
+            assert not re.search(r'(?<![\w:/.*])/[A-Za-z_.]\w*/', text), path.name
+            assert not re.search(r'~/|[A-Z]:\\|file:', text), path.name
+
+
+def test_wheel_and_source_distribution_hold_the_release(tmp_path):
+    tree = tmp_path / 'tree'
+    ignored = shutil.ignore_patterns('__pycache__')
+    shutil.copytree(ROOT / 'chromagan_jax', tree / 'chromagan_jax', ignore=ignored)
+    for name in ('setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE'):
+        shutil.copy(ROOT / name, tree)
+    build = 'from setuptools import build_meta as b; b.build_sdist(".."); b.build_wheel("..")'
+    subprocess.run([sys.executable, '-c', build], cwd=tree, check=True, capture_output=True)
+    (wheel,), (source,) = tmp_path.glob('*.whl'), tmp_path.glob('*.tar.gz')
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f'chromagan_jax/weights/{name}' for name in FILES} <= names
+    with tarfile.open(source) as archive:
+        names = {name.partition('/')[2] for name in archive.getnames()}
+    assert {f'chromagan_jax/weights/{name}' for name in FILES} <= names

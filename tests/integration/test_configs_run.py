@@ -1,0 +1,92 @@
+"""Every reference system, whole, at the smallest size that its networks take.
+
+The RGB networks never reduce their pictures, and are made narrow here.
+"""
+
+import contextlib
+import functools
+import json
+from pathlib import Path
+
+import jax
+import pytest
+from PIL import Image
+from skimage import data
+
+from chromagan_jax import colorize, sharding
+from chromagan_jax.errors import PreemptedError
+from chromagan_jax.evaluation import job
+from chromagan_jax.training import loop
+from tests.config.test_configs import runnable
+
+SLOW = pytest.mark.slow  # the other systems have networks and losses of the same kinds
+SMALLEST = {  # px
+    'base': 32,
+    'best': 64,
+    'chromagan': 24,
+    'chromatic_dreams': 92,
+    'image_colorizer': 128,
+    'pix2pix': 32,
+    'restore': 32,
+    'rgb_colorizer': 92,
+}
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """So that two photographs are a batch."""
+    mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(sharding, 'make_mesh', lambda *args, **kwargs: mesh(*args[:1]))
+
+
+@contextlib.contextmanager
+def at_once(agreed):
+    """In the place of stop_requests: asks to stop after the first step."""
+    del agreed
+    yield lambda: True
+
+
+@pytest.mark.usefixtures('one_device')
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=() if name in ('base', 'chromatic_dreams') else SLOW)
+        for name in SMALLEST
+    ],
+)
+def test_a_system_trains_resumes_evaluates_and_colorizes(name, tmp_path, monkeypatch, capfd):
+    config = runnable(name)
+    config.steps = config.batch_size = config.eval.batch_size = 2
+    config.data.size, config.data.workers = SMALLEST[name], 0
+    if config.color_space == 'rgb':
+        config.generator.width = 4
+        config.discriminator.widths = (8, 16, 32, 64)
+    workdir = tmp_path / 'run'
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, 'stop_requests', at_once)
+        with pytest.raises(PreemptedError, match='stopped at step 1'):
+            loop.train_and_evaluate(config, workdir)
+    state = loop.train_and_evaluate(config, workdir)
+    assert 'resumed from step 1' in capfd.readouterr().err
+    assert (state.step, state.bad_step) == (2, -1)
+    assert (workdir / 'samples/step_00000002.png').exists()
+
+    job.evaluate_checkpoints(config, workdir)
+    during, after = (
+        json.loads((workdir / file).read_text().splitlines()[-1])
+        for file in ('metrics.jsonl', 'metrics_eval.jsonl')
+    )
+    assert after['eval/images'] == 6
+    assert after['eval/psnr'] == pytest.approx(during['eval/psnr'], rel=1e-6)
+
+    photograph = tmp_path / 'coffee.jpg'
+    Image.fromarray(data.coffee()).convert('L').save(photograph)
+    flags = [f'--workdir={workdir}', f'--output={tmp_path / "out"}', str(photograph)]
+    assert colorize.main(['colorize', *flags]) == 0
+    with Image.open(tmp_path / 'out' / 'coffee.png') as result:
+        assert (result.mode, result.size) == ('RGB', (600, 400))
+
+
+def test_every_config_is_run_but_the_ones_that_are_an_overlay_for_other_photographs():
+    names = {path.stem for path in Path('configs').glob('*.py')} - {'photos'}
+    assert names == SMALLEST.keys()

@@ -1,0 +1,182 @@
+"""Real processes over loopback: they do what one process does, and end when one of them does."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+CLOCK = ('images_per_second', 'waiting_for_data', 'goodput/')  # metrics that the clock has a say in
+
+
+@pytest.fixture
+def start():
+    """Starts a process of the main command; none is left behind when a test fails."""
+    processes = []
+
+    def start_(workdir, *arguments, devices=1):
+        flags = f'--xla_force_host_platform_device_count={devices}'
+        command = [sys.executable, '-m', 'chromagan_jax.main', '--config=configs/base.py:tiny']
+        command += [f'--workdir={workdir}', '--config.generator.dropout=0.5', *arguments]
+        processes.append(
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | {'XLA_FLAGS': f'{flags} --xla_backend_optimization_level=0'},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return processes[-1]
+
+    yield start_
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def start_pair(start):
+    """Starts two processes of one run."""
+
+    def start_pair_(workdir, *arguments, devices=1):
+        with socket.socket() as probe:
+            probe.bind(('localhost', 0))
+            port = probe.getsockname()[1]
+        cluster = ['--distributed', f'--coordinator=localhost:{port}', '--num_processes=2']
+        return [
+            start(workdir, *cluster, f'--process_id={number}', *arguments, devices=devices)
+            for number in range(2)
+        ]
+
+    return start_pair_
+
+
+def end(*processes, code=0):
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [code] * len(processes), errors
+    return errors
+
+
+def wait_for(process, words):
+    """Reads what a process says until a line starts with `words`."""
+    log = []
+    for line in process.stderr:
+        if line.startswith(words):
+            return
+        log.append(line)
+    raise AssertionError(f'It ended without {words!r}:\n{"".join(log)}')
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.open()]
+
+
+def assert_same_lines(ours, theirs):
+    ours, theirs = lines_of(ours), lines_of(theirs)
+    assert len(ours) == len(theirs) > 0
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name in (name for name in a if not name.startswith(CLOCK)):
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-2, atol=1e-5, err_msg=name)
+
+
+def test_two_processes_follow_the_trajectory_of_one_and_hand_over_to_it(
+    start, start_pair, tmp_path
+):
+    (said,) = end(start(tmp_path / 'one', '--config.steps=6', devices=4))
+    assert 'goodput' in said
+    quiet = end(*start_pair(tmp_path / 'two', devices=2))[1]  # four steps
+    assert 'step' not in quiet  # the second process shows nothing
+    (resumed,) = end(start(tmp_path / 'two', '--config.steps=6'))
+    assert 'resumed from step 4' in resumed
+    # The run of four steps evaluated at its end, as the long one does at its cadence.
+    assert_same_lines(tmp_path / 'two/metrics.jsonl', tmp_path / 'one/metrics.jsonl')
+    heartbeat = json.loads((tmp_path / 'two/heartbeat.json').read_text())
+    assert (heartbeat['step'], heartbeat['phase']) == (6, 'end')
+
+
+@pytest.mark.cluster
+def test_a_run_goes_on_whatever_the_processes_and_devices(start, start_pair, tmp_path):
+    sharded, steps = '--config.mesh.fsdp=2', '--config.steps={}'.format
+    end(start(tmp_path / 'whole', steps(6)))
+    end(start(tmp_path / 'parts', steps(2), sharded, devices=8))
+    end(*start_pair(tmp_path / 'parts', steps(4), devices=2))
+    end(start(tmp_path / 'parts', steps(6)))
+    assert_same_lines(tmp_path / 'parts/metrics.jsonl', tmp_path / 'whole/metrics.jsonl')
+
+
+@pytest.mark.cluster
+def test_two_processes_score_what_one_scores_and_follow_a_run_to_its_end(
+    start, start_pair, tmp_path, features
+):
+    end(start(tmp_path))
+    alone = tmp_path / 'metrics_eval.jsonl'
+    flags = ('--mode=eval', f'--config.eval.features={features}')
+    end(start(tmp_path, *flags))
+    by_one = lines_of(alone)[-1]
+    assert by_one['eval/frechet_of_gray'] > 0
+    alone.unlink()
+    end(*start_pair(tmp_path, *flags, '--config.eval.follow=True'))
+    assert [line['step'] for line in lines_of(alone)] == [2, 4]
+    assert lines_of(alone)[-1] == pytest.approx(by_one, rel=1e-4)
+
+
+@pytest.mark.cluster
+def test_ctrl_c_in_one_process_stops_all_at_the_same_step(start_pair, tmp_path):
+    first, second = start_pair(tmp_path, '--config.steps=10000')
+    wait_for(first, 'step 3/')
+    second.send_signal(signal.SIGINT)  # which becomes a SIGTERM
+    sentences = [said.strip().splitlines()[-1] for said in end(first, second, code=75)]
+    assert sentences[0] == sentences[1]
+    assert sentences[0].startswith('chromagan_jax: stopped at step ')
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize('killed', [0, 1])
+def test_where_one_process_dies_the_other_ends_soon_and_says_so(killed, start_pair, tmp_path):
+    pair = start_pair(tmp_path, '--config.steps=10000')
+    wait_for(pair[0], 'step 3/')
+    pair[killed].kill()
+    said = pair[1 - killed].communicate(timeout=60)[1]
+    assert pair[1 - killed].returncode in (75, -signal.SIGABRT), said
+    assert 'another process ended' in said or 'another task died' in said
+
+
+@pytest.mark.cluster
+def test_a_mistake_of_one_process_alone_is_told_and_ends_both(start, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(('localhost', 0))
+        cluster = f'--coordinator=localhost:{probe.getsockname()[1]}'
+    flags = ['--distributed', cluster, '--num_processes=2', '--config.stall_timeout=600']
+    good = start(tmp_path, *flags, '--process_id=1')
+    bad = start(tmp_path, *flags, '--process_id=0', '--config.data.source=/no/such/folder')
+    said = bad.communicate(timeout=90)[1]
+    assert bad.returncode == 1, said
+    assert said.startswith('chromagan_jax: ')
+    assert '/no/such/folder' in said
+    assert 'Traceback' not in said
+    good.communicate(timeout=60)
+    assert good.returncode in (75, -signal.SIGABRT)
+
+
+@pytest.mark.cluster
+def test_a_read_that_never_returns_ends_all_processes_in_time(start_pair, tmp_path):
+    photographs = tmp_path / 'photographs'
+    photographs.mkdir()
+    os.mkfifo(photographs / '0.jpg')  # which nobody will ever write to
+    flags = [f'--config.data.source={photographs}', '--config.stall_timeout=60']
+    flags += ['--config.eval_every=0', '--config.sample_every=0']
+    said = ''
+    for process in start_pair(tmp_path / 'run', *flags):
+        said += process.communicate(timeout=200)[1]
+        assert process.returncode in (75, -signal.SIGABRT), said
+    assert 'has shown no sign of life for 60 s (stall_timeout) after step 0' in said
+    assert "in the phase 'data'" in said
+    assert 'Traceback' not in said

@@ -1,0 +1,300 @@
+"""The command line: what a user gets wrong ends in one sentence and the exit code that it has."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from PIL import Image
+
+from chromagan_jax.errors import UserError
+from chromagan_jax.training import loop
+from chromagan_jax.utils import cli
+from configs import base
+
+ROOT = Path(__file__).parents[2]
+TINY = f'--config={ROOT}/configs/base.py:tiny'
+SMALL = (
+    TINY,
+    '--config.data.size=16',
+    '--config.discriminator.layers=1',
+    '--config.generator.depth=3',
+    '--config.discriminator_steps=1',
+)
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command on one device, with `folder` as the current one."""
+    return subprocess.run(
+        [sys.executable, '-m', 'chromagan_jax.main', *arguments],
+        cwd=folder,
+        env=os.environ | {'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a run of two steps, started without --workdir."""
+    folder = tmp_path_factory.mktemp('finished')
+    process = run(folder, *SMALL, '--config.steps=2')
+    assert process.returncode == 0, process.stderr
+    assert f'writes to {folder}/runs/base\n' in process.stderr
+    return folder / 'runs' / 'base'
+
+
+def changed(*fields: tuple[str, object]) -> ConfigDict:
+    """The config of `finished`, with these fields."""
+    config = base.get_config('tiny')
+    config.update_from_flattened_dict(
+        {
+            'data.size': 16,
+            'discriminator.layers': 1,
+            'generator.depth': 3,
+            'discriminator_steps': 1,
+            'steps': 2,
+            **dict(fields),
+        }
+    )
+    return config
+
+
+# Through a process
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        ([], 'No config is named: add --config=configs/base.py.'),
+        (['--config=nope.py'], "--config cannot be read: No such file or directory: 'nope.py'."),
+        ([TINY, '--config.seed.x=3'], "There is no field 'seed.x' in the config."),
+        ([TINY, 'steps=3'], "'steps=3' is no flag: write --config.FIELD=VALUE."),
+        (
+            [TINY, '--config.generator.name=resnet'],
+            "generator.name is 'resnet'; choose one of unet, encoder_decoder, chromagan.",
+        ),
+    ],
+)
+def test_a_mistake_exits_with_1_and_one_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path
+) -> None:
+    process = run(tmp_path, *arguments)
+    assert process.stderr == f'chromagan_jax: {sentence}\n'
+    assert process.returncode == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_default_workdir_is_runs_and_the_name_of_the_config(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} >= {
+        'best',
+        'checkpoints',
+        'config.json',
+        'metrics.jsonl',
+        'samples',
+    }
+
+
+def test_divergence_exits_with_3_names_step_and_term_and_saves_nothing_bad(tmp_path: Path) -> None:
+    process = run(
+        tmp_path,
+        *SMALL,
+        f'--workdir={tmp_path}',
+        '--config.steps=20',
+        '--config.checkpoint_every=1',
+        '--config.generator_optimizer.warmup_steps=3',  # no update at the first step
+        '--config.generator_optimizer.learning_rate=1e38',
+    )
+    assert process.returncode == 3, process.stderr
+    assert 'Traceback' not in process.stderr
+    sentence = process.stderr.splitlines()[-1]
+    match = re.match(r'chromagan_jax: (\w+/\w+) was not finite at step (\d+): ', sentence)
+    assert match, sentence
+    first = json.loads((tmp_path / 'metrics.jsonl').read_text().splitlines()[0])
+    assert match[1] in first
+
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(tmp_path / 'checkpoints', options=options) as manager:
+        assert manager.latest_step() == int(match[2]) - 1
+        state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
+    assert state['bad_step'] == -1
+    params = jax.tree.leaves([state['generator']['params'], state['discriminator']['params']])
+    assert params
+    assert all(np.isfinite(leaf).all() for leaf in params)
+
+
+def test_cadences_workers_and_steps_may_change_on_a_resume(finished: Path, tmp_path: Path) -> None:
+    workdir = shutil.copytree(finished, tmp_path / 'copy')
+    others = ('--config.log_every=2', '--config.data.workers=1', '--config.checkpoint_every=1')
+    process = run(tmp_path, *SMALL, f'--workdir={workdir}', '--config.steps=4', *others)
+    assert process.returncode == 0, process.stderr
+    assert 'resumed from step 2\n' in process.stderr
+    assert {path.name for path in (workdir / 'checkpoints').iterdir()} == {'3', '4'}
+    assert json.loads((workdir / 'config.json').read_text())['config']['steps'] == 4
+
+
+# Inside this one
+
+
+@pytest.mark.parametrize(
+    ('field', 'before', 'now'),
+    [
+        ('seed', 0, 1),
+        ('batch_size', 8, 16),
+        ('generator.width', 4, 8),
+        ('objective.l1', 100.0, 10.0),
+        ('generator_optimizer.learning_rate', 2e-4, 1e-3),
+    ],
+)
+def test_a_workdir_of_another_config_is_refused(
+    finished: Path, field: str, before: object, now: object
+) -> None:
+    with pytest.raises(UserError, match=re.escape(f'{field}={before!r}, not {now!r}: ')):
+        loop.train_and_evaluate(changed((field, now)), finished)
+
+
+def test_a_workdir_of_other_data_is_refused(finished: Path, tmp_path: Path) -> None:
+    Image.new('RGB', (20, 20)).save(tmp_path / 'a.png')
+    with pytest.raises(UserError, match=r'data\.source has other files .*1 records; 6 then'):
+        loop.train_and_evaluate(changed(('data.source', str(tmp_path))), finished)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'words'),
+    [
+        ('generator.name', 'resnet', "generator.name is 'resnet'; choose one of unet"),
+        ('discriminator.name', 'deep', "discriminator.name is 'deep'; choose one of patch"),
+        ('data.size', 48, 'A U-Net of depth 5 .* 48'),
+        ('eval.size', 20, '20 x 20 px: change the size'),
+        ('discriminator.layers', 5, 'layers needs pictures of 96 px or more, not 32 x 32'),
+        ('batch_size', 12, 'batch_size is 12, which 8 devices do not divide'),
+        ('accumulate', 3, '8 devices x 3 micro-batches do not divide'),
+        ('mesh.fsdp', 3, 'mesh.fsdp is 3, which does not divide the 8 devices'),
+        ('data.source', '', 'data.source is empty'),
+        ('data.source', 'missing', 'missing does not exist'),
+        ('eval.source', 'missing', 'missing does not exist'),
+        ('data.source', 'empty', 'empty holds no images'),
+        ('data.source', 'texts', 'texts holds no images'),
+        ('data.source', 'texts/a.txt', 'a.txt is a file: name the folder'),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    field: str, value: object, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'texts').mkdir()
+    (tmp_path / 'texts' / 'a.txt').write_text('no image')
+    monkeypatch.chdir(tmp_path)
+    config = base.get_config('tiny')
+    config.update_from_flattened_dict({field: value})
+    if (field, value) == ('data.size', 48):
+        config.generator.depth = 5
+    with pytest.raises(UserError, match=words) as raised:
+        loop.train_and_evaluate(config, tmp_path / 'run')
+    assert len(str(raised.value).splitlines()) == 1
+    assert not (tmp_path / 'run').exists()
+
+
+def test_48_px_without_a_depth_is_refused_with_the_mend(tmp_path: Path) -> None:
+    config = base.get_config('tiny')
+    config.data.size = 48
+    with pytest.raises(UserError, match=r'not 48: set generator\.depth'):
+        loop.train_and_evaluate(config, tmp_path / 'run')
+
+
+@pytest.mark.parametrize('inside', ['', 'run'])
+def test_a_file_in_the_place_of_the_workdir_is_named(inside: str, tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('in the way')
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / 'file'))):
+        loop.train_and_evaluate(base.get_config('tiny'), tmp_path / 'file' / inside)
+    assert (tmp_path / 'file').read_text() == 'in the way'
+
+
+# The sentences, from what absl and ml_collections raise
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        ([TINY, '--config.widht=3'], "There is no field 'widht' in the config."),
+        ([TINY, '--config.gen.width=3'], "There is no field 'gen' in the config."),
+        ([TINY, '--config.seed.x=3'], "There is no field 'seed.x' in the config."),
+        (
+            [TINY, '--config.generator.widht=3'],
+            "No field 'widht' in the config: did you mean 'width'?",
+        ),
+        ([TINY, '--config.stesp=3'], "No field 'stesp' in the config: did you mean 'steps'?"),
+        ([TINY, '--config.steps=abc'], "--config.steps must be a whole number, not 'abc'."),
+        ([TINY, '--config.steps=1.5'], "--config.steps must be a whole number, not '1.5'."),
+        ([TINY, '--config.ema=high'], "--config.ema must be a number, not 'high'."),
+        ([TINY, '--config.data.flip=5'], "--config.data.flip must be true or false, not '5'."),
+        ([TINY, '--config.steps'], 'Missing value for flag --config.steps'),
+        ([TINY, '--wrkdir=x'], 'No flag --wrkdir: did you mean --workdir?'),
+        ([TINY, '--unheard=x'], 'There is no flag --unheard.'),
+        (['--config.steps=3'], 'No config is named: add --config=configs/base.py.'),
+        ([TINY, '--mode=x'], 'flag --mode=x: value should be one of <train>'),
+        (
+            ['--config=nope.py', '--config.steps=3'],
+            "--config cannot be read: No such file or directory: 'nope.py'.",
+        ),
+        (
+            [TINY.replace('tiny', 'huge')],
+            "configs/base.py takes the argument tiny or none, not 'huge'.",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_flag_is_said_in_one_sentence(
+    arguments: list[str], sentence: str
+) -> None:
+    values = flags.FlagValues()
+    argv = ['main', *arguments]
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+    flags.DEFINE_string('workdir', '', '', flag_values=values)
+    flags.DEFINE_enum('mode', 'train', ['train'], '', flag_values=values)
+    with pytest.raises((flags.Error, AttributeError, LookupError, OSError)) as raised:
+        values(argv)
+    assert cli.flag_mistake(str(raised.value)) == sentence
+
+
+def test_what_nobody_foresaw_is_passed_on_in_one_line() -> None:
+    assert cli.flag_mistake('Two\n  lines of words.') == 'Two lines of words.'
+
+
+def test_a_disk_that_takes_no_more_ends_in_one_sentence_and_loses_nothing(tmp_path):
+    wide = (*SMALL, '--config.generator.width=32', '--config.checkpoint_every=2')
+    wide += ('--config.eval_every=0', '--config.sample_every=0', f'--workdir={tmp_path / "run"}')
+    assert run(tmp_path, *wide).returncode == 0
+    # No file of more than 200 kB can be written: that is, no kernels.
+    done = subprocess.run(
+        [
+            'bash',
+            '-c',
+            'trap "" XFSZ; ulimit -f 200; exec "$@"',
+            'bash',
+            sys.executable,
+            '-m',
+            'chromagan_jax.main',
+            *wide,
+            '--config.steps=8',
+        ],
+        cwd=tmp_path,
+        env=os.environ | {'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert 'Traceback' not in done.stderr
+    assert re.search(r'checkpoints cannot be written \(File too large\): make room', done.stderr)
+    again = run(tmp_path, *wide, '--config.steps=8')
+    assert again.returncode == 0, again.stderr
+    assert 'resumed from step 4' in again.stderr
+    assert sorted(path.name for path in (tmp_path / 'run/checkpoints').iterdir()) == ['6', '8']
