@@ -14,13 +14,24 @@ from flax import linen as nn
 
 from chromagan_jax.color import TARGET_CHANNELS
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import chromagan, dense, encoder_decoder, patch, squeezenet, unet, vgg
+from chromagan_jax.models import (
+    chromagan,
+    dense,
+    efficientnet_lite,
+    encoder_decoder,
+    lite_unet,
+    patch,
+    squeezenet,
+    unet,
+    vgg,
+)
 from chromagan_jax.models.chromagan import Classified as Classified
 
 PyTree = Any
 
 GENERATORS: dict[str, type[nn.Module]] = {
     'unet': unet.UNet,
+    'lite_unet': lite_unet.LiteUNet,
     'encoder_decoder': encoder_decoder.EncoderDecoder,
     'chromagan': chromagan.TwoBranch,
 }
@@ -29,9 +40,10 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     'dense': dense.DenseDiscriminator,
 }
 
-# Networks that a generator may start from, by the field of the config that names a file of weights:
-# modules with `TITLE`, `BACKBONE` (their name in the generator's parameters) and `load`.
-PRETRAINED = {'vgg16': vgg, 'squeezenet': squeezenet}
+# Networks that a generator may start from, by the field of the config that names a file of weights.
+# Each is a module with `TITLE`, `load`, `BACKBONE` (the name in the generator's parameters) and
+# `FIT` (what to change where the generator has another shape).
+PRETRAINED = {'vgg16': vgg, 'squeezenet': squeezenet, 'efficientnet_lite': efficientnet_lite}
 
 _COMMON = ('channels', 'size', 'dtype', 'param_dtype', 'remat')
 
