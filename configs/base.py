@@ -108,6 +108,7 @@ def get_config(arg: str = '') -> ConfigDict:
     config.checkpoint.best_metric = 'ab_mae'  # lower is better; the best is kept apart in best/
     config.init_from = ''  # a workdir whose newest weights a new run starts from
     config.squeezenet = ''  # file of SqueezeNet's weights, for a generator with it for a context
+    config.efficientnet_lite = ''  # file of its weights, for the encoder of a lite_unet
     config.vgg16 = ''  # file of VGG16's weights, for a generator that is built on them (chromagan)
 
     config.colorize = ConfigDict()  # what chromagan_jax.colorize does beside; flags override it

@@ -205,20 +205,19 @@ def with_backbone(state: GanState, field: str, weights: PyTree) -> GanState:
         weights: parameters of that network; those that the backbone has not are left.
 
     Raises:
-        UserError: if the backbone has other widths than the network.
+        UserError: if the backbone has another shape than the network.
     """
-    params, name = state.generator.params, models.PRETRAINED[field].BACKBONE
-
-    def start(new: Array, old: np.ndarray) -> Array:
-        if new.shape != old.shape:
-            raise UserError(
-                f'{field} has a kernel of {old.shape} where the generator has {new.shape}: set '
-                'generator.width to 64.'
-            )
-        return jax.device_put(old.astype(new.dtype), new.sharding)
-
-    backbone = params[name]
-    started = jax.tree.map(start, backbone, {layer: weights[layer] for layer in backbone})
+    network, params = models.PRETRAINED[field], state.generator.params
+    name = network.BACKBONE
+    new, old = params[name], {layer: weights.get(layer) for layer in params[name]}
+    if jax.tree.map(jnp.shape, new) != jax.tree.map(np.shape, old):
+        raise UserError(
+            f'{field} names a file of another shape than the {network.TITLE} of the generator: '
+            f'{network.FIT}.'
+        )
+    started = jax.tree.map(
+        lambda leaf, array: jax.device_put(array.astype(leaf.dtype), leaf.sharding), new, old
+    )
     params = {**params, name: started}
     ema = state.ema
     if ema is not None:  # copied: a buffer that stands twice in the state could not be donated

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from chromagan_jax.color import TARGET_CHANNELS
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import chromagan, dense, encoder_decoder, patch, unet
+from chromagan_jax.models import chromagan, dense, encoder_decoder, lite_unet, patch, unet
 from chromagan_jax.models.chromagan import Classified as Classified
 from chromagan_jax.models.pretrained import PRETRAINED
 
@@ -22,6 +22,7 @@ PyTree = Any
 
 GENERATORS: dict[str, type[nn.Module]] = {
     'unet': unet.UNet,
+    'lite_unet': lite_unet.LiteUNet,
     'encoder_decoder': encoder_decoder.EncoderDecoder,
     'chromagan': chromagan.TwoBranch,
 }

@@ -24,7 +24,6 @@ NORMS = ('batch', 'instance', 'group', 'none')
 TEST_MODES = ('running', 'batch')
 _EPSILON = 1e-5
 _GROUPS = 32  # of group norm, at most (Wu and He 2018, https://arxiv.org/abs/1803.08494)
-_MOMENTUM = 0.9  # of the running statistics; PyTorch writes it as 1 - 0.9 = 0.1
 
 # DCGAN's initialisation, which pix2pix uses throughout (Radford et al. 2016).
 kernel_init = nn.initializers.normal(0.02)
@@ -145,16 +144,17 @@ class Norm(nn.Module):
     """Batch, instance or group norm with a learned scale and shift, statistics in float32.
 
     kind: 'batch', 'instance', 'group' or 'none'. Batch norm keeps running statistics as PyTorch
-    does (momentum 0.1, unbiased variance, epsilon 1e-5). test_mode says what it uses outside
-    training: 'running' these, 'batch' those of each image by itself, so that no result depends on
-    its neighbours. Group norm takes its statistics over the pixels and the channels of a group, in
-    as many groups as divide the channels, 32 at most. Statistics over a single value say nothing:
-    at 1x1 px instance norm and group norm of one channel a group are skipped, and batch norm in
-    test mode 'batch' falls back to the running statistics.
+    does (unbiased variance, epsilon 1e-5); `momentum` is the share of the old ones. test_mode says
+    what it uses outside training: 'running' these, 'batch' those of each image by itself, so that
+    no result depends on its neighbours. Group norm takes its statistics over the pixels and the
+    channels of a group, in as many groups as divide the channels, 32 at most. Statistics over a
+    single value say nothing: at 1x1 px instance norm and group norm of one channel a group are
+    skipped, and batch norm in test mode 'batch' falls back to the running statistics.
     """
 
     kind: str = 'batch'
     test_mode: str = 'running'
+    momentum: float = 0.9  # PyTorch writes it as 1 - 0.9 = 0.1
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -188,7 +188,9 @@ class Norm(nn.Module):
             count = x.size // x.shape[-1]
             unbiased = variance * (count / max(count - 1, 1))
             for running, new in ((running_mean, mean), (running_variance, unbiased)):
-                running.value = _MOMENTUM * running.value + (1 - _MOMENTUM) * new.reshape(channels)
+                running.value = self.momentum * running.value + (1 - self.momentum) * new.reshape(
+                    channels
+                )
         return mean, variance
 
 
@@ -221,9 +223,9 @@ def output_activation(x: Array, channels: int) -> Array:
     return activation(x.astype(jnp.float32))
 
 
-def check_chroma_stride(kind: str, stride: int, channels: int) -> None:
-    """Raises UserError unless the `chroma_stride` of a network of that kind is possible."""
-    field, power = f'{kind}.chroma_stride', stride >= 1 and not stride & (stride - 1)
+def check_chroma_stride(kind: str, stride: int, channels: int, name: str = 'chroma_stride') -> None:
+    """Raises UserError unless the field `name` of a network of that kind is a possible stride."""
+    field, power = f'{kind}.{name}', stride >= 1 and not stride & (stride - 1)
     check_range(field, stride, power, '1, 2, 4 or another power of two')
     # In RGB all channels hold the lightness, which would be blurred.
     check_range(field, stride, stride == 1 or channels == 2, "1 unless color_space is 'lab'")
@@ -235,7 +237,7 @@ def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
         raise UserError(f'{field} is {value!r}; choose one of {", ".join(choices)}.')
 
 
-def check_range(field: str, value: float, good: bool, allowed: str) -> None:
+def check_range(field: str, value: Any, good: bool, allowed: str) -> None:
     """Raises UserError that says which values are `allowed`, unless `good`."""
     if not good:
         raise UserError(f'{field} must be {allowed}, not {value!r}.')

@@ -1,7 +1,8 @@
 """Networks whose weights come from a file, by the field of the config that names it."""
 
-from chromagan_jax.models.pretrained import squeezenet, vgg
+from chromagan_jax.models.pretrained import efficientnet_lite, squeezenet, vgg
 
-# Networks that a generator may start from: modules with `TITLE`, `BACKBONE` (their name in the
-# generator's parameters) and `load`.
-PRETRAINED = {'vgg16': vgg, 'squeezenet': squeezenet}
+# Networks that a generator may start from. Each is a module with `TITLE`, `load`, `BACKBONE` (the
+# name in the generator's parameters) and `FIT` (what to change where the generator has another
+# shape).
+PRETRAINED = {'vgg16': vgg, 'squeezenet': squeezenet, 'efficientnet_lite': efficientnet_lite}

@@ -26,6 +26,7 @@ Params = dict[str, dict[str, np.ndarray]]
 
 TITLE = 'SqueezeNet'
 BACKBONE = 'squeezenet'  # the name of a `Backbone` in the parameters of a generator
+FIT = 'choose another file'  # for a generator of another shape
 FEATURES = 512
 _SMALLEST = 17  # px a side, of which the pools still leave something
 

@@ -50,7 +50,7 @@ def read_state_dict(path: pathlib.Path, title: str, network: str, shapes: Shapes
     if not path.is_file():
         raise UserError(f'there is no file of {title} weights {path}: correct the path.')
     kind = f'a {path.suffix} file'
-    arrays = _readable(lambda: _read_arrays(path, list(shapes)), path, kind)
+    arrays = readable(lambda: _read_arrays(path, list(shapes)), path, kind)
     _check(
         arrays,
         shapes,
@@ -74,14 +74,15 @@ def read_tfjs(folder: pathlib.Path, title: str, shapes: Shapes) -> Arrays:
     """
     if not (folder / 'model.json').is_file():
         raise UserError(f'{folder} has no model.json: name a TensorFlow.js model of {title}.')
-    arrays = _readable(
+    arrays = readable(
         lambda: _read_shards(folder), folder, 'a whole and unquantised TensorFlow.js model'
     )
     _check(arrays, shapes, folder, title, f'a TensorFlow.js model of {title}')
     return {name: arrays[name] for name in shapes}
 
 
-def _readable(read: Callable[[], Arrays], path: pathlib.Path, kind: str) -> Arrays:
+def readable(read: Callable[[], Arrays], path: pathlib.Path, kind: str) -> Arrays:
+    """What `read` returns; raises UserError if the file at `path` is not of that `kind`."""
     try:
         return read()
     except _UNREADABLE as error:

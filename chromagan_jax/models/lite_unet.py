@@ -1,0 +1,178 @@
+"""U-Net on an EfficientNet-Lite encoder, which starts from ImageNet weights and is trained on."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from chromagan_jax import color
+from chromagan_jax.models import layers
+from chromagan_jax.models.ops.conv import Conv, conv
+from chromagan_jax.models.pretrained import efficientnet_lite
+
+Array = jax.Array
+
+_COARSEST = efficientnet_lite.STRIDES[-1]
+_DROPOUT_STRIDES = (32, 16, 8)  # the decoder levels that are followed by dropout
+_CONTEXT_FEATURES = 256
+_MOMENTUM = 0.98  # of the running statistics of the decoder's batch norms
+
+
+_kernel_init = nn.initializers.he_normal()
+
+
+class LiteUNet(nn.Module):
+    """(B, H, W, 1) -> (B, H, W, channels) for any H and W.
+
+    The encoder's maps have strides 2 to 32. A context vector, computed from the mean of the last
+    map, joins that map at every pixel. The decoder goes from stride 32 up to `output_stride`. Each
+    level doubles the size, joins the encoder's map of the same stride, and applies two 3x3
+    convolutions, each with batch norm and ReLU. At stride 2 the lightness of each 2x2 square joins
+    too, at stride 1 the lightness itself. A last 3x3 convolution makes the colours, which are
+    interpolated linearly to the size of the picture. Pictures whose sides 32 does not divide are
+    extended by their last row and column, and the result is cropped.
+
+    Dropout follows the decoder levels at strides 32, 16 and 8. It is on whenever the rng stream
+    'noise' is given.
+
+    Raises:
+        UserError: if a field is unknown or impossible.
+    """
+
+    channels: int = 2  # of the target: 2 in Lab, 3 in RGB
+    encoder: str = 'lite0'  # lite0, lite1 or lite2
+    decoder_widths: tuple[int, ...] = (384, 256, 192, 128, 64)  # at strides 32, 16, ... on
+    output_stride: int = 2  # px of the picture per pixel of colour, a side: 1, 2, 4 or 8; RGB: 1
+    dropout: float = 0.0  # rate
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, condition: Array, train: bool) -> Array:
+        self._check_fields()
+        height, width = condition.shape[1:3]
+        extra = -height % _COARSEST, -width % _COARSEST
+        padded = jnp.pad(condition, ((0, 0), (0, extra[0]), (0, extra[1]), (0, 0)), mode='edge')
+        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+
+        gray = color.gray_of_condition(padded, self.channels)
+        encoder = efficientnet_lite.Encoder(
+            self.encoder, remat=self.remat, **types, name=efficientnet_lite.BACKBONE
+        )
+        maps = dict(zip(efficientnet_lite.STRIDES, encoder(gray), strict=True))
+        maps[2] = jnp.concatenate([maps[2], layers.space_to_depth(padded.astype(self.dtype))], -1)
+        maps[1] = padded.astype(self.dtype)
+
+        level = nn.remat(Level, static_argnums=(3,)) if self.remat else Level
+        x, stride = self._with_context(maps[_COARSEST]), _COARSEST
+        x = level(self.decoder_widths[0], 1, **types, name='level_32')(x, None, train)
+        for features in self.decoder_widths[1:]:
+            x = self._dropped(x, stride)
+            stride //= 2
+            x = level(features, 2, **types, name=f'level_{stride}')(x, maps[stride], train)
+        out = Conv(
+            self.channels,
+            (3, 3),
+            padding=1,
+            kernel_init=nn.initializers.normal(0.01),
+            **types,
+            name='out',
+        )
+        colors = layers.output_activation(out(x), self.channels)
+        if stride > 1:
+            shape = (*padded.shape[:3], self.channels)
+            colors = jax.image.resize(colors, shape, 'linear')
+        return colors[:, :height, :width]
+
+    def _with_context(self, x: Array) -> Array:
+        """(B, h, w, C) beside the context vector at every pixel."""
+        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+        context = nn.Dense(_CONTEXT_FEATURES, **types, name='context')(x.mean(axis=(1, 2)))
+        context = jnp.broadcast_to(
+            nn.relu(context)[:, None, None], (*x.shape[:3], _CONTEXT_FEATURES)
+        )
+        return jnp.concatenate([x, context], axis=-1)
+
+    def _dropped(self, x: Array, stride: int) -> Array:
+        if stride not in _DROPOUT_STRIDES:
+            return x
+        dropout = nn.Dropout(self.dropout, rng_collection='noise')
+        return dropout(x, deterministic=not self.has_rng('noise'))
+
+    def _check_fields(self) -> None:
+        layers.check_choice('generator.encoder', self.encoder, efficientnet_lite.VARIANTS)
+        layers.check_range('generator.dropout', self.dropout, 0 <= self.dropout < 1, '0 <= x < 1')
+        stride = self.output_stride
+        layers.check_range(
+            'generator.output_stride', stride, stride in (1, 2, 4, 8), '1, 2, 4 or 8'
+        )
+        layers.check_chroma_stride('generator', stride, self.channels, 'output_stride')
+        count = (_COARSEST // stride).bit_length()
+        good = len(self.decoder_widths) == count and min(self.decoder_widths) >= 1
+        allowed = f'{count} widths of 1 or more for output_stride {stride}'
+        layers.check_range('generator.decoder_widths', self.decoder_widths, good, allowed)
+
+
+class Level(nn.Module):
+    """3x3 convolutions, each with batch norm and ReLU, of a map that may be doubled first.
+
+    With two `convolutions` it doubles (B, h, w, C) by repeating pixels, joins `skip`
+    (B, 2h, 2w, S) and returns (B, 2h, 2w, features). With one it returns (B, h, w, features).
+    """
+
+    features: int
+    convolutions: int
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, skip: Array | None, train: bool) -> Array:
+        for index in range(self.convolutions):
+            inputs = x.shape[-1] + (0 if skip is None else skip.shape[-1])
+            shape = (3, 3, inputs, self.features)
+            kernel = self.param(f'kernel_{index}', _kernel_init, shape, self.param_dtype)
+            kernel = kernel.astype(self.dtype)
+            if skip is None:
+                x = conv(x, kernel, (1, 1))
+            else:
+                x, skip = conv_of_doubled_and(x, skip, kernel), None
+            types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+            norm = layers.Norm('batch', momentum=_MOMENTUM, **types, name=f'norm_{index}')
+            x = nn.relu(norm(x, train))
+        return x
+
+
+def conv_of_doubled_and(x: Array, skip: Array, kernel: Array) -> Array:
+    """3x3 convolution, padding 1, of `x` doubled by repeating pixels and joined with `skip`.
+
+    Args:
+        x: (B, h, w, C).
+        skip: (B, 2h, 2w, S).
+        kernel: (3, 3, C + S, F).
+
+    Returns:
+        (B, 2h, 2w, F).
+    """
+    split = x.shape[-1]
+    return conv_of_doubled(x, kernel[:, :, :split]) + conv(skip, kernel[:, :, split:], (1, 1))
+
+
+def conv_of_doubled(x: Array, kernel: Array) -> Array:
+    """3x3 convolution, padding 1, of (B, h, w, C) doubled by repeating pixels -> (B, 2h, 2w, F).
+
+    Of the nine pixels that a window sees, at most four differ. So each of the four pixels that an
+    input pixel becomes is a 2x2 convolution of the input: 4 products instead of 9. The windows and
+    the order of the results are those of `layers.UpConv`.
+    """
+    kernel = _summed_taps(_summed_taps(kernel, 0), 2)  # (b, p, d, q, C, F)
+    kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, x.shape[-1], -1)
+    return layers.depth_to_space(conv(x, kernel, (1, 1)))[:, 1:-1, 1:-1]
+
+
+def _summed_taps(kernel: Array, axis: int) -> Array:
+    """Replaces an axis of three taps by (b, p): what row p of a doubled row sees in input row b."""
+    first, middle, last = jnp.unstack(kernel, axis=axis)
+    rows = [jnp.stack([first + middle, first], axis), jnp.stack([last, middle + last], axis)]
+    return jnp.stack(rows, axis)

@@ -1,0 +1,112 @@
+"""Depthwise convolutions in the formulation that the back end computes fastest.
+
+XLA's grouped convolution is fast on a GPU. On a CPU it is 10 to 40 times slower than a sum of
+shifted products, one for each tap of the kernel, which XLA fuses into one loop.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+Padding = tuple[tuple[int, int], tuple[int, int]]  # before and after, of rows and of columns
+
+
+def depthwise_conv(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """Convolves each channel with its own kernel; TensorFlow's SAME padding.
+
+    Args:
+        x: (B, H, W, C).
+        kernel: (k, k, C), of the type of `x`.
+        stride: 1 or 2.
+
+    Returns:
+        (B, ceil(H / stride), ceil(W / stride), C).
+    """
+    if jax.default_backend() == 'cpu':
+        return _shifted(x, kernel, stride)
+    return _grouped(x, kernel, stride)
+
+
+def same_padding(size: tuple[int, ...], k: int, stride: int) -> Padding:
+    """TensorFlow's SAME padding of (H, W) for a k x k kernel: (before, after) of rows, columns."""
+    totals = [max((-(-n // stride) - 1) * stride + k - n, 0) for n in size]
+    top, left = (total // 2 for total in totals)
+    return (top, totals[0] - top), (left, totals[1] - left)
+
+
+def _grouped(x: Array, kernel: Array, stride: int) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel[:, :, None],
+        (stride, stride),
+        'SAME',
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _shifted(x: Array, kernel: Array, stride: int) -> Array:
+    return _sum_of_taps(x, kernel, stride)
+
+
+def _sum_of_taps(x: Array, kernel: Array, stride: int) -> Array:
+    k = len(kernel)
+    height, width = (-(-size // stride) for size in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), *same_padding(x.shape[1:3], k, stride), (0, 0)))
+    bottom, right = (height - 1) * stride + 1, (width - 1) * stride + 1
+    y = jnp.zeros((), x.dtype)
+    for i in range(k):
+        for j in range(k):
+            y += x[:, i : i + bottom : stride, j : j + right : stride] * kernel[i, j]
+    return y
+
+
+def _input_gradient(dy: Array, kernel: Array, stride: int, size: tuple[int, int]) -> Array:
+    """(B, h, w, C) -> (B, *size, C).
+
+    Row r of the padded input meets the taps i with (r - i) % stride == 0. So each of the stride^2
+    phases of the input gradient is a sum of shifted products with its own taps. Autodiff would
+    write one array for each tap instead.
+    """
+    k, (b, h, w, c) = len(kernel), dy.shape
+    padding = same_padding(size, k, stride)
+    reach = (k - 1) // stride  # how many rows of dy the last tap lies behind
+    dy = jnp.pad(dy, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    rows, columns = h + reach, w + reach
+    phases = []
+    for p in range(stride):
+        for q in range(stride):
+            phase = jnp.zeros((b, rows, columns, c), dy.dtype)
+            for i in range(p, k, stride):
+                for j in range(q, k, stride):
+                    top, left = reach - i // stride, reach - j // stride
+                    phase += dy[:, top : top + rows, left : left + columns] * kernel[i, j]
+            phases.append(phase)
+    dx = jnp.stack(phases).reshape(stride, stride, b, rows, columns, c)
+    dx = dx.transpose(2, 3, 0, 4, 1, 5).reshape(b, stride * rows, stride * columns, c)
+    (top, _), (left, _) = padding
+    # Rows and columns that no window reaches.
+    below, beside = max(top + size[0] - dx.shape[1], 0), max(left + size[1] - dx.shape[2], 0)
+    dx = jnp.pad(dx, ((0, 0), (0, below), (0, beside), (0, 0)))
+    return dx[:, top : top + size[0], left : left + size[1]]
+
+
+def _kernel_gradient(x: Array, dy: Array, k: int, stride: int) -> Array:
+    """(B, H, W, C) and (B, h, w, C) -> (k, k, C): one sum for each tap."""
+    _, transpose = jax.vjp(
+        lambda kernel: _sum_of_taps(x, kernel, stride), jnp.zeros((k, k, x.shape[-1]), x.dtype)
+    )
+    return transpose(dy)[0]
+
+
+_shifted.defvjp(
+    lambda x, kernel, stride: (_sum_of_taps(x, kernel, stride), (x, kernel)),
+    lambda stride, kept, dy: (
+        _input_gradient(dy, kept[1], stride, kept[0].shape[1:3]),
+        _kernel_gradient(kept[0], dy, len(kept[1]), stride),
+    ),
+)

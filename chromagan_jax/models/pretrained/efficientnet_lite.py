@@ -1,0 +1,195 @@
+"""EfficientNet-Lite as an encoder: inverted residual blocks, batch norms folded into convolutions.
+
+EfficientNet: Tan and Le 2019, https://arxiv.org/abs/1905.11946. The Lite variants leave out
+squeeze-and-excitation, use ReLU6 and keep the stem and the first and the last stage unscaled:
+https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
+"""
+
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import linen as nn
+from flax import traverse_util
+
+from chromagan_jax.errors import UserError
+from chromagan_jax.models import layers
+from chromagan_jax.models.ops.conv import conv
+from chromagan_jax.models.ops.depthwise import depthwise_conv, same_padding
+from chromagan_jax.models.pretrained import weights
+
+Array = jax.Array
+Params = dict[str, Any]
+
+TITLE = 'EfficientNet-Lite'
+BACKBONE = 'encoder'  # the name of an `Encoder` in the parameters of a generator
+FIT = 'set generator.encoder to the network whose weights the file holds'
+STRIDES = (2, 4, 8, 16, 32)  # of the maps
+_STEM_FEATURES = 32
+
+
+class Stage(NamedTuple):
+    """A row of blocks that share their shape; only the first one has the stride."""
+
+    expansion: int
+    features: int
+    blocks: int
+    stride: int
+    kernel: int
+
+
+_STAGES = (
+    Stage(1, 16, 1, 1, 3),
+    Stage(6, 24, 2, 2, 3),
+    Stage(6, 40, 2, 2, 5),
+    Stage(6, 80, 3, 2, 3),
+    Stage(6, 112, 3, 1, 5),
+    Stage(6, 192, 4, 2, 5),
+    Stage(6, 320, 1, 1, 3),
+)
+_LAST_AT_STRIDE = (0, 1, 2, 4, 6)  # the stages after which a map is taken
+_SCALES = {'lite0': (1.0, 1.0), 'lite1': (1.0, 1.1), 'lite2': (1.1, 1.2)}  # of width, of depth
+VARIANTS = tuple(_SCALES)
+
+_kernel_init = nn.initializers.he_normal()
+_depthwise_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'truncated_normal', in_axis=())
+
+
+def stages(variant: str) -> tuple[Stage, ...]:
+    """The stages of 'lite0', 'lite1' or 'lite2'."""
+    width, depth = _SCALES[variant]
+    first, *middle, last = (s._replace(features=_scaled(s.features, width)) for s in _STAGES)
+    deeper = [s._replace(blocks=math.ceil(s.blocks * depth)) for s in middle]
+    return first, *deeper, last
+
+
+def _scaled(features: int, width: float) -> int:
+    """A multiple of 8 near `features * width`, at least 90 % of it."""
+    scaled = features * width
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+class Encoder(nn.Module):
+    """Gray (B, H, W, 1) or RGB (B, H, W, 3) in [0, 1] -> maps at strides 2, 4, 8, 16 and 32.
+
+    The maps of 'lite0' and 'lite1' have 16, 24, 40, 112 and 320 features. A side of n px gives maps
+    of ceil(n / stride). Batch norms are folded into the convolutions before them, so that training
+    goes on with plain convolutions.
+    """
+
+    variant: str = 'lite0'  # lite0, lite1 or lite2
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: bool = False  # computes the inside of each block again in the backward pass
+
+    @nn.compact
+    def __call__(self, x: Array) -> list[Array]:
+        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+        block = nn.remat(Block) if self.remat else Block
+        # What the pretrained weights expect: (x - 127) / 128 of 0..255.
+        x = Stem(_STEM_FEATURES, **types, name='stem')((255 * x - 127) / 128)
+        maps, number = [], 0
+        for index, stage in enumerate(stages(self.variant)):
+            for repeat in range(stage.blocks):
+                stride = stage.stride if repeat == 0 else 1
+                fields = stage.expansion, stage.features, stage.kernel, stride
+                x = block(*fields, **types, name=f'block_{number}')(x)
+                number += 1
+            if index in _LAST_AT_STRIDE:
+                maps.append(x)
+        return maps
+
+
+class Stem(nn.Module):
+    """3x3 convolution of stride 2 with a bias, ReLU6; TensorFlow's SAME padding.
+
+    Computed in space-to-depth form, as the strided convolutions in `layers` are.
+    """
+
+    features: int
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param('kernel', _kernel_init, (3, 3, 3, self.features), self.param_dtype)
+        if x.shape[-1] == 1:  # equal channels: the same result for a third of the work
+            kernel = kernel.sum(axis=2, keepdims=True)
+        kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # to 4x4, with taps of 0
+        kernel = layers.down_kernel_from_hwio(kernel).astype(self.dtype)
+        rows, columns = ((before, after + 1) for before, after in same_padding(x.shape[1:3], 3, 2))
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), rows, columns, (0, 0)))
+        return nn.relu6(layers.add_bias(self, conv(layers.space_to_depth(x), kernel)))
+
+
+class Block(nn.Module):
+    """Inverted residual block: 1x1 expansion, depthwise convolution, 1x1 projection."""
+
+    expansion: int
+    features: int
+    kernel: int
+    stride: int
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+
+        def pointwise(features: int, name: str) -> nn.Module:
+            # A 1x1 convolution is a matrix product over the channels.
+            return nn.Dense(features, kernel_init=_kernel_init, **types, name=name)
+
+        y = x
+        if self.expansion > 1:
+            y = nn.relu6(pointwise(self.expansion * x.shape[-1], 'expand')(y))
+        y = nn.relu6(Depthwise(self.kernel, self.stride, **types, name='depthwise')(y))
+        y = pointwise(self.features, 'project')(y)
+        return x + y if self.stride == 1 and x.shape[-1] == self.features else y
+
+
+class Depthwise(nn.Module):
+    """k x k convolution of each channel by itself, with a bias."""
+
+    kernel: int
+    stride: int
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.kernel, self.kernel, x.shape[-1])
+        kernel = self.param('kernel', _depthwise_init, shape, self.param_dtype)
+        y = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        return layers.add_bias(self, y)
+
+
+def load(path: str | pathlib.Path) -> Params:
+    """The parameters of an `Encoder` from a file that `python -m tools.encoder` made.
+
+    Returns:
+        {'stem': {'kernel', 'bias'}, 'block_0': {'depthwise': ..., 'project': ...}, ...}, float32.
+
+    Raises:
+        UserError: for a path that is missing, damaged or of another kind.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.suffix != '.safetensors' or not path.is_file():
+        raise UserError(
+            f'there is no .safetensors file {path} of {TITLE} weights: make one with '
+            'python -m tools.encoder, or correct the path.'
+        )
+    arrays = weights.readable(
+        lambda: safetensors.numpy.load_file(path), path, f'a file of {TITLE} weights'
+    )
+    if 'stem/kernel' not in arrays:
+        raise UserError(
+            f'{path} holds no {TITLE} encoder: make the file with python -m tools.encoder.'
+        )
+    nested = {tuple(name.split('/')): array.astype(np.float32) for name, array in arrays.items()}
+    return traverse_util.unflatten_dict(nested)

@@ -1,0 +1,112 @@
+"""The flags of the training command."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+
+from chromagan_jax.errors import UserError
+from tools.torch_twin.cli import Parser
+from tools.torch_twin.networks import VARIANTS
+
+
+class Stage(NamedTuple):
+    """Part of a run with one size of crops."""
+
+    size: int  # px
+    batch: int  # images a step
+    end: float  # share of the run that is done at its end
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags; `parse` says what each means."""
+
+    packs: list[str]
+    val: str
+    encoder: str
+    output: str
+    seconds: float | None
+    steps: int | None
+    stages: str
+    variant: str
+    init_from: str | None
+    learning_rate: float
+    encoder_ratio: float
+    chroma: float
+    l1_weight: float
+    l1_min: float
+    l1_max: float
+    patch_weight: float
+    perceptual_weight: float
+    device: str
+    workers: int
+    checkpoint_seconds: float
+
+    def that_define_the_run(self) -> dict[str, Any]:
+        """Those that must be the same when a run goes on."""
+        free = ('output', 'device', 'workers', 'checkpoint_seconds')
+        return {name: value for name, value in asdict(self).items() if name not in free}
+
+
+def parse(argv: Sequence[str], description: str | None) -> Options:
+    """The flags; raises UserError if one is missing or impossible."""
+    parser = Parser('python -m tools.torch_twin.train', description)
+    add_flags(parser)
+    args = parser.parse_args(argv)
+    options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
+    parse_stages(options.stages)
+    if options.device == 'cuda' and not torch.cuda.is_available():
+        raise UserError('PyTorch finds no GPU: --device cpu.')
+    if (options.seconds or options.steps or 0) <= 0:
+        raise UserError('--seconds or --steps must be above 0.')
+    return options
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags; the defaults are those of the released weights."""
+    add = parser.add_argument
+    add('--packs', nargs='+', required=True, help='to train on, NAME of NAME.bin')
+    add('--val', required=True, help='pack to score on')
+    add('--encoder', required=True, help='.pth file of EfficientNet-Lite')
+    add('--output', required=True, help='folder of the run')
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument('--seconds', type=float, help='length of the run')
+    length.add_argument('--steps', type=int, help='length of the run')
+    add('--stages', default='128:128:0.4,192:64:0.6', help='SIZE:BATCH:SHARE,...')
+    add('--variant', default='lite0', choices=sorted(VARIANTS), help='of EfficientNet-Lite')
+    add('--init_from', help='generator.safetensors to start from')
+    add('--learning_rate', type=float, default=4e-4, help='of the decoder; discriminators: half')
+    add('--encoder_ratio', type=float, default=0.15, help="the encoder's share of that rate")
+    add('--chroma', type=float, default=0.88, help='wanted mean chroma of fakes over real')
+    add('--l1_weight', type=float, default=30.0, help='at the start')
+    add('--l1_min', type=float, default=8.0, help='its lower limit')
+    add('--l1_max', type=float, default=60.0, help='its upper limit')
+    add('--patch_weight', type=float, default=0.2, help="of the PatchGAN's loss")
+    add('--perceptual_weight', type=float, default=2.0, help='of the distance of features')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    add('--device', default=device, choices=('cuda', 'cpu'), help='(a GPU if there is one)')
+    add('--workers', type=int, default=2, help='processes that decode the packs')
+    add('--checkpoint_seconds', type=float, default=120.0, help='between checkpoints')
+
+
+def parse_stages(text: str) -> list[Stage]:
+    """'128:128:0.4,192:64:0.6' -> stages; raises UserError for another syntax."""
+    try:
+        rows = [part.split(':') for part in text.split(',')]
+        sizes, batches, shares = zip(*[(int(s), int(b), float(x)) for s, b, x in rows], strict=True)
+    except ValueError:
+        raise UserError(
+            f'--stages {text}: write SIZE:BATCH:SHARE for each stage, as in 128:128:0.4,192:64:0.6.'
+        ) from None
+    if any(size < 32 or size % 2 for size in sizes) or min(batches) < 1 or min(shares) <= 0:
+        raise UserError(
+            f'--stages {text}: sizes are even and at least 32, batches at least 1, shares above 0.'
+        )
+    if abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f'--stages {text}: the shares add up to {sum(shares):g} instead of 1.')
+    ends = [round(end, 6) for end in accumulate(shares)]
+    return [Stage(*row) for row in zip(sizes, batches, ends, strict=True)]
