@@ -266,7 +266,7 @@ def colorizing(config: Any) -> Line:
     source, size = open_sources(config)[0], config.data.size
     one = np.random.default_rng(0).integers(0, 256, (384, 512, 3), np.uint8)
     latency = timed(lambda: colorize([one], system, variables, size))
-    predict = make_predict(system, variables, size, batch_size=1)
+    predict = make_predict(system, variables, (size,), batch_size=1)
     threads = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         found = []

@@ -58,6 +58,12 @@ def make_flags() -> flags.FlagValues:
     define('workdir', None, 'Of a run whose network colorizes; without it the released one does.')
     define('output', None, 'The folder that the colour versions go to.')
     define('checkpoint', 'newest', 'newest, best, or a step that is still kept in --workdir.')
+    define(
+        'size',
+        None,
+        'px, the square that the network sees (as it was evaluated). Several with commas between: '
+        'the mean of the colours at each, calmer and slower.',
+    )
     flags.DEFINE_enum(
         'format', 'png', ['png', 'jpg'], 'Of the colour versions.', flag_values=values
     )
@@ -65,7 +71,6 @@ def make_flags() -> flags.FlagValues:
         'overwrite', False, 'Replace what is there; otherwise it is skipped.', flag_values=values
     )
     for name, default, help_string in (
-        ('size', 0, 'px, the square that the network sees; 0: as it was evaluated.'),
         ('batch_size', 1, 'Photographs that the network sees at once.'),
         (
             'samples',
@@ -152,23 +157,32 @@ def _colorize(
     if post.sample_noise and not values.samples:
         wanted = [job._replace(sample=1) for job in wanted]
     noise = post.sample_noise or values.samples > 0
-    size = values.size or trained.size
-    predict = make_predict(trained.system, trained.variables, size, values.batch_size, noise)
+    sizes = _sizes(values.size) if values.size is not None else (trained.size,)
+    predict = make_predict(trained.system, trained.variables, sizes, values.batch_size, noise)
+    shown = ' and '.join(map(str, sizes))
     print(
-        f'{trained.title}, step {trained.step}, at {size} px into {values.output}: '
+        f'{trained.title}, step {trained.step}, at {shown} px into {values.output}: '
         f'{len(wanted)} to do',
         file=sys.stderr,
     )
     return batch.colorize_files(
         wanted,
         predict,
-        size,
+        max(sizes),
         values.batch_size,
         values.threads,
         values.max_megapixels * 1_000_000,
         post,
         stopping,
     )
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """The numbers of --size, without repeats."""
+    parts = [part.strip() for part in text.split(',')]
+    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        raise UserError(f'--size must be px, as 256 or 192,256, not {text!r}.')
+    return tuple(dict.fromkeys(map(int, parts)))
 
 
 if __name__ == '__main__':

@@ -1,17 +1,19 @@
 """A trained generator as a function of photographs, at their own resolution."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from chromagan_jax import color, sharding
 from chromagan_jax.config.postprocess import OFF, PostProcess
+from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan import steps
@@ -27,7 +29,7 @@ def colorize(
     photographs: Sequence[np.ndarray],
     system: System,
     variables: PyTree,
-    size: int,
+    size: int | Sequence[int],
     batch_size: int = 1,
     sample: int | None = None,
     post: PostProcess = OFF,
@@ -43,7 +45,8 @@ def colorize(
             only the lightness counts.
         system: of `released.load` or `checkpoints.load`.
         variables: of its generator: theirs, or `state.generator_variables`.
-        size: px, the side of the square that the network sees.
+        size: px, the side of the square that the network sees. With several sizes it sees each of
+            them, and the mean of the colours counts.
         batch_size: how many photographs it sees at once; there is little to gain above 1.
         sample: for a network with noise, which of its results; drawn by the photograph's content.
             With `post.sample_noise` it is the first unless given.
@@ -57,10 +60,12 @@ def colorize(
     """
     if sample is None and post.sample_noise:
         sample = 1
-    predict = make_predict(system, variables, size, batch_size, sample is not None)
+    sizes = (size,) if isinstance(size, int) else tuple(size)
+    largest = max(sizes)
+    predict = make_predict(system, variables, sizes, batch_size, sample is not None)
     results: list[np.ndarray] = []
     for start in range(0, len(photographs), batch_size):
-        batch = [photos.prepare(p, size, post) for p in photographs[start : start + batch_size]]
+        batch = [photos.prepare(p, largest, post) for p in photographs[start : start + batch_size]]
         colors = predict([small for _, small in batch], [sample] * len(batch))
         results += [
             photos.recolor(pixels, small, ab, post)
@@ -90,13 +95,50 @@ def load(workdir: str | None = None, which: str = 'newest') -> Trained:
 
 
 def make_predict(
-    system: System, variables: PyTree, size: int, batch_size: int, noise: bool = False
+    system: System,
+    variables: PyTree,
+    sizes: Sequence[int],
+    batch_size: int,
+    noise: bool = False,
 ) -> Predict:
-    """The network as a function of up to `batch_size` small photographs, compiled once.
+    """The network as a function of up to `batch_size` small photographs of the largest of `sizes`.
+
+    The network sees them at each of `sizes`, and the mean of its ab is returned. It is compiled
+    once for each size.
 
     Raises:
-        UserError: if the network does not take pictures of `size`, or has no `noise`.
+        UserError: if the network does not take pictures of a size, or has no `noise`.
     """
+    largest = max(sizes)
+    networks = {
+        size: _make_predict_at(system, variables, size, batch_size, noise) for size in sizes
+    }
+
+    def predict(small: Sequence[np.ndarray], samples: Sequence[int | None]) -> np.ndarray:
+        seeds = [_seed(*pair) for pair in zip(small, samples, strict=True)]
+        total = np.zeros((len(small), largest, largest, 2), np.float32)
+        for size, network in networks.items():
+            same = size == largest
+            seen = small if same else [resize(image, size, size) for image in small]
+            ab = network(seen, seeds)
+            total += ab if same else np.stack([cv2.resize(x, (largest, largest)) for x in ab])
+        return total / len(networks)
+
+    if noise:
+        gray = np.full((largest, largest, 3), 128, np.uint8)
+        if np.array_equal(predict([gray], [1]), predict([gray], [2])):
+            raise UserError(
+                'The network has no noise, so all samples would be the same: leave --samples and '
+                '--sample_noise (colorize.sample_noise in a config) out, or train one with '
+                'generator.dropout.'
+            )
+    return predict
+
+
+def _make_predict_at(
+    system: System, variables: PyTree, size: int, batch_size: int, noise: bool
+) -> Callable[[Sequence[np.ndarray], Sequence[int]], np.ndarray]:
+    """Photographs of one size, (size, size, 3) uint8, and seeds -> their ab, (n, size, size, 2)."""
     shape = jax.ShapeDtypeStruct((batch_size, size, size, 1), jnp.float32)
     target = jax.eval_shape(partial(steps.predict, system), variables, shape)
     space = {channels: name for name, channels in color.TARGET_CHANNELS.items()}[target.shape[-1]]
@@ -111,21 +153,13 @@ def make_predict(
             target = steps.predict(system, variables, condition)
         return color.to_lab(condition, target)[..., 1:]
 
-    def predict(small: Sequence[np.ndarray], samples: Sequence[int | None]) -> np.ndarray:
-        batch = np.zeros((batch_size, size, size, 3), np.uint8)
-        batch[: len(small)] = small
-        seeds = np.zeros(batch_size, np.uint32)
-        seeds[: len(small)] = [_seed(*pair) for pair in zip(small, samples, strict=True)]
-        return np.array(colors(variables, color.encode(batch, space)[0], seeds)[: len(small)])
+    def predict(small: Sequence[np.ndarray], seeds: Sequence[int]) -> np.ndarray:
+        images = np.zeros((batch_size, size, size, 3), np.uint8)
+        images[: len(small)] = small
+        all_seeds = np.zeros(batch_size, np.uint32)
+        all_seeds[: len(small)] = seeds
+        return np.array(colors(variables, color.encode(images, space)[0], all_seeds)[: len(small)])
 
-    if noise:
-        gray = np.full((size, size, 3), 128, np.uint8)
-        if np.array_equal(predict([gray], [1]), predict([gray], [2])):
-            raise UserError(
-                'The network has no noise, so all samples would be the same: leave --samples and '
-                '--sample_noise (colorize.sample_noise in a config) out, or train one with '
-                'generator.dropout.'
-            )
     return predict
 
 

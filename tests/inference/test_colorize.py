@@ -637,7 +637,7 @@ def test_a_second_ctrl_c_is_one_sentence_too(call, tmp_path, monkeypatch):
         ({'workdir': '/nowhere'}, '/nowhere is not a workdir of a run: it holds no config.json.'),
         ({'checkpoint': '7'}, "holds no checkpoint '7'; choose newest, best or 0."),
         ({'size': '18'}, 'A U-Net of depth 2 takes sides that 4 divides, not 18 x 18 px'),
-        ({'size': 'x'}, "--size must be a whole number, not 'x'."),
+        ({'size': '24,x'}, "--size must be px, as 256 or 192,256, not '24,x'."),
         ({'batch_size': '0'}, 'batch_size'),
         ({'format': 'gif'}, 'format'),
         ({'sise': '3'}, 'sise'),
@@ -737,7 +737,7 @@ def restoring(tmp_path_factory):
     """A workdir whose config post-processes, a large enough photograph, and what becomes of it."""
     folder = tmp_path_factory.mktemp('restore')
     network = make_run(folder / 'run', **SET)
-    predict = predictor.make_predict(*network, SIZE, 1)
+    predict = predictor.make_predict(*network, (SIZE,), 1)
     path = save(photograph(200, 200), folder / 'a.png')
 
     def expected(**fields):

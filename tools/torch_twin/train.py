@@ -32,8 +32,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from chromagan_jax import files
 from chromagan_jax.errors import DivergedError
+from chromagan_jax.utils import files
 from tools.torch_twin import checkpoint
 from tools.torch_twin.checkpoint import Progress
 from tools.torch_twin.cli import run_command
