@@ -5,11 +5,12 @@ byte offsets, int64. `tools.torch_twin.pack` makes one from a folder.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from chromagan_jax.errors import UserError
 from tools.torch_twin.color import rgb_to_lab
 
 CHUNK = 250  # images that one job decodes
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
 
 
 class Job(NamedTuple):
@@ -50,10 +54,21 @@ def load_packs(packs: Sequence[str], side: int, workers: int) -> Tensor:
         UserError: a pack is missing or damaged.
     """
     jobs = [job for pack in packs for job in jobs_of(pack, side)]
+    return torch.from_numpy(np.concatenate(list(parallel_map(decode_squares, jobs, workers))))
+
+
+def parallel_map(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, chunk: int = 1
+) -> Iterator[Result]:
+    """Yields `function` of each item in order, computed by `workers` processes if above 1.
+
+    The processes are spawned, since a fork is not safe beside the threads of PyTorch.
+    """
     if workers < 2:
-        return torch.from_numpy(np.concatenate([decode_squares(job) for job in jobs]))
-    with ProcessPoolExecutor(workers) as pool:
-        return torch.from_numpy(np.concatenate(list(pool.map(decode_squares, jobs))))
+        yield from map(function, items)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context('spawn')) as pool:
+        yield from pool.map(function, items, chunksize=chunk)
 
 
 def jobs_of(pack: str, side: int) -> list[Job]:

@@ -76,21 +76,46 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument('--seconds', type=float, help='length of the run')
     length.add_argument('--steps', type=int, help='length of the run')
-    add('--stages', default='128:128:0.4,192:64:0.6', help='SIZE:BATCH:SHARE,...')
-    add('--variant', default='lite0', choices=sorted(VARIANTS), help='of EfficientNet-Lite')
+    add('--stages', default='128:128:0.4,192:64:0.6', help='SIZE:BATCH:SHARE,... (%(default)s)')
+    add(
+        '--variant',
+        default='lite0',
+        choices=sorted(VARIANTS),
+        help='of EfficientNet-Lite (%(default)s)',
+    )
     add('--init_from', help='generator.safetensors to start from')
-    add('--learning_rate', type=float, default=4e-4, help='of the decoder; discriminators: half')
-    add('--encoder_ratio', type=float, default=0.15, help="the encoder's share of that rate")
-    add('--chroma', type=float, default=0.88, help='wanted mean chroma of fakes over real')
-    add('--l1_weight', type=float, default=30.0, help='at the start')
-    add('--l1_min', type=float, default=8.0, help='its lower limit')
-    add('--l1_max', type=float, default=60.0, help='its upper limit')
-    add('--patch_weight', type=float, default=0.2, help="of the PatchGAN's loss")
-    add('--perceptual_weight', type=float, default=2.0, help='of the distance of features')
+    add(
+        '--learning_rate',
+        type=float,
+        default=4e-4,
+        help='of the decoder; discriminators: half (%(default)s)',
+    )
+    add(
+        '--encoder_ratio',
+        type=float,
+        default=0.15,
+        help="the encoder's share of that rate (%(default)s)",
+    )
+    add(
+        '--chroma',
+        type=float,
+        default=0.88,
+        help='wanted mean chroma of fakes over real (%(default)s)',
+    )
+    add('--l1_weight', type=float, default=30.0, help='at the start (%(default)s)')
+    add('--l1_min', type=float, default=8.0, help='its lower limit (%(default)s)')
+    add('--l1_max', type=float, default=60.0, help='its upper limit (%(default)s)')
+    add('--patch_weight', type=float, default=0.2, help="of the PatchGAN's loss (%(default)s)")
+    add(
+        '--perceptual_weight',
+        type=float,
+        default=2.0,
+        help='of the distance of features (%(default)s)',
+    )
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     add('--device', default=device, choices=('cuda', 'cpu'), help='(a GPU if there is one)')
-    add('--workers', type=int, default=2, help='processes that decode the packs')
-    add('--checkpoint_seconds', type=float, default=120.0, help='between checkpoints')
+    add('--workers', type=int, default=2, help='processes that decode the packs (%(default)s)')
+    add('--checkpoint_seconds', type=float, default=120.0, help='between checkpoints (%(default)s)')
 
 
 def parse_stages(text: str) -> list[Stage]:

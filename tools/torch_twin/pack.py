@@ -1,4 +1,4 @@
-"""Makes a pack of a folder of photographs.
+"""Makes a pack of folders of photographs.
 
     python -m tools.torch_twin.pack PHOTOS --output=packs/train
 
@@ -8,14 +8,13 @@ cannot be decoded and what has a short side below 120 px. The result is OUTPUT.b
 as tools/torch_twin/data.py describes them. At quality 50 a photograph of 192 px takes about 4 KB.
 The AVIF encoder comes with Pillow 11.3.
 
-Exit codes: 0 done; 1 a mistake of the user, told in one sentence.
+Exit codes: 0 done; 1 a mistake of the user; 75 stopped by Ctrl-C.
 """
 
 import io
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +24,9 @@ from PIL import Image, features
 from chromagan_jax.data.decode import UnreadableImage, decode
 from chromagan_jax.data.sources import image_names
 from chromagan_jax.errors import UserError
+from chromagan_jax.files import writing
 from tools.torch_twin.cli import Parser, run_command
+from tools.torch_twin.data import parallel_map
 
 MIN_SIDE = 120  # px
 MAX_ASPECT = 1.4  # long side over short side
@@ -45,8 +46,9 @@ def main(argv: Sequence[str]) -> None:
         raise UserError('This Pillow cannot write AVIF: pip install "pillow>=11.3".')
     paths = find(args.folders)
     encode_one = partial(encode, side=args.side, quality=args.quality)
-    with ProcessPoolExecutor(max(1, args.workers)) as pool:
-        kept, skipped = write(args.output, pool.map(encode_one, paths, chunksize=16))
+    images = parallel_map(encode_one, paths, args.workers, chunk=16)
+    with writing(args.output):
+        kept, skipped = write(args.output, images)
     print(f'{args.output}: {kept} photographs, {skipped["small"]} left out as small, ', end='')
     print(f'{skipped["unreadable"]} as unreadable')
 

@@ -1,6 +1,6 @@
-"""Trains the colorizer with EfficientNet-Lite, a projected discriminator and a PatchGAN.
+r"""Trains the colorizer with EfficientNet-Lite, a projected discriminator and a PatchGAN.
 
-    python -m tools.torch_twin.train --packs packs/train --val packs/val
+    python -m tools.torch_twin.train --packs packs/train --val packs/val \
         --encoder efficientnet-lite0.pth --output runs/lite --seconds 445
 
 Needs PyTorch (pip install -e ".[parity]"). `python -m tools.torch_twin.pack` makes packs. The
@@ -16,7 +16,8 @@ the run lasts that long, and the number of steps depends on the machine. With --
 reproducible on a CPU.
 
 --output gets train.log (one JSON object a line), generator.safetensors (the moving average),
-checkpoint.pt, and a sheet of pictures for each stage. The same command goes on from a checkpoint.
+checkpoint.pt, and for each evaluation a sheet of pictures, STEP.jpg. The same command goes on from
+the checkpoint.
 
 Exit codes: 0 done; 1 a mistake of the user; 3 a loss became infinite; 75 stopped by Ctrl-C.
 """
