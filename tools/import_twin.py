@@ -4,10 +4,10 @@
         --val=HELD_OUT_DIR --features=SQUEEZENET
 
 Converts the generator of `tools.torch_twin` and scores it on the photographs in --val at each of
---sizes. Writes to --output what `python -m chromagan_jax.colorize` reads, with a model card, the log
-of the training and the notice of the licence. --data_note and --training_note are Markdown files
-that say which photographs it was trained on and how. Nothing is written that holds a path of this
-machine.
+--sizes. Writes to --output what `python -m chromagan_jax.colorize` reads, with a model card, the
+log of the training and the notice of the licence. --data_note and --training_note are Markdown
+files that say which photographs it was trained on and how. Nothing is written that holds a path of
+this machine.
 
 Exit codes: 0 done; 1 a mistake, told in one sentence; 75 stopped, start it again.
 """

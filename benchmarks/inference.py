@@ -1,0 +1,71 @@
+"""Images a second of a generator at test time, here or as its PyTorch twin.
+
+    python -m benchmarks.inference --size=256 --batch=1
+    python -m benchmarks.ratio --rounds=5 --ours='python -m benchmarks.inference' \
+        --theirs='python -m benchmarks.inference --twin'
+
+The generator is that of configs/lite_unet.py, with random weights. Prints the median of --runs as
+JSON. The twin needs PyTorch (the extra `parity`); it runs with channels last, as PyTorch
+recommends for convolutions on a CPU.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from chromagan_jax import models
+from configs import lite_unet
+
+_SIZE = flags.DEFINE_integer('size', 256, 'px, the side of a picture.', lower_bound=1)
+_BATCH = flags.DEFINE_integer('batch', 1, 'Pictures at once.', lower_bound=1)
+_RUNS = flags.DEFINE_integer('runs', 20, 'Runs, after three that are not counted.', lower_bound=1)
+_TWIN = flags.DEFINE_bool('twin', False, "PyTorch's side.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs one side and prints its rate."""
+    del argv
+    condition = np.random.default_rng(0).uniform(-1, 1, (_BATCH.value, _SIZE.value, _SIZE.value))
+    run = (_twin if _TWIN.value else _here)(condition.astype(np.float32))
+    seconds = []
+    for number in range(3 + _RUNS.value):
+        began = time.perf_counter()
+        run()
+        if number >= 3:
+            seconds.append(time.perf_counter() - began)
+    rate = _BATCH.value / statistics.median(seconds)
+    side = 'PyTorch' if _TWIN.value else 'chromagan_jax'
+    print(json.dumps({'name': side, 'size': _SIZE.value, 'images_per_second': rate}))
+
+
+def _here(condition: np.ndarray) -> Callable[[], Any]:
+    generator = models.make_generator(lite_unet.get_config())
+    x = jax.device_put(condition[..., None])
+    variables = jax.jit(lambda x: generator.init(jax.random.key(0), x, train=False))(x)
+    predict = jax.jit(lambda variables, x: generator.apply(variables, x, train=False))
+    return lambda: jax.block_until_ready(predict(variables, x))
+
+
+def _twin(condition: np.ndarray) -> Callable[[], Any]:
+    import torch
+
+    from tools.torch_twin.networks import Generator
+
+    network = Generator().eval().to(memory_format=torch.channels_last)
+    x = torch.from_numpy(condition[:, None])
+
+    def run() -> None:
+        with torch.inference_mode():
+            network(x)
+
+    return run
+
+
+if __name__ == '__main__':
+    app.run(main)
