@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from chromagan_jax import files
 from chromagan_jax.errors import UserError
-from chromagan_jax.models.efficientnet_lite import VARIANTS
+from chromagan_jax.models.pretrained.efficientnet_lite import VARIANTS
+from chromagan_jax.utils import files
 from tools.torch_twin.cli import Parser, run_command
 
 

@@ -24,7 +24,7 @@ from PIL import Image, features
 from chromagan_jax.data.decode import UnreadableImage, decode
 from chromagan_jax.data.sources import image_names
 from chromagan_jax.errors import UserError
-from chromagan_jax.files import writing
+from chromagan_jax.utils.files import writing
 from tools.torch_twin.cli import Parser, run_command
 from tools.torch_twin.data import parallel_map
 
