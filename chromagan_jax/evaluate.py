@@ -127,7 +127,9 @@ def averages(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
     originals'. Where there are features, 'eval/frechet' is their Frechet distance from the
     originals', 'eval/frechet_of_gray' that as a share of the gray pictures'. Gray originals say
     nothing about what gray costs: they are left out of 'eval/psnr_gray', and this and
-    'eval/frechet_of_gray' are missing if all of them are gray.
+    'eval/frechet_of_gray' are missing if all of them are gray. 'eval/blotchiness' is the mean over
+    the images that have one, 'eval/blotchy_share' the share of them above `metrics.BLOTCHY`; both
+    are missing if none has one.
     """
     colored = scores['psnr_gray'] < metrics.PSNR_CAP
     single = {name: value for name, value in scores.items() if value.ndim == 1 and name != 'index'}
@@ -136,6 +138,10 @@ def averages(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
         means['psnr_gray'] = float(scores['psnr_gray'][colored].mean(dtype=np.float64))
     else:
         del means['psnr_gray']
+    del means['blotchiness']
+    if (ratios := scores['blotchiness'][~np.isnan(scores['blotchiness'])]).size:
+        means['blotchiness'] = float(ratios.mean(dtype=np.float64))
+        means['blotchy_share'] = float((ratios > metrics.BLOTCHY).mean())
     means['colorfulness_gap'] = abs(means['colorfulness'] - means['colorfulness_original'])
     means['images'] = float(len(colored))
     names = ('ab_histogram', 'ab_histogram_original')

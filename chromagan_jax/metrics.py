@@ -23,6 +23,9 @@ SSIM_WINDOW = 11  # px, with a Gaussian of sigma 1.5 (Wang et al. 2004)
 AB_BIN = 10  # units of a* and b* that a bin of the histogram is wide, as in Zhang et al. 2016
 AB_BINS = 23  # of either; the one in the middle has gray in its centre, and sRGB fills 22
 AB_OF_GRAY = np.pad([[1]], AB_BINS // 2)  # the histogram of a gray picture of one pixel
+BLOTCH_SIDE = 64  # px of the shorter side at which blotchiness is measured
+BLOTCH_FLOOR = 0.1  # units of ab a pixel: an original below it has no colour to compare with
+BLOTCHY = 2.0  # a photograph whose blotchiness is larger counts as blotchy
 
 
 def quantize(rgb: Array) -> Array:
@@ -123,12 +126,64 @@ def ab_histogram(rgb: Array) -> Array:
     return count(flat).reshape(-1, AB_BINS, AB_BINS)
 
 
+def _area_mean(size: int, smaller: int) -> np.ndarray:
+    """The matrix (smaller, size) that averages over equal lengths, pixels shared by overlap."""
+    edges = np.arange(smaller + 1)[:, None] * size / smaller
+    pixels = np.arange(size)
+    upper, lower = np.minimum(edges[1:], pixels + 1), np.maximum(edges[:-1], pixels)
+    return (np.maximum(upper - lower, 0) * smaller / size).astype(np.float32)
+
+
+def _shrink(x: Array) -> Array:
+    """Area mean of (B, H, W, C) to a shorter side of `BLOTCH_SIDE`; smaller pictures stay."""
+    height, width = x.shape[1:3]
+    scale = min(1, BLOTCH_SIDE / min(height, width))
+    rows, columns = (_area_mean(side, round(side * scale)) for side in (height, width))
+    precision = jax.lax.Precision.HIGHEST
+    return jnp.einsum('iy,byxc,jx->bijc', rows, x, columns, precision=precision)
+
+
+def _gradient_magnitude(x: Array) -> Array:
+    """Of (B, H, W, C), over all channels, by central differences: (B, H - 2, W - 2)."""
+    down = (x[:, 2:, 1:-1] - x[:, :-2, 1:-1]) / 2
+    right = (x[:, 1:-1, 2:] - x[:, 1:-1, :-2]) / 2
+    return jnp.sqrt((down**2 + right**2).sum(axis=-1))
+
+
+def blotchiness(original: Array, colorized: Array) -> Array:
+    """Gradient of ab where the original's L* is smooth, as a multiple of the original's.
+
+    With Lab of the uint8 pictures, averaged over areas down to a shorter side of 64 px, and S the
+    half of the inner pixels with the smaller |grad L*| of the original:
+
+      mean over S of |grad ab| of the colorized picture / the same of the original,
+      |grad ab|^2 = (da/dy)^2 + (da/dx)^2 + (db/dy)^2 + (db/dx)^2.
+
+    Patches of colour on smooth surfaces make it large; a gray picture has 0. Pictures below 64 px
+    are measured as they are. Of equal |grad L*| at the median all pixels are in S.
+
+    Args:
+      original: (B, H, W, 3) RGB in [0, 1], 3 px or more a side.
+      colorized: the same shape.
+
+    Returns:
+      (B,) float32; NaN where the original has less than `BLOTCH_FLOOR`, as a gray one has.
+    """
+    lab, made = (_shrink(color.rgb_to_lab(quantize(rgb))) for rgb in (original, colorized))
+    steepness = _gradient_magnitude(lab[..., :1])
+    smooth = steepness <= jnp.median(steepness, axis=(-2, -1), keepdims=True)
+    gradients = (_gradient_magnitude(x[..., 1:]) for x in (lab, made))
+    of_original, of_made = (g.mean(axis=(-2, -1), where=smooth) for g in gradients)
+    colored = of_original >= BLOTCH_FLOOR
+    return jnp.where(colored, of_made / jnp.where(colored, of_original, 1), jnp.nan)
+
+
 def image_metrics(condition: Array, target: Array, prediction: Array) -> dict[str, Array]:
     """Every measure of each prediction, and those of the gray picture to hold them against.
 
-    The gray picture's colorfulness is 0 and left out, as its histogram is (`AB_OF_GRAY`). An
-    original that is itself gray has `psnr_gray` at `PSNR_CAP` and belongs in no mean of the gray
-    picture's.
+    The gray picture's colorfulness and blotchiness are 0 and left out, as its histogram is
+    (`AB_OF_GRAY`). An original that is itself gray has `psnr_gray` at `PSNR_CAP` and belongs in no
+    mean of the gray picture's.
 
     Args:
       condition: (B, H, W, 1).
@@ -137,8 +192,8 @@ def image_metrics(condition: Array, target: Array, prediction: Array) -> dict[st
 
     Returns:
       'psnr' (dB), 'ssim', 'ab_mae', each also with '_gray'; 'colorfulness' of the prediction and
-      'colorfulness_original'; all (B,) float32. Beside them 'ab_histogram' of the prediction and
-      'ab_histogram_original', (B, 23, 23) int32.
+      'colorfulness_original'; 'blotchiness', which may be NaN; all (B,) float32. Beside them
+      'ab_histogram' of the prediction and 'ab_histogram_original', (B, 23, 23) int32.
 
     Raises:
       UserError: if a side is shorter than 11 px.
@@ -153,6 +208,7 @@ def image_metrics(condition: Array, target: Array, prediction: Array) -> dict[st
         'ab_mae': ab_mae(condition, target, prediction),
         'colorfulness': colorfulness(colorized),
         'colorfulness_original': colorfulness(original),
+        'blotchiness': blotchiness(original, colorized),
         'psnr_gray': psnr(original, gray),
         'ssim_gray': ssim(original, gray),
         'ab_mae_gray': ab_mae(condition, target, gray_target),

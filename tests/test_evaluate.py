@@ -91,6 +91,20 @@ def plain_colorfulness(image: np.ndarray) -> float:
     return float(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
 
 
+def plain_blotchiness(original: np.ndarray, colorized: np.ndarray) -> float:
+    """Of two uint8 pictures of at most 64 px; NaN for a gray original."""
+
+    def gradient(lab: np.ndarray) -> np.ndarray:
+        steps = np.stack(np.gradient(lab, axis=(0, 1)))[:, 1:-1, 1:-1]
+        return np.sqrt(np.square(steps).sum(axis=(0, -1)))
+
+    lab, made = skimage.color.rgb2lab(original), skimage.color.rgb2lab(colorized)
+    steep = gradient(lab[..., :1])
+    smooth = steep <= np.median(steep)
+    of_original = gradient(lab[..., 1:])[smooth].mean()
+    return gradient(made[..., 1:])[smooth].mean() / of_original if of_original > 0.1 else math.nan
+
+
 def plain_scores(
     generator: nn.Module, variables: Any, photograph: np.ndarray
 ) -> tuple[dict[str, float], np.ndarray]:
@@ -120,6 +134,7 @@ def plain_scores(
         figures['ab_mae' + suffix] = np.abs(chroma - lab[..., 1:]).mean()
     figures['colorfulness'] = plain_colorfulness(picture(ab))
     figures['colorfulness_original'] = plain_colorfulness(photograph)
+    figures['blotchiness'] = plain_blotchiness(photograph, picture(ab))
     return figures, picture(ab)
 
 
@@ -141,6 +156,10 @@ def test_evaluate_equals_a_plain_loop_over_single_photographs(
     assert [s['psnr_gray'] == 60 for s in single] == [i == GRAY for i in range(11)]
     colored = [s['psnr_gray'] for i, s in enumerate(single) if i != GRAY]
     expected['psnr_gray'] = np.mean(colored)
+    ratios = np.array([s['blotchiness'] for s in single])
+    assert np.flatnonzero(np.isnan(ratios)).tolist() == [GRAY]
+    expected['blotchiness'] = np.nanmean(ratios)
+    expected['blotchy_share'] = (ratios > 2).sum() / 10
     gap = abs(expected['colorfulness'] - expected['colorfulness_original'])
     expected |= {'colorfulness_gap': gap, 'images': np.float64(11)}
     shares, original = plain_shares(colorized), plain_shares(photographs)
@@ -214,7 +233,7 @@ def test_among_gray_originals_no_share_of_grays_frechet_distance_is_taken(eight)
     assert 'eval/frechet_of_gray' not in got
 
 
-ECHOED = ('psnr', 'psnr_gray', 'colorfulness', 'colorfulness_original')
+ECHOED = ('psnr', 'psnr_gray', 'colorfulness', 'colorfulness_original', 'blotchiness')
 
 
 def rows(**values: list[float]) -> dict[str, np.ndarray]:
@@ -240,6 +259,7 @@ def echoed(eight: Mesh, **changed: list[float]) -> dict[str, float]:
         'psnr_gray': [10.0, 12, 14, 16, 18, 60, 99, 99],
         'colorfulness': [10.0, 20, 30, 40, 50, 60, 99, 99],
         'colorfulness_original': [60.0, 50, 40, 30, 20, 40, 0, 0],
+        'blotchiness': [0.5, 1, 2, 2.5, 4, math.nan, 9, 9],
         'mask': [1.0, 1, 1, 1, 1, 1, 0, 0],
     }
     return scored(echo, None, [rows(**(values | changed))], eight)
@@ -265,6 +285,14 @@ def test_the_colorfulness_gap_is_between_the_means_not_a_mean_of_gaps(eight):
     assert echoed(eight)['eval/colorfulness_gap'] == pytest.approx(5)  # of 35 and 40
     brighter = echoed(eight, colorfulness=[50.0] * 8)
     assert brighter['eval/colorfulness_gap'] == pytest.approx(10)  # never negative
+
+
+def test_blotchiness_is_averaged_over_the_photographs_that_have_one(eight):
+    got = echoed(eight)
+    assert got['eval/blotchiness'] == 2
+    assert got['eval/blotchy_share'] == 2 / 5  # of 2.5 and 4: 2 itself is not above 2
+    without = echoed(eight, blotchiness=[math.nan] * 6 + [9, 9])
+    assert [name for name in without if 'blotch' in name] == []
 
 
 def test_batches_of_unlike_fill_are_averaged_by_photograph(eight):

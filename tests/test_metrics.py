@@ -1,3 +1,4 @@
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +36,24 @@ def plain_colorfulness(image: np.ndarray) -> float:
     r, g, b = image.reshape(-1, 3).astype(float).T
     rg, yb = r - g, (r + g) / 2 - b
     return float(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
+
+
+def plain_blotchiness(original: np.ndarray, colorized: np.ndarray) -> float:
+    """The ratio for two (H, W, 3) uint8 pictures, by scikit-image, OpenCV and NumPy."""
+
+    def gradient(lab: np.ndarray) -> np.ndarray:
+        steps = np.stack(np.gradient(lab, axis=(0, 1)))[:, 1:-1, 1:-1]
+        return np.sqrt(np.square(steps).sum(axis=(0, -1)))
+
+    scale = min(1, 64 / min(original.shape[:2]))
+    side = [round(n * scale) for n in original.shape[1::-1]]
+    lab, made = (
+        cv2.resize(skimage.color.rgb2lab(rgb), side, interpolation=cv2.INTER_AREA)
+        for rgb in (original, colorized)
+    )
+    steep = gradient(lab[..., :1])
+    smooth = steep <= np.median(steep)
+    return float(gradient(made[..., 1:])[smooth].mean() / gradient(lab[..., 1:])[smooth].mean())
 
 
 def test_quantize_gives_the_nearest_uint8_values(originals):
@@ -111,7 +130,7 @@ def test_image_metrics_measures_the_decoded_pictures_one_by_one(originals, spoil
     assert set(together) == {
         *('psnr', 'ssim', 'ab_mae', 'colorfulness', 'colorfulness_original'),
         *('psnr_gray', 'ssim_gray', 'ab_mae_gray'),
-        *('ab_histogram', 'ab_histogram_original'),
+        *('ab_histogram', 'ab_histogram_original', 'blotchiness'),
     }
     for name, values in together.items():
         assert values.shape == ((3, 23, 23) if 'histogram' in name else (3,))
@@ -131,6 +150,7 @@ def test_image_metrics_measures_the_decoded_pictures_one_by_one(originals, spoil
         expected = {
             'colorfulness': plain_colorfulness(colorized[i]),
             'colorfulness_original': plain_colorfulness(original),
+            'blotchiness': plain_blotchiness(original, colorized[i].round().astype(np.uint8)),
             'psnr': skimage.metrics.peak_signal_noise_ratio(
                 original, colorized[i].round().astype(np.uint8), data_range=255
             ),
@@ -175,6 +195,59 @@ def test_ab_histogram_holds_the_extremes_of_srgb_and_all_grays_in_the_middle():
     assert metrics.ab_histogram(unit(corners)).sum() == 8
     grays = np.arange(256).reshape(1, 16, 16, 1).repeat(3, axis=-1)
     np.testing.assert_array_equal(metrics.ab_histogram(unit(grays))[0], 256 * metrics.AB_OF_GRAY)
+
+
+@pytest.mark.parametrize(
+    'window',
+    [
+        np.s_[:256, :256],
+        np.s_[:192, :256],
+        np.s_[:290:2, :300:3],  # 145 x 100: areas of 1.6 px a side
+        np.s_[:240:5, :300:5],  # 48 x 60: measured as it is
+    ],
+)
+def test_blotchiness_equals_plain_numpy_on_photographs(window):
+    whole = skimage.data.astronaut(), skimage.data.chelsea(), skimage.data.coffee()
+    originals = np.stack([image[window] for image in whole])
+    tinted = np.clip(originals * [1.1, 0.9, 1.0], 0, 255)
+    patches = np.sign(np.sin(np.arange(originals.shape[2]) / 7))[:, None] * [12, 0, -12]
+    strengths = np.reshape([0.3, 1, 2], (3, 1, 1, 1))
+    colorized = np.clip(tinted + strengths * patches, 0, 255).astype(np.uint8)
+    expected = [plain_blotchiness(a, b) for a, b in zip(originals, colorized, strict=True)]
+    assert np.ptp(expected) > 0.3
+    got = jax.jit(metrics.blotchiness)(unit(originals), unit(colorized))
+    np.testing.assert_allclose(got, expected, rtol=2e-3)
+
+
+def half_smooth(place: str | None = None) -> np.ndarray:
+    """A picture, (1, 128, 128, 3) uint8: its left 90 columns smooth, the others checkered.
+
+    Its colours run slowly from left to right. `place` says which part gets patches of colour.
+    """
+    y, x = np.mgrid[:128, :128]
+    lightness = 60 + np.where(x < 90, 0.02 * y, 15 * (-1.0) ** (x // 4 + y // 4))
+    patches = 15 * (-1.0) ** (x // 16 + y // 16)
+    shown = {None: np.zeros((128, 128)), 'smooth': x < 86, 'checkered': x >= 94}[place]
+    lab = np.stack([lightness, 0.15 * x + patches * shown, 20 - 0.15 * x], axis=-1)
+    return np.rint(skimage.color.lab2rgb(lab) * 255).astype(np.uint8)[None]
+
+
+def test_blotchiness_sees_patches_of_colour_only_where_lightness_is_smooth():
+    original = unit(half_smooth())
+    measure = jax.jit(metrics.blotchiness)
+    ratio = lambda colorized: float(measure(original, colorized)[0])
+    assert ratio(original) == 1
+    assert ratio(unit(half_smooth('checkered'))) == pytest.approx(1, abs=0.02)
+    assert ratio(unit(half_smooth('smooth'))) > 3
+    assert ratio(original[..., :1].repeat(3, axis=-1)) == pytest.approx(0, abs=1e-3)
+
+
+def test_an_original_without_colour_on_its_smooth_half_has_no_blotchiness(originals, spoiled):
+    mixed = originals.copy()
+    mixed[0] = mixed[0, ..., :1]  # gray
+    mixed[1, :60] = 255
+    got = jax.jit(metrics.blotchiness)(unit(mixed), unit(spoiled))
+    assert np.isnan(got).tolist() == [True, True, False]
 
 
 def test_total_variation_is_the_share_that_would_have_to_move():
