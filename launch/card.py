@@ -55,7 +55,7 @@ SCORES = ('psnr', 'ssim', 'ab_mae', 'colorfulness', 'colorfulness_gap', 'ab_hist
 SCORED = {  # columns of the evaluation: what config.json calls it -> heading, format
     'size': ('px', '{}'),
     'weights': ('weights', '{}'),
-    **{name: table.COLUMNS[name] for name in (*SCORES, 'frechet_of_gray')},
+    **{name: table.COLUMNS[name] for name in (*SCORES, 'frechet_of_gray', 'blotchy_share')},
 }
 TRAINED = {  # columns of the stages of the training
     'run': ('run', '{}'),

@@ -40,6 +40,8 @@ COLUMNS = {  # of table.md: what table.json calls it -> heading, format
     'colorfulness_gap': ('its gap', '{:.1f}'),
     'ab_histogram': ('ab histogram', '{:.3f}'),
     'frechet_of_gray': ('Frechet / gray', '{:.2f}'),
+    'blotchiness': ('blotchiness', '{:.2f}'),
+    'blotchy_share': ('blotchy', '{:.1%}'),
 }
 NOTE = (
     'G, D: parameters. Images/s: of the train step, measured before. Minutes: that the training '
@@ -103,6 +105,7 @@ def gray_figures(row: Mapping[str, Any]) -> dict[str, Any]:
     figures = {'colorfulness': 0.0} | {name: row.get(f'{name}_gray') for name in names}
     figures['colorfulness_gap'] = row['colorfulness_original']
     figures['frechet_of_gray'] = 1.0 if 'frechet_of_gray' in row else None
+    figures |= {name: 0.0 for name in ('blotchiness', 'blotchy_share') if name in row}
     return figures
 
 

@@ -152,17 +152,19 @@ def test_the_figures_are_those_of_the_evaluation(finished):
     out = finished[0] / 'out'
     scores, rows = scores_of(out), rows_of(out)
     names = ('psnr', 'ssim', 'ab_mae', 'ab_histogram')
-    for name in (*names, 'colorfulness', 'colorfulness_gap'):
+    blotches = ('blotchiness', 'blotchy_share')
+    for name in (*names, *blotches, 'colorfulness', 'colorfulness_gap'):
         assert rows['base'][name] == scores[f'eval/{name}']
     for name in names:
         assert rows['gray'][name] == scores[f'eval/{name}_gray']
-    assert rows['gray']['colorfulness'] == 0
+    for name in ('colorfulness', *blotches):
+        assert rows['gray'][name] == 0
     assert rows['gray']['colorfulness_gap'] == scores['eval/colorfulness_original']
     heading, rule, gray, base = (
         [cell.strip() for cell in line.strip('|').split('|')]
         for line in (out / 'table.md').read_text().splitlines()[:4]
     )
-    assert len(heading) == len(rule) == len(gray) == len(base) == 14
+    assert len(heading) == len(rule) == len(gray) == len(base) == 16
     assert gray[heading.index('PSNR, dB')] == f'{scores["eval/psnr_gray"]:.2f}'
     assert base[heading.index('SSIM')] == f'{scores["eval/ssim"]:.3f}'
     assert gray[heading.index('updates')] == ''
@@ -350,10 +352,10 @@ def test_a_measure_that_no_row_has_takes_no_column():
     row = {'system': 'base', 'processor': 'a CPU', 'jax': '1', 'images': 5.0, 'photographs': 6}
     heading = lambda *rows: table.markdown(rows, settings).splitlines()[0]
     assert heading({'system': 'gray'}, row) == '| system |'
-    measured = row | {'ab_histogram': 0.5, 'frechet_of_gray': 0.25}
+    measured = row | {'ab_histogram': 0.5, 'frechet_of_gray': 0.25, 'blotchy_share': 0.03}
     text = table.markdown([{'system': 'gray', 'frechet_of_gray': 1.0}, measured], settings)
-    assert text.splitlines()[0] == '| system | ab histogram | Frechet / gray |'
-    assert text.splitlines()[2:4] == ['| gray |  | 1.00 |', '| base | 0.500 | 0.25 |']
+    assert text.splitlines()[0] == '| system | ab histogram | Frechet / gray | blotchy |'
+    assert text.splitlines()[2:4] == ['| gray |  | 1.00 |  |', '| base | 0.500 | 0.25 | 3.0% |']
 
 
 def save(folder, pictures):

@@ -104,10 +104,12 @@ def test_the_figures_are_those_of_the_evaluation(runs, made):
     lines = (runs / 'second/metrics.jsonl').read_text().splitlines()
     of_run = [line for line in map(json.loads, lines) if 'eval/psnr' in line][-1]
     exact, gray = figures[16, 'float32'], figures[16, 'gray']
-    for name in ('psnr', 'ssim', 'ab_mae', 'colorfulness', 'ab_histogram'):
+    blotches = ('blotchiness', 'blotchy_share')
+    for name in ('psnr', 'ssim', 'ab_mae', 'colorfulness', 'ab_histogram', *blotches):
         assert exact[name] == pytest.approx(of_run[f'eval/{name}'], rel=1e-5)
     for name in ('psnr', 'ssim', 'ab_mae'):
         assert gray[name] == pytest.approx(of_run[f'eval/{name}_gray'], rel=1e-5)
+    assert [gray[name] for name in blotches] == [0, 0]
     rounded = figures[16, 'float16']
     assert rounded['ab_mae'] == pytest.approx(exact['ab_mae'], abs=0.01)
     assert rounded['ab_mae'] != exact['ab_mae']
