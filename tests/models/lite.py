@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from chromagan_jax.models import efficientnet_lite
+from chromagan_jax.models.pretrained import efficientnet_lite
 from chromagan_jax.models.pretrained.efficientnet_lite import Stage
 
 # Of both kernels, both strides, with and without expansion, with and without residual connection.

@@ -9,8 +9,8 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='needs PyTorch: pip install -e ".[parity]"')
 
-from chromagan_jax.models import efficientnet_lite  # noqa: E402
-from tests import lite  # noqa: E402
+from chromagan_jax.models.pretrained import efficientnet_lite  # noqa: E402
+from tests.models import lite  # noqa: E402
 from tools import encoder  # noqa: E402
 from tools.torch_twin.cli import run_command  # noqa: E402
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chromagan_jax.models import depthwise
+from chromagan_jax.models.ops import depthwise
 
 FORMS = {'shifted': depthwise._shifted, 'grouped': depthwise._grouped}
 SIZES = [(7, 8), (6, 1)]

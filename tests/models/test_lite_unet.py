@@ -8,11 +8,12 @@ from ml_collections import ConfigDict
 
 from chromagan_jax import models
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import efficientnet_lite, lite_unet
-from chromagan_jax.models.conv import conv
+from chromagan_jax.models import lite_unet
 from chromagan_jax.models.lite_unet import LiteUNet
+from chromagan_jax.models.ops.conv import conv
+from chromagan_jax.models.pretrained import efficientnet_lite
 from configs import lite_unet as recipe
-from tests import lite
+from tests.models import lite
 
 KEY = jax.random.key(0)
 COARSE = {'output_stride': 8, 'decoder_widths': (12, 8, 8)}  # the network that compiles fastest

@@ -5,9 +5,9 @@ import pytest
 import safetensors.numpy
 
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import efficientnet_lite
-from chromagan_jax.models.efficientnet_lite import Encoder
-from tests import lite
+from chromagan_jax.models.pretrained import efficientnet_lite
+from chromagan_jax.models.pretrained.efficientnet_lite import Encoder
+from tests.models import lite
 
 KEY = jax.random.key(0)
 # Parameters of the published networks: with a scale and a shift for each norm, and a classifier.
