@@ -19,6 +19,7 @@ import pytest
 from absl import flags
 
 from chromagan_jax.models.pretrained import squeezenet
+from chromagan_jax.training import loop
 from configs import base
 
 # Ignored where the tests run in the background, and Ctrl-C is among what they try.
@@ -37,12 +38,25 @@ def tiny():
 
 
 @pytest.fixture
-def small(tiny):
+def small():
     """The same with as few layers as there can be."""
-    tiny.generator.depth = 2
-    tiny.discriminator.layers = 1
-    tiny.data.size = 16
-    return tiny
+    return small_config()
+
+
+def small_config():
+    config = base.get_config('tiny')
+    config.generator.depth = 2
+    config.discriminator.layers = 1
+    config.data.size = 16
+    return config
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory):
+    """The workdir of a finished run of `small`, to be read, or copied and changed."""
+    workdir = tmp_path_factory.mktemp('trained') / 'run'
+    loop.train_and_evaluate(small_config(), workdir)
+    return workdir
 
 
 @pytest.fixture(scope='session')

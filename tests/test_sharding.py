@@ -12,6 +12,7 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan import steps
 from chromagan_jax.training import loop
+from configs import base
 
 COLLECTIVES = re.compile(
     r'\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-\w+|ragged-\w+)'
@@ -19,8 +20,8 @@ COLLECTIVES = re.compile(
 )
 
 
-@pytest.fixture
-def small(tiny):
+def small_config():
+    tiny = base.get_config('tiny')
     tiny.generator.depth = 3
     tiny.generator.width = 16  # so that kernels are large enough to be sharded
     tiny.generator.dropout = 0.5
@@ -28,6 +29,11 @@ def small(tiny):
     tiny.batch_size = 16
     tiny.data.size = 16
     return tiny
+
+
+@pytest.fixture
+def small():
+    return small_config()
 
 
 def compiled(config, devices=None):
@@ -61,9 +67,9 @@ def collectives(step):
     return collections.Counter(COLLECTIVES.findall(step.as_text()))
 
 
-@pytest.fixture
-def alone(small):
-    return trajectory(small, jax.devices()[:1])[0]
+@pytest.fixture(scope='module')
+def alone():
+    return trajectory(small_config(), jax.devices()[:1])[0]
 
 
 def assert_same_trajectory(metrics, alone):

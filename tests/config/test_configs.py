@@ -109,7 +109,13 @@ def test_a_config_either_names_its_photographs_or_asks_for_them(spec):
             open_sources(config)
 
 
-@pytest.mark.parametrize('spec', SPECS)
+@pytest.mark.parametrize(
+    'spec',
+    [
+        pytest.param(spec, marks=() if spec.startswith('base') else pytest.mark.slow)
+        for spec in SPECS
+    ],
+)
 def test_initialisation_and_a_train_step_trace_at_their_real_size(spec):
     config = runnable(spec)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])

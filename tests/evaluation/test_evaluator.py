@@ -194,6 +194,7 @@ def frechet_scores(
 
 
 @pytest.mark.filterwarnings('ignore:Conversion from CIE-LAB')
+@pytest.mark.slow
 def test_frechet_distances_are_those_of_the_pictures_files(
     system, variables, source, photographs, eight, one, features
 ):

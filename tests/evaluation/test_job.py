@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -19,14 +20,19 @@ def scores_of(path):
     return {line['step']: line for line in lines if 'eval/psnr' in line}
 
 
+@pytest.fixture
+def workdir(trained, tmp_path):
+    """A copy of a finished run."""
+    return pathlib.Path(shutil.copytree(trained, tmp_path / 'run'))
+
+
 @pytest.mark.parametrize('which', ['newest', 'best', '2'])
-def test_the_job_finds_the_figures_that_training_found(small, tmp_path, which):
-    loop.train_and_evaluate(small, tmp_path)
+def test_the_job_finds_the_figures_that_training_found(small, workdir, which):
     small.eval.checkpoint = which
     small.eval.batch_size = 16  # which changes no figure
-    job.evaluate_checkpoints(small, tmp_path)
-    ((step, scores),) = scores_of(tmp_path / 'metrics_eval.jsonl').items()
-    trained = scores_of(tmp_path / 'metrics.jsonl')
+    job.evaluate_checkpoints(small, workdir)
+    ((step, scores),) = scores_of(workdir / 'metrics_eval.jsonl').items()
+    trained = scores_of(workdir / 'metrics.jsonl')
     expected = {
         'newest': 4,
         'best': min(trained, key=lambda step: trained[step]['eval/ab_mae']),
@@ -34,10 +40,11 @@ def test_the_job_finds_the_figures_that_training_found(small, tmp_path, which):
     }
     assert step == expected[which]
     assert scores == pytest.approx(trained[step], rel=1e-5)
-    with Image.open(tmp_path / f'samples_eval/step_{step:08d}.png') as grid:
+    with Image.open(workdir / f'samples_eval/step_{step:08d}.png') as grid:
         assert grid.width > 3 * 128
 
 
+@pytest.mark.slow
 def test_following_scores_every_checkpoint_of_a_run_beside_it_and_ends_with_it(small, tmp_path):
     small.checkpoint.max_to_keep = 4
     small.eval_every = small.sample_every = 0
@@ -62,26 +69,24 @@ def test_following_scores_every_checkpoint_of_a_run_beside_it_and_ends_with_it(s
     assert list(scores_of(tmp_path / 'run/metrics_eval.jsonl')) == [2, 4, 6, 8]
 
 
-def test_following_a_run_that_stands_still_ends_with_a_sentence(small, tmp_path):
-    loop.train_and_evaluate(small, tmp_path)
-    run = json.loads((tmp_path / 'config.json').read_text())
+def test_following_a_run_that_stands_still_ends_with_a_sentence(small, workdir):
+    run = json.loads((workdir / 'config.json').read_text())
     run['config']['steps'] = 100  # as if it had been killed
-    (tmp_path / 'config.json').write_text(json.dumps(run))
+    (workdir / 'config.json').write_text(json.dumps(run))
     small.eval.follow = True
     small.eval.patience = 0
     with pytest.raises(UserError, match=r'No new checkpoint in .* for 0 s'):
-        job.evaluate_checkpoints(small, tmp_path)
-    assert list(scores_of(tmp_path / 'metrics_eval.jsonl')) == [2, 4]
+        job.evaluate_checkpoints(small, workdir)
+    assert list(scores_of(workdir / 'metrics_eval.jsonl')) == [2, 4]
 
 
-def test_a_missing_run_or_checkpoint_is_named(small, tmp_path):
+def test_a_missing_run_or_checkpoint_is_named(small, workdir, tmp_path):
     with pytest.raises(UserError, match=r'holds no config\.json'):
-        job.evaluate_checkpoints(small, tmp_path)
-    small.eval_every = 0
-    loop.train_and_evaluate(small, tmp_path)
+        job.evaluate_checkpoints(small, tmp_path / 'none')
     small.eval.checkpoint = '3'
     with pytest.raises(UserError, match=r"no checkpoint '3'; choose newest, best or 2, 4"):
-        job.evaluate_checkpoints(small, tmp_path)
+        job.evaluate_checkpoints(small, workdir)
+    shutil.rmtree(workdir / 'best')
     small.eval.checkpoint = 'best'
     with pytest.raises(UserError, match='holds no checkpoint yet'):
-        job.evaluate_checkpoints(small, tmp_path)
+        job.evaluate_checkpoints(small, workdir)

@@ -19,10 +19,17 @@ def small(tiny):
     return tiny
 
 
+MADE = {}  # compiling a state takes longer than any test of it
+
+
 def state_of(config, mesh, step=0):
-    system = state_lib.make_system(config, mesh)
-    state = state_lib.create_state(system, config, mesh)
-    return state.replace(step=state.step + step), state_lib.abstract_state(system, config, mesh)
+    key = config.to_json(), mesh
+    if key not in MADE:
+        system = state_lib.make_system(config, mesh)
+        state = state_lib.create_state(system, config, mesh)
+        MADE[key] = state, state_lib.abstract_state(system, config, mesh)
+    state, abstract = MADE[key]
+    return state.replace(step=state.step + step), abstract
 
 
 def leaves(state):

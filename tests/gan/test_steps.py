@@ -31,11 +31,17 @@ def batch_of(config, seed=1, count=None):
     }
 
 
+BUILT = {}  # compiling a step takes longer than any test of it
+
+
 def build(config):
-    system = state_lib.make_system(config)
-    shape = state_lib.target_shape(config)
-    state = jax.jit(lambda key: state_lib.init_state(system, key, shape))(jax.random.key(0))
-    return system, state, jax.jit(partial(steps.train_step, system))
+    key = config.to_json()
+    if key not in BUILT:
+        system = state_lib.make_system(config)
+        shape = state_lib.target_shape(config)
+        state = jax.jit(lambda key: state_lib.init_state(system, key, shape))(jax.random.key(0))
+        BUILT[key] = system, state, jax.jit(partial(steps.train_step, system))
+    return BUILT[key]
 
 
 def assert_close(a, b, **tolerance):
@@ -113,7 +119,7 @@ def test_the_step_equals_the_step_written_out(small):
     }
 
 
-@pytest.mark.parametrize('updates', [1, 3])
+@pytest.mark.parametrize('updates', [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_discriminator_is_updated_as_often_as_asked(small, updates):
     small.discriminator_steps = updates
     _, state, step = build(small)
@@ -136,6 +142,7 @@ def test_micro_batches_make_the_update_of_the_whole_batch(small):
     assert_close(*moments, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_batch_statistics_pass_through_the_micro_batches(small):
     small.accumulate = 2
     _, state, step = build(small)
@@ -247,7 +254,7 @@ def test_without_a_weight_the_adversary_is_not_asked(small):
     assert metrics['discriminator/gradient_norm'] > 0  # it is trained nevertheless
 
 
-@pytest.mark.parametrize('accumulate', [1, 2])
+@pytest.mark.parametrize('accumulate', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_discriminator_rests_while_it_was_right_too_often(small, accumulate):
     small.discriminator_max_accuracy = 0.8
     small.discriminator_steps = 2

@@ -554,6 +554,7 @@ def test_failing_files_are_named_the_rest_go_on_and_the_exit_code_says_so(workdi
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['good.png']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_command_with_one_sentence_and_started_again_it_goes_on(
     number, workdir, call, tmp_path

@@ -266,6 +266,7 @@ def test_no_text_of_the_release_holds_a_path_of_a_machine():
             assert not re.search(r'~/|[A-Z]:\\|file:', text), path.name
 
 
+@pytest.mark.slow
 def test_wheel_and_source_distribution_hold_the_release(tmp_path):
     tree = tmp_path / 'tree'
     ignored = shutil.ignore_patterns('__pycache__')

@@ -49,10 +49,7 @@ def at_once(agreed):
 @pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize(
     'name',
-    [
-        pytest.param(name, marks=() if name in ('base', 'chromatic_dreams') else SLOW)
-        for name in SMALLEST
-    ],
+    [pytest.param(name, marks=() if name == 'base' else SLOW) for name in SMALLEST],
 )
 def test_a_system_trains_resumes_evaluates_and_colorizes(name, tmp_path, monkeypatch, capfd):
     config = runnable(name)

@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 STEPS = 12
 Process = subprocess.Popen[str]
@@ -76,9 +77,7 @@ def test_a_run_killed_between_checkpoints_ends_in_the_same_bits(
     assert_same_run(undisturbed, tmp_path)
 
 
-@pytest.mark.parametrize(
-    'number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_run_asked_to_stop_saves_that_step_and_ends_in_the_same_bits(
     number: signal.Signals, undisturbed: Path, tmp_path: Path, start: Start
 ) -> None:
@@ -115,7 +114,6 @@ def test_a_killed_run_leaves_no_worker_process_behind(tmp_path: Path, start: Sta
             os.close(end)
 
 
-@pytest.mark.slow
 def test_a_dozen_kills_at_random_moments_change_no_bit(tmp_path: Path, start: Start) -> None:
     flags = ('--config.steps=100', '--config.checkpoint_every=1', '--config.eval_every=2')
     moments = random.Random(0)

@@ -13,6 +13,8 @@ from chromagan_jax import models
 from chromagan_jax.models.layers import output_activation
 from chromagan_jax.training import loop
 
+pytestmark = pytest.mark.slow
+
 
 class TwoHeads(nn.Module):
     """A generator with a class head, as ChromaGAN's, in three layers."""
@@ -76,7 +78,7 @@ def wgan(tiny, photographs, monkeypatch):
     return tiny
 
 
-@pytest.mark.parametrize('name', [pytest.param('rgb', marks=pytest.mark.slow), 'wgan'])
+@pytest.mark.parametrize('name', ['rgb', 'wgan'])
 def test_the_system_trains_resumes_and_evaluates_like_base(name, request, tmp_path):
     config = request.getfixturevalue(name)
     whole = loop.train_and_evaluate(config, tmp_path / 'whole')

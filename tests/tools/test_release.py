@@ -158,6 +158,7 @@ def test_nothing_that_is_written_holds_a_path(runs, made):
     assert config['init_from'] == 'first'
 
 
+@pytest.mark.slow
 def test_a_run_whose_origin_is_gone_says_so_and_one_that_moved_is_found(runs, call, tmp_path):
     for name in ('first', 'second'):
         shutil.copytree(runs / name, tmp_path / 'moved' / name)
@@ -174,12 +175,14 @@ def test_a_run_whose_origin_is_gone_says_so_and_one_that_moved_is_found(runs, ca
     assert '\n3 photographs.\n' in text
 
 
+@pytest.mark.slow
 def test_photographs_that_were_trained_on_are_called_so(runs, call, tmp_path):
     assert call(f'--val={runs / "photographs"}', '--sizes=16', workdir='first')[0] == 0
     text = (tmp_path / 'out/MODEL_CARD.md').read_text()
     assert 'On 3 photographs of its training: nothing is said about others' in text
 
 
+@pytest.mark.slow
 def test_frechet_distances_are_measured_with_features(features, call, tmp_path):
     assert call(f'--features={features}', '--sizes=32', workdir='first')[0] == 0
     rows = read(tmp_path / 'out/config.json')['evaluation']
@@ -191,6 +194,7 @@ def test_frechet_distances_are_measured_with_features(features, call, tmp_path):
     assert 'Frechet / gray' in (tmp_path / 'out/MODEL_CARD.md').read_text()
 
 
+@pytest.mark.slow
 def test_commands_that_were_used_take_the_place_of_those_made(call, tmp_path):
     code, said = call('--command=one', workdir='second')
     assert (code, said) == (

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from chromagan_jax.errors import DivergedError, UserError
+from chromagan_jax.gan import checkpoints
 from chromagan_jax.training import loop, train_logger
 
 
@@ -32,9 +34,8 @@ def metrics_of(workdir):
     return [json.loads(line) for line in (workdir / 'metrics.jsonl').open()]
 
 
-def test_a_run_leaves_what_the_readme_says(small, tmp_path):
-    loop.train_and_evaluate(small, tmp_path)
-    lines = metrics_of(tmp_path)
+def test_a_run_leaves_what_the_readme_says(small, trained):
+    lines = metrics_of(trained)
     assert [line['step'] for line in lines if 'generator/loss' in line] == [1, 2, 3, 4]
     assert [line['step'] for line in lines if 'eval/psnr' in line] == [2, 4]
     assert set(lines[0]) >= {
@@ -46,17 +47,17 @@ def test_a_run_leaves_what_the_readme_says(small, tmp_path):
         'discriminator/accuracy_fake',
         'images_per_second',
     }
-    described = json.loads((tmp_path / 'config.json').read_text())
+    described = json.loads((trained / 'config.json').read_text())
     assert described['config'] == json.loads(json.dumps(small.to_dict()))
     assert described['data']['records'] == 6
     assert set(described['versions']) >= {'jax', 'flax', 'chromagan_jax', 'python'}
-    assert sorted(p.name for p in (tmp_path / 'samples').iterdir()) == [
+    assert sorted(p.name for p in (trained / 'samples').iterdir()) == [
         'step_00000002.png',
         'step_00000004.png',
     ]
-    assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['2', '4']
-    assert len(list((tmp_path / 'best').iterdir())) == 1
-    assert list((tmp_path / 'tensorboard').rglob('events.*'))
+    assert sorted(p.name for p in (trained / 'checkpoints').iterdir()) == ['2', '4']
+    assert len(list((trained / 'best').iterdir())) == 1
+    assert list((trained / 'tensorboard').rglob('events.*'))
 
 
 def test_metrics_of_a_step_are_read_after_the_next_is_dispatched(small, tmp_path, monkeypatch):
@@ -85,6 +86,7 @@ def test_metrics_of_a_step_are_read_after_the_next_is_dispatched(small, tmp_path
     assert events == ['dispatch'] + ['dispatch', 'read'] * 3 + ['read']
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_after_the_first_step(small, tmp_path):
     compiled = []
 
@@ -107,11 +109,11 @@ def test_nothing_is_compiled_after_the_first_step(small, tmp_path):
     assert counts[0] == counts[1] > 0
 
 
-def test_lines_are_means_over_the_steps_since_the_last(small, tmp_path):
-    loop.train_and_evaluate(quiet(small), tmp_path / 'each')
+def test_lines_are_means_over_the_steps_since_the_last(small, trained, tmp_path):
     small.log_every = 2
-    loop.train_and_evaluate(small, tmp_path / 'two')
-    each, two = metrics_of(tmp_path / 'each'), metrics_of(tmp_path / 'two')
+    loop.train_and_evaluate(quiet(small), tmp_path)
+    each = [line for line in metrics_of(trained) if 'generator/loss' in line]
+    two = metrics_of(tmp_path)
     assert [line['step'] for line in two] == [2, 4]
     expected = np.mean([line['generator/loss'] for line in each[2:]])
     np.testing.assert_allclose(two[1]['generator/loss'], expected, rtol=1e-6)
@@ -154,21 +156,21 @@ def test_a_resume_on_other_data_is_refused_and_on_moved_data_is_not(small, folde
         loop.train_and_evaluate(small, tmp_path / 'run')
 
 
-def test_a_finished_run_started_again_says_so_and_does_nothing(small, tmp_path, capfd):
-    loop.train_and_evaluate(quiet(small), tmp_path)
-    before = (tmp_path / 'metrics.jsonl').read_bytes()
-    state = loop.train_and_evaluate(small, tmp_path)
+def test_a_finished_run_started_again_says_so_and_does_nothing(small, trained, tmp_path, capfd):
+    workdir = shutil.copytree(trained, tmp_path / 'run')
+    before = (workdir / 'metrics.jsonl').read_bytes()
+    state = loop.train_and_evaluate(small, workdir)
     assert state.step == 4
     assert 'step 4 is the last one: nothing is left to do' in capfd.readouterr().err
-    assert (tmp_path / 'metrics.jsonl').read_bytes() == before
+    assert (workdir / 'metrics.jsonl').read_bytes() == before
 
 
-def test_init_from_starts_a_new_run_where_the_other_ended(small, tmp_path, capfd):
-    old = loop.train_and_evaluate(quiet(small), tmp_path / 'old')
-    small.init_from = str(tmp_path / 'old')
+def test_init_from_starts_a_new_run_where_the_other_ended(small, trained, tmp_path, capfd):
+    old = checkpoints.load(trained).state
+    small.init_from = str(trained)
     small.generator_optimizer.learning_rate = 0.0  # so that the weights stay
     small.seed = 3
-    new = loop.train_and_evaluate(small, tmp_path / 'new')
+    new = loop.train_and_evaluate(quiet(small), tmp_path)
     assert 'starts from the weights in' in capfd.readouterr().err
     assert new.step == 4
     for a, b in zip(
@@ -184,6 +186,7 @@ def assert_same_bits(one, other):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
+@pytest.mark.slow
 def test_pretraining_comes_first_and_a_resume_knows_where_it_ends(small, tmp_path, capfd):
     small.pretrain_steps = 3
     small.sample_every = small.eval_every = 0
@@ -199,6 +202,7 @@ def test_pretraining_comes_first_and_a_resume_knows_where_it_ends(small, tmp_pat
     assert metrics_of(tmp_path / 'parts')[-1]['generator/loss'] == lines[-1]['generator/loss']
 
 
+@pytest.mark.slow
 def test_learning_rates_fall_where_evaluations_stop_improving(small, tmp_path, capfd):
     small.steps, small.eval_every, small.sample_every = 6, 1, 0
     small.plateau.patience, small.plateau.factor = 2, 0.5
@@ -231,6 +235,7 @@ def test_divergence_ends_the_run_and_saves_nothing_bad(small, tmp_path):
     assert max(saved) == step - 1
 
 
+@pytest.mark.slow
 def test_the_profile_holds_a_trace(small, tmp_path):
     quiet(small).steps = 6
     loop.train_and_evaluate(small, tmp_path, profile=True)

@@ -56,6 +56,7 @@ def started(config, tmp_path, **pretrained):
     return state, said
 
 
+@pytest.mark.slow
 def test_a_backbone_starts_from_vgg16_once_and_is_then_resumed(chromagan, tmp_path):
     chromagan.objective.classes = 0.0
     seen = np.zeros((1, 32, 32, 3), np.float32)
@@ -73,6 +74,7 @@ def test_a_backbone_starts_from_vgg16_once_and_is_then_resumed(chromagan, tmp_pa
     np.testing.assert_array_equal(again.generator.params['backbone']['conv4_3']['kernel'], kernel)
 
 
+@pytest.mark.slow
 def test_a_context_starts_from_squeezenet_in_the_weights_and_their_average(
     tiny, tmp_path, features
 ):
@@ -85,8 +87,8 @@ def test_a_context_starts_from_squeezenet_in_the_weights_and_their_average(
         jax.tree.map(np.testing.assert_array_equal, params['squeezenet'], file)
 
 
-def test_a_network_without_a_backbone_says_nothing_of_one(tiny, tmp_path):
-    assert started(tiny, tmp_path)[1] == []
+def test_a_network_without_a_backbone_says_nothing_of_one(small, tmp_path):
+    assert started(small, tmp_path)[1] == []
 
 
 def test_a_teacher_is_placed_whole_and_only_where_the_system_has_one(chromagan):
