@@ -61,7 +61,7 @@ Line = dict[str, Any]
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     del argv
-    setup.compute_in_this_thread()
+    sharding.disable_async_cpu_dispatch()
     config = flags.FLAGS.config
     described = {
         'size': config.data.size,

@@ -57,7 +57,8 @@ def _twin(condition: np.ndarray) -> Callable[[], Any]:
 
     from tools.torch_twin.networks import Generator
 
-    network = Generator().eval().to(memory_format=torch.channels_last)
+    network = Generator().eval()
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.from_numpy(condition[:, None])
 
     def run() -> None:

@@ -27,6 +27,7 @@ import cv2
 from absl import flags, logging
 from PIL import Image
 
+from chromagan_jax import sharding
 from chromagan_jax.config import postprocess
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.errors import PreemptedError, UserError
@@ -150,6 +151,7 @@ def _colorize(
 ) -> tuple[int, int]:
     """How many photographs were colorized and how many failed."""
     cv2.setNumThreads(1)  # photographs are what runs in parallel
+    sharding.disable_async_cpu_dispatch()
     trained = load(values.workdir, values.checkpoint)
     given = {name: values[name].value for name in PostProcess._fields}
     given = {name: value for name, value in given.items() if value is not None}

@@ -16,9 +16,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from chromagan_jax import sharding
 from chromagan_jax.errors import DivergedError, PreemptedError, UserError, is_lost_process
 from chromagan_jax.evaluation import job
-from chromagan_jax.training import loop, setup
+from chromagan_jax.training import loop
 from chromagan_jax.utils.cli import end_now, exit_with, flag_mistake
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -73,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run() -> None:
-    setup.compute_in_this_thread()
+    sharding.disable_async_cpu_dispatch()
     if _DISTRIBUTED.value:
         _join_processes()
     if _COMPILATION_CACHE.value and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):

@@ -20,6 +20,16 @@ BATCH_AXES = ('data', 'fsdp')
 _MIN_SHARDED = 2**14
 
 
+def disable_async_cpu_dispatch() -> None:
+    """Makes the CPU compute in the thread that asks for it; to be called before JAX is used.
+
+    JAX's own thread gets its memory from a small arena of glibc, which maps and clears the
+    temporaries of a program anew at every call. Accelerators, and computations on several devices,
+    are not concerned.
+    """
+    jax.config.update('jax_cpu_enable_async_dispatch', False)
+
+
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A (data, fsdp) mesh over all devices, `fsdp` of them to a copy of the parameters.
 

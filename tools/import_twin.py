@@ -1,6 +1,6 @@
 """Turns weights that the PyTorch twin trained into the weights that come inside the package.
 
-    python -m tools.import_twin --weights=OUT/weights.safetensors --log=OUT/train.log \
+    python -m tools.import_twin --weights=OUT/generator.safetensors --log=OUT/train.log \
         --val=HELD_OUT_DIR --features=SQUEEZENET
 
 Converts the generator of `tools.torch_twin` and scores it on the photographs in --val at each of
@@ -99,7 +99,7 @@ def import_weights(args: argparse.Namespace) -> None:
     arrays = readable(lambda: safetensors.numpy.load_file(path), path, 'a .safetensors file')
     try:
         variables = to_variables(arrays)
-        step = max(json.loads(line).get('step', 0) for line in log.splitlines())
+        step = _last_step(log)
     except (KeyError, ValueError) as error:
         raise UserError(
             f'{args.weights} or {args.log} is not what tools.torch_twin writes ({error}): name its '
@@ -126,6 +126,12 @@ def import_weights(args: argparse.Namespace) -> None:
         'log.jsonl': log,
     }
     release.write(Path(args.output), texts, variables, described)
+
+
+def _last_step(log: str) -> int:
+    """The last step that a log names; raises ValueError if it is no JSON."""
+    lines = [json.loads(line) for line in log.splitlines()]
+    return max(int(line[key]) for line in lines for key in ('step', 'steps') if key in line)
 
 
 def to_variables(arrays: Arrays) -> PyTree:

@@ -103,9 +103,7 @@ def recolor(
     """
     height, width = pixels.shape[:2]
     seen = lightness(small)
-    maps = _guided_maps(seen, postprocess.treat_chroma(post, seen, ab))
-    wide = _mix(maps.transpose(0, 2, 1), *_taps(ab.shape[1], width)).transpose(0, 2, 1)
-    wide = np.ascontiguousarray(wide)
+    wide = _widened(_guided_maps(seen, postprocess.treat_chroma(post, seen, ab)), width)
     index, weight = _taps(ab.shape[0], height)
     result = np.empty((height, width, 4 if pixels.shape[2:] == (4,) else 3), np.uint8)
     change = _contrast_change(pixels, post) if post.contrast else None
@@ -159,8 +157,8 @@ def _lightness_of_gray(dtype: np.dtype) -> np.ndarray:
     return color.gray_to_lightness(np.arange(full + 1, dtype=np.float64) / full).astype(np.float32)
 
 
-def _guided_maps(guide: np.ndarray, ab: np.ndarray) -> np.ndarray:
-    """(8, h, w): ab less what L* explains, the slope, the least and the greatest ab nearby."""
+def _guided_maps(guide: np.ndarray, ab: np.ndarray) -> list[np.ndarray]:
+    """(h, w, 2) each: ab less what L* explains, the slope, the least and the greatest ab nearby."""
 
     def mean(x: np.ndarray) -> np.ndarray:
         return cv2.blur(x, (3, 3), borderType=cv2.BORDER_REFLECT)
@@ -169,16 +167,31 @@ def _guided_maps(guide: np.ndarray, ab: np.ndarray) -> np.ndarray:
     covariance = mean(ab * guide[..., None]) - mean(ab) * mean(guide)[..., None]
     slope = mean(covariance / (variance + _NOISE)[..., None])
     window = np.ones((3, 3), np.uint8)
-    maps = [ab - slope * guide[..., None], slope, cv2.erode(ab, window), cv2.dilate(ab, window)]
-    return np.ascontiguousarray(np.concatenate(maps, axis=-1).transpose(2, 0, 1))
+    return [ab - slope * guide[..., None], slope, cv2.erode(ab, window), cv2.dilate(ab, window)]
+
+
+def _widened(maps: list[np.ndarray], width: int) -> np.ndarray:
+    """(h, w, 2) each to (2 n, h, width)."""
+    height = maps[0].shape[0]
+    wide = np.empty((2 * len(maps), height, width), np.float32)
+    for index, image in enumerate(maps):
+        interpolation = _interpolation(image.shape[1], width)
+        resized = cv2.resize(image, (width, height), interpolation=interpolation)
+        wide[2 * index : 2 * index + 2] = resized.transpose(2, 0, 1)
+    return wide
+
+
+def _interpolation(low: int, high: int) -> int:
+    """Bicubic to enlarge, area to shrink."""
+    return cv2.INTER_AREA if high < low else cv2.INTER_CUBIC
 
 
 def _taps(low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
     """From which of `low` values, and with which weights, each of `high` is interpolated.
 
-    Bicubic to enlarge, area to shrink. Not cv2.resize itself, which could not do a strip alone.
+    Not cv2.resize itself, which could not do a strip alone.
     """
-    method = cv2.INTER_AREA if high < low else cv2.INTER_CUBIC
+    method = _interpolation(low, high)
     matrix = cv2.resize(np.eye(low, dtype=np.float32), (low, high), interpolation=method)
     taps = np.count_nonzero(matrix, axis=1).max()
     index = np.argsort(matrix == 0, axis=1, kind='stable')[:, :taps]

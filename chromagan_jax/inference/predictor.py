@@ -143,8 +143,10 @@ def _make_predict_at(
     target = jax.eval_shape(partial(steps.predict, system), variables, shape)
     space = {channels: name for name, channels in color.TARGET_CHANNELS.items()}[target.shape[-1]]
 
+    # The weights are constants of the program: what the network computes from them alone, as the
+    # transformed kernels of Winograd's convolutions, is computed once by the compiler.
     @jax.jit
-    def colors(variables: PyTree, condition: jax.Array, seeds: jax.Array) -> jax.Array:
+    def colors(condition: jax.Array, seeds: jax.Array) -> jax.Array:
         if noise:  # a stream for each photograph, so that none depends on its neighbours
             target = jax.vmap(
                 lambda one, seed: steps.predict(system, variables, one[None], jax.random.key(seed))
@@ -158,7 +160,7 @@ def _make_predict_at(
         images[: len(small)] = small
         all_seeds = np.zeros(batch_size, np.uint32)
         all_seeds[: len(small)] = seeds
-        return np.array(colors(variables, color.encode(images, space)[0], all_seeds)[: len(small)])
+        return np.array(colors(color.encode(images, space)[0], all_seeds)[: len(small)])
 
     return predict
 

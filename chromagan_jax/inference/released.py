@@ -104,7 +104,9 @@ def encode(variables: PyTree) -> bytes:
     for name, leaf in named(variables).items():
         exact = np.asarray(leaf).astype(np.float32)
         with np.errstate(over='ignore'):  # an overflow is told below
-            arrays[name] = exact.astype(np.float16)
+            arrays[name] = exact.astype(
+                np.float16, order='C'
+            )  # safetensors writes memory as it lies
         if not (fits := np.isfinite(arrays[name])).all():
             raise UserError(
                 f'{name} holds the value {exact[~fits][0]:g}, and float16 ends at 65504: release '

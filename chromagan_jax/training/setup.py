@@ -20,17 +20,6 @@ from chromagan_jax.utils import files, writers
 PyTree = Any
 
 
-def compute_in_this_thread() -> None:
-    """Makes the CPU compute in the thread that asks for it; to be called before JAX is used.
-
-    JAX would hand the work to a thread of its own, whose part of glibc's memory is too small for a
-    step's temporaries: they were mapped and cleared anew at every step, whatever launch/local.sh
-    says to glibc. With its settings the step is 10 % faster in the main thread, without them as
-    fast. Accelerators, and computations on several devices, are not concerned.
-    """
-    jax.config.update('jax_cpu_enable_async_dispatch', False)
-
-
 def claim_workdir(config: Any, workdir: Path, source: Source, resume: bool) -> None:
     """Writes config.json, after checking that a run which resumes is the one that it describes.
 

@@ -65,5 +65,5 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f'{path} cannot be written ({error.strerror or error}): '
-            'make room or permission there, or choose another workdir.'
+            'make room or permission there, or choose another folder.'
         ) from error

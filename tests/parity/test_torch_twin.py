@@ -20,13 +20,13 @@ torch = pytest.importorskip('torch', reason='needs PyTorch: pip install -e ".[pa
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from chromagan_jax.data import make_source  # noqa: E402
+from chromagan_jax.data.sources import make_source  # noqa: E402
 from chromagan_jax.errors import DivergedError, UserError  # noqa: E402
 from tools.torch_twin import checkpoint, color, data, model, networks, pack, step, train  # noqa: E402
 from tools.torch_twin.cli import run_command  # noqa: E402
 from tools.torch_twin.options import parse, parse_stages  # noqa: E402
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CPU = torch.device('cpu')
 # Of the published files: kernel, stride, expanded and output channels of each block.
 LITE0 = (

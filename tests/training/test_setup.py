@@ -105,7 +105,7 @@ def test_the_cpu_computes_in_the_thread_that_asks_and_not_without_being_told():
     """In processes of their own: JAX wants to know before it is used."""
     program = """
 import jax
-from chromagan_jax.training import setup
+from chromagan_jax import sharding
 {told}
 ones = jax.numpy.ones((512, 512))
 work = jax.jit(lambda x: jax.lax.fori_loop(0, 50, lambda i, y: y @ x / 512, x))
@@ -113,7 +113,7 @@ jax.block_until_ready(work(ones))
 print(work(ones).is_ready())
 """
     environment = {**os.environ, 'XLA_FLAGS': ''}
-    for told, expected in (('setup.compute_in_this_thread()', 'True'), ('', 'False')):
+    for told, expected in (('sharding.disable_async_cpu_dispatch()', 'True'), ('', 'False')):
         command = [sys.executable, '-c', program.format(told=told)]
         answer = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=True

@@ -46,5 +46,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_a_file_in_the_place_of_the_folder_is_a_sentence(tmp_path):
     (tmp_path / 'samples').write_text('')
-    with pytest.raises(UserError, match='choose another workdir'):
+    with pytest.raises(UserError, match='choose another folder'):
         files.write_png(tmp_path / 'samples' / '1.png', np.zeros((4, 4, 3), np.uint8))

@@ -37,6 +37,7 @@ Padding = tuple[int, int]  # before and after, of both sides of the picture
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 _SMALL = 18 * 18  # pixels up to which kernels weigh more than pictures
 _NARROW = 64  # channels below which matrix products do not pay
+_NARROW_INPUT = 16  # input channels from which they pay in the convolution itself
 _MANY = 1000  # pixels of the batch from which transforming a kernel pays
 _TILES = {2: 3, 3: 2, 4: 3}  # kernel -> pixels a side of Winograd's tiles
 
@@ -77,7 +78,7 @@ def _patches(x: Array, k: int, padding: Padding) -> Array:
 def _cpu(x: Array, kernel: Array, padding: Padding) -> Array:
     """(B, H, W, C) with (k, k, C, F) -> (B, h, w, F)."""
     k, _, _, features = kernel.shape
-    if tile := _tile(x.shape[:3], kernel.shape, padding, x.dtype):
+    if tile := _tile(x.shape[:3], kernel.shape, padding, x.dtype, _NARROW_INPUT):
         return winograd.convolve(x, kernel, padding, tile)
     if x.shape[1] * x.shape[2] > 100:
         return _padded(x, kernel, padding)
@@ -151,12 +152,19 @@ def _contracted(x: Array, y: Array) -> Array:
     return x.T @ y if x.shape[1] <= y.shape[1] else (y.T @ x).T
 
 
-def _tile(x: tuple[int, ...], kernel: tuple[int, ...], padding: Padding, dtype: Any) -> int:
+def _tile(
+    x: tuple[int, ...],
+    kernel: tuple[int, ...],
+    padding: Padding,
+    dtype: Any,
+    least_channels: int = _NARROW,
+) -> int:
     """Pixels a side of Winograd's tiles, for shapes where they pay; else 0."""
     k, _, channels, features = kernel
     more = sum(padding) - k + 1
     pixels = x[0] * (x[1] + more) * (x[2] + more)
-    pays = pixels >= _MANY and min(channels, features) >= _NARROW and dtype == jnp.float32
+    wide = channels >= least_channels and features >= _NARROW
+    pays = pixels >= _MANY and wide and dtype == jnp.float32
     return _TILES.get(k, 0) if pays else 0
 
 
