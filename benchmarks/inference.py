@@ -58,7 +58,7 @@ def _twin(condition: np.ndarray) -> Callable[[], Any]:
     from tools.torch_twin.networks import Generator
 
     network = Generator().eval()
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     x = torch.from_numpy(condition[:, None])
 
     def run() -> None:

@@ -115,6 +115,7 @@ def test_the_class_head_and_its_term_are_there_if_something_teaches_them(small):
     assert layout() == (0.003, True)
 
 
+@pytest.mark.slow
 def test_the_backbone_and_its_average_start_from_vgg16(small):
     small.generator = {'name': 'chromagan', 'width': 4, 'classes': 0}
     small.data.size = 32

@@ -171,6 +171,7 @@ def test_the_moving_average_is_warmed_up_and_holds_statistics_too(small):
     assert_close(two.ema, average, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_without_a_moving_average_the_raw_weights_count(small):
     small.ema = 0.0
     _, state, step = build(small)
@@ -202,6 +203,7 @@ def test_a_bad_value_is_remembered_and_changes_no_parameter_from_then_on(small):
         assert_same_bits(getattr(after, field), getattr(good, field))
 
 
+@pytest.mark.slow
 def test_mixed_precision_keeps_parameters_and_losses_in_float32(small):
     _, state, step = build(small)
     _, exact = step(state, batch_of(small))
@@ -217,6 +219,7 @@ def test_mixed_precision_keeps_parameters_and_losses_in_float32(small):
     np.testing.assert_allclose(metrics['generator/loss'], exact['generator/loss'], rtol=0.02)
 
 
+@pytest.mark.slow
 def test_learning_rates_of_the_networks_are_their_own_and_scaled_together(small):
     small.generator_optimizer.learning_rate = 1e-3
     small.discriminator_optimizer.learning_rate = 4e-3
@@ -280,6 +283,7 @@ def test_the_discriminator_rests_while_it_was_right_too_often(small, accumulate)
     )
 
 
+@pytest.mark.slow
 def test_every_reconstruction_term_counts_with_its_weight(small):
     small.objective.update(l1=3.0, mse=5.0, huber=7.0, huber_delta=0.2, adversarial_weight=0.5)
     system, state, step = build(small)

@@ -162,6 +162,7 @@ def test_each_pixel_of_half_the_size_becomes_four(variables):
     assert np.ptp(target[0, ::2, ::2], axis=0).min() > 0
 
 
+@pytest.mark.slow
 def test_a_pixel_reaches_every_other_through_the_global_branch_alone():
     """With the vector's last layer at zero, a change in a corner stays in its neighbourhood."""
     module = TwoBranch(**{**TINY, 'size': 96, 'classes': 0})
@@ -180,6 +181,7 @@ def test_a_pixel_reaches_every_other_through_the_global_branch_alone():
     assert far(muted) == 0
 
 
+@pytest.mark.slow
 def test_train_mode_moves_the_running_statistics_and_test_mode_uses_them(variables):
     module, x = TwoBranch(**TINY), pictures(2)
     train = jax.jit(lambda v: module.apply(v, x, train=True, mutable=['batch_stats'])[1])
@@ -219,6 +221,7 @@ def test_odd_maps_are_halved_upwards():
     assert params['vector_0']['kernel'].shape == (2 * 2 * 32, 64)  # 5 -> 3 -> 2
 
 
+@pytest.mark.slow
 def test_remat_changes_the_memory_and_not_the_gradient(variables):
     def loss(remat):
         def value(params):

@@ -126,6 +126,7 @@ def test_logits_are_float32_whatever_is_computed_in():
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_logits_nor_gradient():
     inputs = pair(20)
     fields = {**SMALL, 'norm': 'batch', 'slope': 0.2}
@@ -163,6 +164,7 @@ def test_max_pool_has_the_values_and_the_gradient_of_a_window_by_window_one(side
     np.testing.assert_array_equal(pooled, nn.max_pool(x, (2, 2), (2, 2)))
 
 
+@pytest.mark.slow
 def test_the_gradient_penalty_has_the_gradient_of_its_finite_differences():
     module = DenseDiscriminator(**SMALL)
     condition, real = pair(20)

@@ -42,7 +42,7 @@ def test_the_bottleneck_sees_24_pixels_less():
     }
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('dtype', [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(('channels', 'lowest'), [(3, 0), (2, -1)])
 def test_the_target_has_the_size_of_the_condition_and_the_range_of_its_space(
     channels, lowest, dtype
@@ -97,6 +97,7 @@ def test_impossible_fields_and_sizes_are_named(module, sides, sentence):
         shapes(module, *sides)
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_output_nor_gradient():
     x = jax.random.uniform(KEY, (1, 32, 28, 1))
     init = jax.jit(EncoderDecoder(width=2).init, static_argnames='train')

@@ -178,6 +178,7 @@ def test_the_power_iteration_goes_on_in_training_only():
     )
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient_under_spectral_norm():
     _, variables, inputs = spectral(passes=3)
     gradients = []
@@ -194,6 +195,7 @@ def test_remat_changes_no_gradient_under_spectral_norm():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_penalty_differentiates_through_spectral_norm():
     # Nearly linear, lest finite differences step over the kinks of LeakyReLU.
     module, variables, (condition, real) = spectral(slope=0.999)

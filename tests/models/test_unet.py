@@ -242,6 +242,7 @@ def test_noise_channels_change_the_colours_and_only_where_the_stream_is_given():
 
 
 @pytest.mark.parametrize('fields', [{'stem': 3, 'activation': 'leaky_relu'}, {'norm': 'group'}])
+@pytest.mark.slow
 def test_variants_train_in_bfloat16_with_remat(fields):
     module = UNet(widths=(4, 6, 8), dtype=jnp.bfloat16, remat=True, noise_channels=1, **fields)
     x = jax.random.normal(KEY, (2, 16, 24, 1))
@@ -267,6 +268,7 @@ def test_variants_train_in_bfloat16_with_remat(fields):
         assert jnp.abs(leaf).max() > 0
 
 
+@pytest.mark.slow
 def test_remat_changes_the_memory_and_not_the_gradient():
     x = jax.random.normal(KEY, (2, 32, 32, 1))
     init = lambda: UNet(size=32, width=4).init({'params': KEY, 'noise': KEY}, x, train=True)

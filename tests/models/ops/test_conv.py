@@ -18,12 +18,12 @@ SHAPES = [
     (6, 2, 64, 64, (0, 0)),
     (6, 2, 64, 65, (1, 1)),
     (8, 3, 64, 64, (0, 0)),
-    (36, 3, 64, 64, (1, 1)),
+    pytest.param(36, 3, 64, 64, (1, 1), marks=pytest.mark.slow),
     (2, 1, 5, 3, (0, 0)),
-    (23, 2, 64, 65, (1, 1)),  # from here on by Winograd's tiles, whole and in part
-    (25, 3, 64, 64, (1, 1)),
-    (24, 4, 65, 64, (1, 1)),
-    (26, 4, 64, 64, (0, 0)),
+    (25, 3, 64, 64, (1, 1)),  # from here on by Winograd's tiles, whole and in part
+    pytest.param(23, 2, 64, 65, (1, 1), marks=pytest.mark.slow),
+    pytest.param(24, 4, 65, 64, (1, 1), marks=pytest.mark.slow),
+    pytest.param(26, 4, 64, 64, (0, 0), marks=pytest.mark.slow),
     (8, 3, 64, 2, (1, 1)),  # gradients by patches of the narrower side
     (8, 2, 3, 64, (1, 1)),
 ]

@@ -223,7 +223,7 @@ def test_the_backbone_has_the_maps_of_a_gray_picture_that_is_one_px_larger(kerne
         np.testing.assert_allclose(ours[0], plain, atol=1e-4 * plain.max())
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('dtype', [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 def test_the_backbone_learns_but_for_its_first_convolution(kernels, tmp_path, dtype):
     params = squeezenet.load(save_tfjs(tmp_path / 'tfjs', kernels))
     gray = jnp.asarray(np.random.default_rng(3).random((2, 32, 32, 1)), jnp.float32)

@@ -198,6 +198,7 @@ def test_too_small_a_picture_is_named():
         vgg.VGG16(width=2).init(KEY, jnp.zeros((1, 31, 40, 3)))
 
 
+@pytest.mark.slow
 def test_remat_of_the_backbone_changes_no_gradient():
     x = jax.random.normal(KEY, (1, 16, 16, 3))
     params = jax.jit(vgg.Backbone(width=2).init)(KEY, x)
