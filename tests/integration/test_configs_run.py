@@ -26,6 +26,7 @@ SMALLEST = {  # px
     'chromagan': 24,
     'chromatic_dreams': 92,
     'image_colorizer': 128,
+    'lite_unet': 32,
     'pix2pix': 32,
     'restore': 32,
     'rgb_colorizer': 92,

@@ -63,7 +63,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([TINY, 'steps=3'], "'steps=3' is no flag: write --config.FIELD=VALUE."),
         (
             [TINY, '--config.generator.name=resnet'],
-            "generator.name is 'resnet'; choose one of unet, encoder_decoder, chromagan.",
+            "generator.name is 'resnet'; choose one of unet, lite_unet, encoder_decoder, "
+            'chromagan.',
         ),
     ],
 )

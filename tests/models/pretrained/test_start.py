@@ -8,11 +8,11 @@ import safetensors.numpy
 from flax import traverse_util
 
 from chromagan_jax import models, sharding
-from chromagan_jax import state as state_lib
 from chromagan_jax.errors import UserError
-from chromagan_jax.models import efficientnet_lite
+from chromagan_jax.gan import state as state_lib
+from chromagan_jax.models.pretrained import efficientnet_lite
 from configs import lite_unet as recipe
-from tests import lite
+from tests.models import lite
 
 
 @pytest.fixture(autouse=True)

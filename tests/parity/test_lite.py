@@ -13,9 +13,9 @@ from flax import traverse_util
 torch = pytest.importorskip('torch', reason='needs PyTorch: pip install -e ".[parity]"')
 from torch.nn import functional  # noqa: E402
 
-from chromagan_jax.models import efficientnet_lite  # noqa: E402
 from chromagan_jax.models.lite_unet import LiteUNet  # noqa: E402
-from tests import lite  # noqa: E402
+from chromagan_jax.models.pretrained import efficientnet_lite  # noqa: E402
+from tests.models import lite  # noqa: E402
 from tools import encoder  # noqa: E402
 from tools.torch_twin import networks  # noqa: E402
 from tools.torch_twin.cli import run_command  # noqa: E402
