@@ -1,4 +1,4 @@
-"""The recipe of the weights that come inside the package: what won under equal budgets.
+"""What won when single changes to pix2pix were trained under equal budgets.
 
     python -m chromagan_jax.main --config=configs/best.py --config.squeezenet=FILE \
         --config.data.source=DIR --config.eval.source=HELD_OUT_DIR

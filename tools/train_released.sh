@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the weights that come inside the package, on this machine: trains configs/best.py at a small
+# Makes weights for a release, on this machine: trains configs/best.py at a small
 # size, goes on from there at a larger one, scores the result and writes it, with its model card.
 # Run it from the repository's root; started again with the same variables it goes on where it was.
 # On two CPU cores fifty minutes.
@@ -18,7 +18,7 @@
 #   SQUEEZENET  weights of SqueezeNet, as eval.features takes them: the generator starts from them,
 #             and they measure Frechet distances
 #   RUNS      where the runs are written, a folder for each size (runs/released)
-#   OUTPUT    where the release is written (chromagan_jax/weights)
+#   OUTPUT    where the release is written (runs/released/weights)
 #   SIZES     px, of the crops of one stage after the other (64 128)
 #   STEPS     generator updates of each stage (5600 2800)
 #   BATCH     photographs a step (16)
@@ -29,7 +29,7 @@ TRAIN=${TRAIN:-}
 VAL=${VAL:-}
 SQUEEZENET=${SQUEEZENET:-}
 RUNS=${RUNS:-runs/released}
-OUTPUT=${OUTPUT:-chromagan_jax/weights}
+OUTPUT=${OUTPUT:-runs/released/weights}
 read -ra SIZES <<<"${SIZES:-64 128}"
 read -ra STEPS <<<"${STEPS:-5600 2800}"
 BATCH=${BATCH:-16}

@@ -24,6 +24,7 @@ Predict = Callable[[Sequence[np.ndarray], Sequence[int | None]], np.ndarray]
 
 # What may be wrong with one photograph and leave the others alone.
 _FAILURES = (OSError, UnreadableImage, MemoryError)
+_NETWORKS = 2  # batches that the network computes at once: one uses what cores another leaves idle
 _BATCH_PIXELS = 2**25  # a batch ends early when its photographs have as many pixels
 
 
@@ -80,6 +81,9 @@ def _below(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
+Writing = tuple[Job, Future[None]]  # a photograph, and its writing
+
+
 class Photograph(NamedTuple):
     """A photograph between reading and writing."""
 
@@ -130,9 +134,9 @@ def colorize_files(
 
     Once `stopping()` no photograph is begun, and those that the network has seen are finished.
 
-    Threads read and write while the network runs. In memory are a batch, of at most `batch_size`
-    photographs and about 33 megapixels, and no more than `threads` photographs before it and as
-    many after it.
+    Threads read and write while the network runs, on up to two batches at once. In memory are these
+    and a third one, of at most `batch_size` photographs and about 33 megapixels each, and no more
+    than `threads` photographs before them and as many after them.
 
     Returns:
         How many were colorized and how many failed.
@@ -142,8 +146,9 @@ def colorize_files(
     """
     counts = Counts(len(jobs))
     batch: list[Photograph] = []
-    writing: deque[tuple[Job, Future[None]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    seen: deque[Future[list[Writing]]] = deque()
+    writing: deque[Writing] = deque()
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(_NETWORKS) as networks:
         try:
             readings = (pool.submit(_read, job, size, max_pixels, post) for job in jobs)
             for job, reading in _ahead(zip(jobs, readings, strict=True), threads):
@@ -160,15 +165,20 @@ def colorize_files(
                 batch.append(photograph)
                 pixels = sum(p.pixels.shape[0] * p.pixels.shape[1] for p in batch)
                 if len(batch) == batch_size or pixels >= _BATCH_PIXELS:
-                    writing += _start_writing(batch, predict, pool, post)
+                    seen.append(networks.submit(_start_writing, batch, predict, pool, post))
                     batch = []
+                while len(seen) > _NETWORKS:
+                    writing += seen.popleft().result()
                 while len(writing) > threads:
                     counts.collect(*writing.popleft())
             if batch:
-                writing += _start_writing(batch, predict, pool, post)
+                seen.append(networks.submit(_start_writing, batch, predict, pool, post))
+            for future_batch in seen:
+                writing += future_batch.result()
             for job, future in writing:
                 counts.collect(job, future)
         except BaseException:
+            networks.shutdown(cancel_futures=True)
             pool.shutdown(cancel_futures=True)
             raise
         finally:
@@ -197,7 +207,7 @@ def _read(job: Job, size: int, max_pixels: int, post: PostProcess) -> tuple[Phot
 
 def _start_writing(
     batch: Sequence[Photograph], predict: Predict, pool: ThreadPoolExecutor, post: PostProcess
-) -> list[tuple[Job, Future[None]]]:
+) -> list[Writing]:
     """Runs the network, and leaves the rest to the threads."""
     colors = predict([p.small for p in batch], [p.job.sample for p in batch])
     return [(p.job, pool.submit(_write, p, ab, post)) for p, ab in zip(batch, colors, strict=True)]

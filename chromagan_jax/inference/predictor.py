@@ -155,12 +155,15 @@ def _make_predict_at(
             target = steps.predict(system, variables, condition)
         return color.to_lab(condition, target)[..., 1:]
 
+    # Compiled here, since threads that call it for the first time would each compile it.
+    compiled = colors.lower(shape, jax.ShapeDtypeStruct((batch_size,), jnp.uint32)).compile()
+
     def predict(small: Sequence[np.ndarray], seeds: Sequence[int]) -> np.ndarray:
         images = np.zeros((batch_size, size, size, 3), np.uint8)
         images[: len(small)] = small
         all_seeds = np.zeros(batch_size, np.uint32)
         all_seeds[: len(small)] = seeds
-        return np.array(colors(color.encode(images, space)[0], all_seeds)[: len(small)])
+        return np.array(compiled(color.encode(images, space)[0], all_seeds)[: len(small)])
 
     return predict
 

@@ -19,6 +19,7 @@ from skimage.transform import resize
 from chromagan_jax import colorize, sharding
 from chromagan_jax.color import encode
 from chromagan_jax.config.postprocess import PostProcess
+from chromagan_jax.data import decode
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints, steps
 from chromagan_jax.gan import state as state_lib
@@ -605,13 +606,16 @@ def test_ctrl_c_counts_what_is_done_and_the_same_command_goes_on(call, tmp_path,
     monkeypatch.setattr(colorize, 'make_predict', interrupted)
     code, said = call(*paths)
     assert code == 75
+    done = len(list((tmp_path / 'out').iterdir()))
+    assert 2 <= done < 5  # the batches that the network has at hand are finished
     assert said.splitlines()[-1] == (
-        'chromagan_jax: Interrupted: 2 colorized, 0 failed, 3 left; started again, it goes on with '
-        'these.'
+        f'chromagan_jax: Interrupted: {done} colorized, 0 failed, {5 - done} left; started again, '
+        'it goes on with these.'
     )
-    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['0.png', '1.png']
+    assert {p.name for p in (tmp_path / 'out').iterdir()} == {f'{i}.png' for i in range(done)}
     monkeypatch.undo()
-    assert call(*paths)[1].splitlines()[-1].startswith('3 colorized, 0 failed, 2 skipped')
+    again = call(*paths)[1].splitlines()[-1]
+    assert again.startswith(f'{5 - done} colorized, 0 failed, {done} skipped')
     monkeypatch.setattr(colorize, 'make_predict', interrupted)
     assert 'it begins anew with --overwrite' in call(*paths, '--overwrite')[1]
 
@@ -731,6 +735,23 @@ SET = {
     'denoise_before': 12.0,
     'denoise_after': 4.0,
 }
+
+
+def test_several_sizes_give_the_mean_of_the_colours_at_each(tmp_path):
+    network = make_run(tmp_path / 'run')
+    pixels = photograph(40, 50)
+    _, small = photo_lib.prepare(pixels, 24)
+    at_24, at_16 = (predictor.make_predict(*network, (size,), 1) for size in (24, 16))
+    seen = decode.resize(small, 16, 16)
+    enlarged = cv2.resize(at_16([seen], [None])[0], (24, 24))
+    expected = (at_24([small], [None])[0] + enlarged) / 2
+    found = predictor.make_predict(*network, (16, 24), 1)([small], [None])[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    Image.fromarray(pixels).save(tmp_path / 'a.png')
+    arguments = [f'--workdir={tmp_path / "run"}', '--size=16,24', f'--output={tmp_path / "out"}']
+    assert colorize.main(['', *arguments, str(tmp_path / 'a.png')]) == 0
+    (result,) = predictor.colorize([pixels], *network, (16, 24))
+    np.testing.assert_array_equal(read(tmp_path / 'out/a.png'), result)
 
 
 @pytest.fixture(scope='module')

@@ -74,12 +74,28 @@ def _patches(x: Array, k: int, padding: Padding) -> Array:
     return jnp.concatenate(shifted, axis=-1)
 
 
+def _product_first(x: Array, kernel: Array, padding: Padding) -> Array:
+    """For few features: the products of all taps are small, and are shifted and added."""
+    k, _, channels, features = kernel.shape
+    products = x @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    products = jnp.pad(products, ((0, 0), padding, padding, (0, 0)))
+    h, w = products.shape[1] - k + 1, products.shape[2] - k + 1
+    products = products.reshape(*products.shape[:3], k, k, features)
+    taps = [(i, j) for i in range(k) for j in range(k)]
+    return sum(
+        (products[:, i : i + h, j : j + w, i, j] for i, j in taps),
+        start=jnp.zeros((), x.dtype),
+    )
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _cpu(x: Array, kernel: Array, padding: Padding) -> Array:
     """(B, H, W, C) with (k, k, C, F) -> (B, h, w, F)."""
     k, _, _, features = kernel.shape
     if tile := _tile(x.shape[:3], kernel.shape, padding, x.dtype, _NARROW_INPUT):
         return winograd.convolve(x, kernel, padding, tile)
+    if k == 3 and k * k * features <= x.shape[3]:
+        return _product_first(x, kernel, padding)
     if x.shape[1] * x.shape[2] > 100:
         return _padded(x, kernel, padding)
     return _patches(x, k, padding) @ kernel.reshape(-1, features)

@@ -24,7 +24,8 @@ SHAPES = [
     pytest.param(23, 2, 64, 65, (1, 1), marks=pytest.mark.slow),
     pytest.param(24, 4, 65, 64, (1, 1), marks=pytest.mark.slow),
     pytest.param(26, 4, 64, 64, (0, 0), marks=pytest.mark.slow),
-    (8, 3, 64, 2, (1, 1)),  # gradients by patches of the narrower side
+    (25, 3, 16, 64, (1, 1)),  # the convolution alone by tiles
+    (8, 3, 64, 2, (1, 1)),  # products first; gradients by patches of the narrower side
     (8, 2, 3, 64, (1, 1)),
 ]
 
