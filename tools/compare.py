@@ -201,9 +201,16 @@ def plateau(name: str, steps: int) -> list[str]:
 
 
 def config_of(name: str) -> ConfigDict:
-    """The config of a system, 'NAME' or 'NAME:ARGUMENT' for configs/NAME.py."""
+    """The config of a system, 'NAME' or 'NAME:ARGUMENT' for configs/NAME.py.
+
+    Raises:
+        UserError: if there is no such file.
+    """
     module, colon, argument = name.partition(':')
-    get_config = runpy.run_path(str(ROOT / 'configs' / f'{module}.py'))['get_config']
+    path = ROOT / 'configs' / f'{module}.py'
+    if not path.is_file():
+        raise UserError(f'There is no system {module}: configs/ has {", ".join(SYSTEMS)}.')
+    get_config = runpy.run_path(str(path))['get_config']
     config: ConfigDict = get_config(argument) if colon else get_config()
     return config
 

@@ -139,10 +139,8 @@ def test_the_steps_are_those_that_the_measured_rate_has_in_the_minutes(finished)
 @pytest.mark.slow
 def test_a_system_that_fails_is_named_and_the_others_go_on(finished):
     lines = finished[1].splitlines()
-    assert lines[0].startswith('compare: nonsense failed: benchmark ended with 1; ')
-    assert lines[1].startswith('chromagan_jax: --config cannot be read: No such file or directory')
+    assert lines[0].startswith('compare: nonsense failed: There is no system nonsense: configs/ has')
     assert any(line.startswith('compare: base: step ') for line in lines)
-    assert lines[-3] == 'compare: not done, and not in the table: nonsense'
     assert lines[-1] == 'compare: failed: nonsense'
     assert list(rows_of(finished[0] / 'out')) == ['gray', 'base']
 
@@ -253,7 +251,6 @@ def test_table_compares_what_there_is(finished, call, tmp_path):
         (out / name).unlink()
     code, said = call(['--table', f'--output={out}'])
     assert code == 0, said
-    assert 'not in the table: nonsense\n' in said
     assert {path.name: path.read_bytes() for path in out.glob('table.*')} == tables
 
 
@@ -264,7 +261,7 @@ def test_a_system_that_is_not_scored_to_the_end_is_left_out(finished, call, tmp_
     rate = read(out / 'pix2pix/rate.json')
     (out / 'pix2pix/rate.json').write_text(json.dumps(rate | {'steps': rate['steps'] + 1}))
     _, said = call(['--table', f'--output={out}'])
-    assert 'not in the table: pix2pix, nonsense\n' in said
+    assert 'not in the table: pix2pix\n' in said
     assert list(rows_of(out)) == ['gray', 'base']
 
 
