@@ -18,6 +18,7 @@ standard error; standard output gets one JSON object a part, with its `name`, th
 device, and `images_per_second` where that means something.
 """
 
+import copy
 import itertools
 import json
 import os
@@ -32,21 +33,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from jax.experimental.compilation_cache import compilation_cache
-from ml_collections import ConfigDict
 
-from chromagan_jax import color, models, sharding
-from chromagan_jax import main as main_lib
+from chromagan_jax import color, sharding
+from chromagan_jax.config import Config, command_line
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.inputs import open_sources, training_input
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan import steps
+from chromagan_jax.gan.model import load_pretrained, make_model
 from chromagan_jax.inference import batch as batch_lib
 from chromagan_jax.inference.predictor import colorize, make_predict
 from chromagan_jax.training import loop as loop_lib
 from chromagan_jax.training import setup
+from chromagan_jax.utils import cli
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Measurements of each figure.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps of a measurement.')
@@ -58,11 +60,9 @@ COLORIZED = 64  # files that are colorized
 Line = dict[str, Any]
 
 
-def main(argv: Sequence[str]) -> None:
+def main(config: Config) -> None:
     """Measures and prints."""
-    del argv
     sharding.disable_async_cpu_dispatch()
-    config = flags.FLAGS.config
     described = {
         'size': config.data.size,
         'batch_size': config.batch_size,
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
             print(f'{name:12} {key:28} {found[name][key]:,.4g}', file=sys.stderr, flush=True)
 
 
-def matmul(config: Any) -> Line:
+def matmul(config: Config) -> Line:
     """The rate of an (N, N) by (N, N) product on one device, times the devices."""
     side = MATMUL.get(jax.default_backend(), 8192)
     factor = jnp.ones((side, side), config.dtype)
@@ -90,7 +90,7 @@ def matmul(config: Any) -> Line:
     return {'side': side, 'flop_per_second': 2 * side**3 / seconds * jax.device_count()}
 
 
-def compile_times(config: Any) -> Line:
+def compile_times(config: Config) -> Line:
     """Seconds to compile the train step with an empty persistent cache, and with a filled one."""
     settings: dict[str, Any] = {
         'jax_persistent_cache_min_compile_time_secs': 0.0,
@@ -116,14 +116,14 @@ def compile_times(config: Any) -> Line:
     return {'cold_seconds': seconds[0], 'cached_seconds': seconds[1]}
 
 
-def compiled(config: Any) -> Callable[..., Any]:
+def compiled(config: Config) -> Callable[..., Any]:
     """The train step, compiled for all devices."""
     mesh = sharding.make_mesh(config.mesh.fsdp)
-    system = state_lib.make_system(config, mesh)
-    return loop_lib.compile_step(system, config, mesh, lambda text: None, steps.train_step)
+    model = make_model(config, mesh)
+    return loop_lib.compile_step(model, config, mesh, lambda text: None, steps.train_step)
 
 
-def train_step(config: Any) -> Line:
+def train_step(config: Config) -> Line:
     """The step by itself."""
     step = compiled(config)
     seconds = [s for _ in range(_ROUNDS.value) for s in step_seconds(config, step, _STEPS.value)]
@@ -146,14 +146,12 @@ def train_step(config: Any) -> Line:
     return line
 
 
-def step_seconds(config: Any, step: Callable[..., Any], count: int) -> list[float]:
+def step_seconds(config: Config, step: Callable[..., Any], count: int) -> list[float]:
     """Seconds of each of `count` steps on one random batch, after warming up."""
     mesh = sharding.make_mesh(config.mesh.fsdp)
-    system = state_lib.make_system(config, mesh)
-    state = state_lib.create_state(system, config, mesh)
-    teacher = setup.place_teacher(
-        system, models.load_pretrained(config, ['vgg16']).get('vgg16'), mesh
-    )
+    model = make_model(config, mesh)
+    state = state_lib.create_state(model, config, mesh)
+    teacher = setup.place_teacher(model, load_pretrained(config.pretrained, ['vgg16']), mesh)
     rng = np.random.default_rng(0)
 
     def random(leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -171,12 +169,12 @@ def step_seconds(config: Any, step: Callable[..., Any], count: int) -> list[floa
     return seconds[WARM_UP:]
 
 
-def pipeline(config: Any) -> Line:
+def pipeline(config: Config) -> Line:
     """Images a second of each stage in one thread, and of the whole input."""
     source = open_sources(config)[0]
     indices = [i * len(source) // DECODED for i in range(DECODED)]
     size = config.data.size
-    load = round(size * config.data.load_ratio)
+    load = round(size * config.data.resize_ratio)
     encoded = [source[index]['image'] for index in indices]
     pixels = list(readable(encoded, load))
     squares = [crop_square(p, min(p.shape[:2])) for p in pixels]
@@ -207,7 +205,7 @@ def readable(encoded: Sequence[bytes], load: int) -> Iterator[np.ndarray]:
             continue
 
 
-def input_rate(config: Any) -> float:
+def input_rate(config: Config) -> float:
     """Images a second of the whole input, its prefetched batches left out."""
     mesh = sharding.make_mesh(config.mesh.fsdp)
     batches = training_input(config, open_sources(config)[0], mesh, 0)
@@ -224,7 +222,7 @@ def input_rate(config: Any) -> float:
     return statistics.median(rates)
 
 
-def loop(config: Any) -> Line:
+def loop(config: Config) -> Line:
     """The training loop and the bare step in turn, so that a machine that drifts slows both."""
     step = compiled(config)
     shares, rates, waits = [], [], []
@@ -242,11 +240,11 @@ def loop(config: Any) -> Line:
     }
 
 
-def loop_rate(config: Any, count: int) -> tuple[float, float]:
+def loop_rate(config: Config, count: int) -> tuple[float, float]:
     """Images a second that the loop finds over `count` steps, and its share of waiting for data."""
-    config = ConfigDict(config.to_dict())
+    config = copy.deepcopy(config)
     config.steps, config.log_every = WARM_UP + count, WARM_UP
-    config.eval_every = config.sample_every = config.plateau.patience = 0
+    config.eval_every = config.sample_every = config.reduce_lr_on_plateau.patience = 0
     config.checkpoint_every = 10**9
     with tempfile.TemporaryDirectory() as folder:
         loop_lib.train_and_evaluate(config, Path(folder))
@@ -258,15 +256,16 @@ def loop_rate(config: Any, count: int) -> tuple[float, float]:
     return count * config.batch_size / seconds, statistics.median(waits)
 
 
-def colorizing(config: Any) -> Line:
+def colorizing(config: Config) -> Line:
     """Files a second, with a new generator, as `colorize` does it; seconds of one array."""
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
-    system = state_lib.make_system(config, mesh)
-    variables = state_lib.generator_variables(state_lib.create_state(system, config, mesh))
+    model = make_model(config, mesh)
+    generator = model.generator
+    variables = state_lib.generator_variables(state_lib.create_state(model, config, mesh))
     source, size = open_sources(config)[0], config.data.size
     one = np.random.default_rng(0).integers(0, 256, (384, 512, 3), np.uint8)
-    latency = timed(lambda: colorize([one], system, variables, size))
-    predict = make_predict(system, variables, (size,), batch_size=1)
+    latency = timed(lambda: colorize([one], generator, variables, size))
+    predict = make_predict(generator, variables, (size,), batch_size=1)
     threads = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         found = []
@@ -304,17 +303,15 @@ flags.register_validator(
 )
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command that takes --config; a mistake of the user ends it with one sentence."""
-
-    def told(argv: Sequence[str]) -> None:
-        try:
-            main(argv)
-        except UserError as error:
-            sys.exit(f'chromagan_jax: {error}')
-
+def run(main: Callable[[Config], None]) -> None:
+    """Runs a command that takes --config; an error of the user ends it with one sentence."""
     logging.set_verbosity(logging.FATAL)
-    app.run(told, flags_parser=main_lib.parse_flags)
+    line = command_line.split(sys.argv[1:])
+    try:
+        cli.parse(flags.FLAGS, [sys.argv[0], *line.rest])
+        main(command_line.make_config(line))
+    except UserError as error:
+        sys.exit(f'chromagan_jax: {error}')
 
 
 if __name__ == '__main__':

@@ -65,7 +65,7 @@ run() {
 }
 
 FIELDS=("--config.data.size=$SIZE" "--config.generator.width=$WIDTH" "--config.discriminator.width=$WIDTH"
-    "--config.dtype=$DTYPE" --config.ema=0.0)
+    "--config.dtype=$DTYPE" --config.ema_decay=0.0)
 BENCHMARK=("$PYTHON" -m benchmarks.benchmark --config=configs/base.py --rounds=3 --steps=10 "${FIELDS[@]}")
 read -ra PEER <<<"$STEP_PEER"
 

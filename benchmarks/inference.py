@@ -19,8 +19,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from chromagan_jax import models
-from configs import lite_unet
+from chromagan_jax.config import load
+from chromagan_jax.gan.model import make_generator
 
 _SIZE = flags.DEFINE_integer('size', 256, 'px, the side of a picture.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch', 1, 'Pictures at once.', lower_bound=1)
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _here(condition: np.ndarray) -> Callable[[], Any]:
-    generator = models.make_generator(lite_unet.get_config())
+    generator = make_generator(load('lite_unet'))
     x = jax.device_put(condition[..., None])
     variables = jax.jit(lambda x: generator.init(jax.random.key(0), x, train=False))(x)
     predict = jax.jit(lambda variables, x: generator.apply(variables, x, train=False))

@@ -70,7 +70,7 @@ measure() {
 
 networks() { # size, width, batch
     printf '%s\n' "--config.data.size=$1" "--config.generator.width=$2" "--config.discriminator.width=$2" \
-        "--config.batch_size=$3" --config.ema=0.0 --steps=8
+        "--config.batch_size=$3" --config.ema_decay=0.0 --steps=8
 }
 
 mapfile -t small < <(networks 128 32 8)

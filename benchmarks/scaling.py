@@ -19,7 +19,6 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 
 import re
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +26,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import benchmark
+from chromagan_jax.config import Config
 
 _BATCH = flags.DEFINE_integer('batch_per_device', 16, 'Photographs a step on each device.')
 _SHARE = flags.DEFINE_float('share_of_peak', 0.4, 'Of the bfloat16 peak that the step is given.')
@@ -59,10 +59,8 @@ CHIPS = (
 )
 
 
-def main(argv: Sequence[str]) -> None:
+def main(config: Config) -> None:
     """Prints both tables."""
-    del argv
-    config = flags.FLAGS.config
     config.batch_size = _BATCH.value * jax.device_count()
     step: Any = benchmark.compiled(config)
     found = collectives(step.as_text())

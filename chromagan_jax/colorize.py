@@ -19,6 +19,7 @@ start it again.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from absl import flags, logging
 from PIL import Image
 
 from chromagan_jax import sharding
-from chromagan_jax.config import postprocess
+from chromagan_jax.config.fields import check_types, flatten
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.inference import batch, photos
@@ -90,7 +91,7 @@ def make_flags() -> flags.FlagValues:
         float: flags.DEFINE_float,
         str: flags.DEFINE_string,
     }
-    for name, default in OFF._asdict().items():
+    for name, default in flatten(OFF).items():
         of_type[type(default)](name, None, _POSTPROCESS_HELP[name], flag_values=values)
     return values
 
@@ -153,14 +154,12 @@ def _colorize(
     cv2.setNumThreads(1)  # photographs are what runs in parallel
     sharding.disable_async_cpu_dispatch()
     trained = load(values.workdir, values.checkpoint)
-    given = {name: values[name].value for name in PostProcess._fields}
-    given = {name: value for name, value in given.items() if value is not None}
-    post = postprocess.make({**trained.config.get('colorize', {}), **given})
+    post = _postprocess(values, trained.config.colorize)
     if post.sample_noise and not values.samples:
         wanted = [job._replace(sample=1) for job in wanted]
     noise = post.sample_noise or values.samples > 0
     sizes = _sizes(values.size) if values.size is not None else (trained.size,)
-    predict = make_predict(trained.system, trained.variables, sizes, values.batch_size, noise)
+    predict = make_predict(trained.generator, trained.variables, sizes, values.batch_size, noise)
     shown = ' and '.join(map(str, sizes))
     print(
         f'{trained.title}, step {trained.step}, at {shown} px into {values.output}: '
@@ -177,6 +176,14 @@ def _colorize(
         post,
         stopping,
     )
+
+
+def _postprocess(values: flags.FlagValues, config: PostProcess) -> PostProcess:
+    """The options of the config, replaced by those that flags set."""
+    given = {name: values[name].value for name in flatten(OFF)}
+    post = replace(config, **{name: v for name, v in given.items() if v is not None})
+    check_types(post, '--')
+    return post
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -13,18 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags, logging
 
 from chromagan_jax import sharding
+from chromagan_jax.config import Config, command_line
 from chromagan_jax.errors import DivergedError, PreemptedError, UserError, is_lost_process
 from chromagan_jax.evaluation import job
 from chromagan_jax.training import loop
-from chromagan_jax.utils.cli import end_now, exit_with, flag_mistake
+from chromagan_jax.utils import cli
+from chromagan_jax.utils.cli import end_now, exit_with
 
-_CONFIG = config_flags.DEFINE_config_file(
-    'config', help_string='Config file; --config.FIELD=VALUE sets a field.', lock_config=True
-)
 _WORKDIR = flags.DEFINE_string(
     'workdir', '', 'Where the run writes; started again, it goes on there. Default: runs/CONFIG.'
 )
@@ -49,13 +47,12 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the job that the flags describe, and exits."""
+    """Runs the job that the command line describes, and exits."""
+    if {'--help', '-help', '-h'} & set(argv):
+        print(f'{__doc__}\n{flags.FLAGS.get_help()}')
+        return
     try:
-        if len(argv) > 1:
-            raise UserError(f'{argv[1]!r} is no flag: write --config.FIELD=VALUE.')
-        if _CONFIG.value is None:
-            raise UserError('No config is named: add --config=configs/base.py.')
-        _run()
+        _run(argv)
     except UserError as error:
         exit_with(1, str(error))
     except PreemptedError as error:
@@ -73,23 +70,32 @@ def main(argv: Sequence[str]) -> None:
         )
 
 
-def _run() -> None:
+def _run(argv: Sequence[str]) -> None:
+    line = command_line.split(argv[1:])
+    extra = cli.parse(flags.FLAGS, [argv[0], *line.rest])
+    if extra:
+        raise UserError(f'{extra[0]!r} is no flag: write --config.FIELD=VALUE.')
+    config = command_line.make_config(line)
     sharding.disable_async_cpu_dispatch()
     if _DISTRIBUTED.value:
         _join_processes()
     if _COMPILATION_CACHE.value and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
         jax.config.update('jax_compilation_cache_dir', _COMPILATION_CACHE.value)
-    name = Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
-    workdir = Path(_WORKDIR.value or f'runs/{name}')
     if '://' in _WORKDIR.value:
         raise UserError(
             f'--workdir={_WORKDIR.value} is no folder: mount the bucket or share, and name the '
             'folder under which it is mounted.'
         )
+    assert line.spec  # or there would be no config
+    name = Path(line.spec.partition(':')[0]).stem
+    _train_or_evaluate(config, Path(_WORKDIR.value or f'runs/{name}'))
+
+
+def _train_or_evaluate(config: Config, workdir: Path) -> None:
     if _MODE.value == 'train':
-        loop.train_and_evaluate(_CONFIG.value, workdir, _PROFILE.value)
+        loop.train_and_evaluate(config, workdir, _PROFILE.value)
     else:
-        job.evaluate_checkpoints(_CONFIG.value, workdir)
+        job.evaluate_checkpoints(config, workdir)
 
 
 def _join_processes() -> None:
@@ -109,17 +115,6 @@ def _join_processes() -> None:
         end_now(75, f'the other processes cannot be found yet ({error}): start it again.')
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """The arguments that are no flags. Ends the program with one sentence if a flag is wrong."""
-    try:
-        arguments = flags.FLAGS(argv)
-        # ml_collections tells of a file that it cannot read when a field is first asked for.
-        getattr(_CONFIG.value, 'steps', None)
-        return arguments
-    except (flags.Error, AttributeError, LookupError, OSError) as error:  # all from ml_collections
-        exit_with(1, flag_mistake(str(error)))
-
-
 def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
     """Shows an exception that no caller can catch, but for the echoes of a save or restore.
 
@@ -136,4 +131,4 @@ if __name__ == '__main__':
     sys.unraisablehook = _show_unraisable
     # Errors of background threads come back to the main thread, which tells of them.
     logging.set_verbosity(logging.FATAL)
-    app.run(main, flags_parser=parse_flags)
+    main(sys.argv)

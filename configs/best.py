@@ -1,6 +1,6 @@
 """What won when single changes to pix2pix were trained under equal budgets.
 
-    python -m chromagan_jax.main --config=configs/best.py --config.squeezenet=FILE \
+    python -m chromagan_jax.main --config=configs/best.py --config.pretrained.squeezenet=FILE \
         --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
 
 pix2pix at a size and width that a CPU can train, beside whose way down a classifier sees the
@@ -20,10 +20,10 @@ python -m tools.compare --systems=best,best:hinge,... trains and scores them sid
 
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from chromagan_jax.config import Config, set_field
 from chromagan_jax.errors import UserError
-from configs import base
+from chromagan_jax.models.patch import PatchGAN
+from chromagan_jax.models.unet import UNet
 
 SPECTRAL = {'discriminator.norm': 'none', 'discriminator.spectral_norm': True}
 CHANGES: dict[str, dict[str, Any]] = {
@@ -32,50 +32,52 @@ CHANGES: dict[str, dict[str, Any]] = {
         'discriminator_optimizer.schedule': 'constant',
     },
     'discriminator_constant': {'discriminator_optimizer.schedule': 'constant'},
-    'no_context': {'generator.context': 'none'},
+    'no_encoder': {'generator.encoder': 'none'},
     'chroma_1': {  # colours as sharp as the lightness
-        'generator.chroma_stride': 1,
-        'discriminator.chroma_stride': 1,
+        'generator.output_stride': 1,
+        'discriminator.target_stride': 1,
         'discriminator.layers': 3,
     },
     'chroma_4': {
-        'generator.chroma_stride': 4,
-        'discriminator.chroma_stride': 4,
+        'generator.output_stride': 4,
+        'discriminator.target_stride': 4,
         'discriminator.layers': 1,
     },
-    'adversarial_1': {'objective.adversarial_weight': 1.0},
+    'adversarial_1': {'loss.weights.adversarial': 1.0},
     'fast': {'generator_optimizer.learning_rate': 5e-4},
-    'hinge': SPECTRAL | {'objective.adversarial': 'hinge', 'objective.label_smoothing': 0.0},
+    'hinge': SPECTRAL | {'loss.adversarial': 'hinge', 'loss.label_smoothing': 0.0},
     'spectral': SPECTRAL,
     'two_updates': {'discriminator_steps': 2},
-    'l1_20': {'objective.l1': 20.0},
-    'huber': {'objective.l1': 0.0, 'objective.huber': 1000.0},
+    'l1_20': {'loss.weights.l1': 20.0},
+    'huber': {'loss.weights.l1': 0.0, 'loss.weights.huber': 1000.0},
     'pretrain': {'pretrain_steps': 400},
     'group_norm': {'generator.norm': 'group'},
     'no_dropout': {'generator.dropout': 0.0},
-    'no_ema': {'ema': 0.0},
+    'no_ema': {'ema_decay': 0.0},
     'seed': {'seed': 1},
 }
 
 
-def get_config(arg: str = '') -> ConfigDict:
+def get_config(arg: str = '') -> Config:
     """The config; `arg` is '' or some of the CHANGES, with + between."""
-    config = base.get_config()
+    config = Config()
     config.steps = 5_600
     config.batch_size = 16
     config.discriminator_steps = 1
-    config.generator.depth = 6  # down to 1x1 at 64 px, where training begins
-    config.generator.dropout = 0.5
-    config.generator.context = 'squeezenet'  # which starts from a file and learns on
-    config.generator.chroma_stride = config.discriminator.chroma_stride = 2
-    config.discriminator.layers = 2  # patches of 68 px, at that stride
-    config.objective.adversarial_weight = 0.5
+    config.generator = UNet(
+        width=32,
+        depth=6,  # down to 1x1 at 64 px, where training begins
+        dropout=0.5,
+        encoder='squeezenet',  # starts from a file and is trained further
+        output_stride=2,
+    )
+    config.discriminator = PatchGAN(width=32, target_stride=2, layers=2)  # patches of 68 px
+    config.loss.weights['adversarial'] = 0.5
     for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
         optimizer.schedule = 'cosine'
         optimizer.decay_from = 0.3
 
-    config.squeezenet = ''  # to be named on the command line; '': from scratch
-    config.data.source = ''  # to be named on the command line
+    config.data.source = ''  # set on the command line
     config.data.size = 64
     config.eval.source = ''
     config.eval.batch_size = 50
@@ -90,9 +92,5 @@ def get_config(arg: str = '') -> ConfigDict:
                 f'configs/best.py takes {", ".join(CHANGES)}, with + between, not {change!r}.'
             )
         for field, value in CHANGES[change].items():
-            *groups, name = field.split('.')
-            group = config
-            for one in groups:
-                group = group[one]
-            group[name] = value
+            set_field(config, field, value)
     return config

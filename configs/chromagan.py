@@ -1,7 +1,8 @@
 """ChromaGAN (Vitoria, Raad & Ballester, WACV 2020): colours from context, on VGG16's features.
 
-    python -m chromagan_jax.main --config=configs/chromagan.py --config.vgg16=vgg16.safetensors \
-        --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
+    python -m chromagan_jax.main --config=configs/chromagan.py \
+        --config.pretrained.vgg16=vgg16.safetensors --config.data.source=DIR \
+        --config.eval.source=HELD_OUT_DIR
 
 The paper and its code: 224 px in Lab; G has two branches on VGG16's features up to block4_conv3,
 trained along, and a class head that learns what VGG16 makes of the gray image; D is a PatchGAN
@@ -21,43 +22,39 @@ fits into 15 minutes of one core (327 updates, tools/compare.py, without VGG16's
 that takes an accelerator.
 """
 
-from ml_collections import ConfigDict
+from chromagan_jax.config import Config
+from chromagan_jax.models.chromagan import TwoBranch
+from chromagan_jax.models.patch import PatchGAN
 
-from configs import base
 
-
-def get_config() -> ConfigDict:
-    """`base` with ChromaGAN's networks, objective and optimizers."""
-    config = base.get_config()
+def get_config() -> Config:
+    """`base` with ChromaGAN's networks, losses and optimizers."""
+    config = Config()
     config.steps = 640_000  # 5 epochs of ImageNet
     config.batch_size = 10
     config.discriminator_steps = 1
-    config.ema = 0.0  # the raw weights count
-    config.vgg16 = ''  # file of torchvision's VGG16
+    config.ema_decay = 0.0  # the raw weights count
 
-    config.generator = ConfigDict()
-    config.generator.name = 'chromagan'  # a key of models.GENERATORS
-    config.generator.width = 64  # features of VGG16's first block
-    config.generator.classes = 1000  # of the class head; none is made where nothing teaches it
-    config.generator.test_mode = 'running'  # batch norm at test time: running, or batch (its own)
+    config.generator = TwoBranch(
+        width=64,  # features of VGG16's first block
+        classes=1000,  # of the class head; none is made where nothing teaches it
+    )
+    config.discriminator = PatchGAN(
+        width=64,  # 64-128-256-512-1
+        norm='none',
+        slope=0.3,  # of LeakyReLU, as in Keras
+        same=True,  # stride-1 convolutions keep the size: 28 x 28 logits
+    )
 
-    config.discriminator.width = 64  # 64-128-256-512-1
-    config.discriminator.norm = 'none'
-    config.discriminator.slope = 0.3  # of LeakyReLU, as in Keras
-    config.discriminator.same = True  # stride-1 convolutions keep the size: 28 x 28 logits
-
-    config.objective.adversarial = 'wgan'
-    config.objective.adversarial_weight = 0.1
-    config.objective.gradient_penalty = 10.0
-    config.objective.label_smoothing = 0.0
-    config.objective.l1 = 0.0
-    config.objective.mse = 1.0
-    config.objective.classes = 0.003
+    config.loss.adversarial = 'wgan'
+    config.loss.weights = {'adversarial': 0.1, 'mse': 1.0, 'classes': 0.003}
+    config.loss.gradient_penalty_weight = 10.0
+    config.loss.label_smoothing = 0.0
     for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
         optimizer.learning_rate = 2e-5
 
     config.data.size = 224
-    config.data.load_ratio = 1.0
+    config.data.resize_ratio = 1.0
     config.data.flip = False
     config.log_every = 100
     config.eval_every = 5_000

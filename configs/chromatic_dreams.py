@@ -5,7 +5,7 @@
 
 The reference ("Chromatic Dreams: Image Colorization with Generative Adversarial Networks") says:
 3,000 RGB images; one G update and two D updates a step; D gives real images probabilities near 1
-and fakes near 0 (binary cross-entropy; objective.adversarial='lsgan' is the other reading of its
+and fakes near 0 (binary cross-entropy; loss.adversarial='lsgan' is the other reading of its
 "L2/MSE loss"); G's images are to deceive D; mean squared error; Adam 5e-4. Where it calls the
 grayscale images "ground truth labels" it means the input.
 
@@ -18,18 +18,15 @@ one core (131 updates, tools/compare.py): PSNR 17.6 dB (gray 22.2), colorfulness
 own size, and to its end, it was not run yet: that takes an accelerator.
 """
 
-from ml_collections import ConfigDict
-
-from configs import rgb_colorizer
+from chromagan_jax.config import Config, load
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     """`rgb_colorizer` with an adversary that counts."""
-    config = rgb_colorizer.get_config()
+    config = load('rgb_colorizer')
     config.steps = 60_000  # 200 epochs of 3,000 photographs
     config.discriminator_steps = 2
-    config.objective.adversarial_weight = 1.0
-    config.objective.mse = 100.0
+    config.loss.weights = {'adversarial': 1.0, 'mse': 100.0}
     config.log_every = 100
     config.eval_every = 1_500  # 5 epochs
     config.sample_every = 1_500

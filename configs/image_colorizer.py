@@ -12,58 +12,53 @@ batch 16 of a related public code; 256 px (its seven halvings need 128 or more);
 smoothing of the real labels only; one D update a step; the plateau watches the L1 of the evaluation
 (`ab_mae` is 110 times it) with PyTorch's factor and patience; weight decay 0.01, decoupled.
 
-For its troubles: rates that diverge, `plateau`; a discriminator that wins, its own learning rate,
-discriminator_steps, or discriminator_max_accuracy=0.8, with which it rests while it is right more
-often; noise and overfitting, generator.norm='instance' and generator.dropout, which it names as
-what to try next. No data set is too large: photographs are read as they are needed.
+It names its own problems. For rates that diverge: reduce_lr_on_plateau. For a discriminator that
+wins: its own learning rate, discriminator_steps, or discriminator_max_accuracy=0.8, above which it
+is not updated. For noise and overfitting: generator.norm='instance' and generator.dropout, which it
+names as what to try next. No data set is too large: photographs are read as they are needed.
 
 Measured on two cores of a Xeon at 128 px, batch 4: 3.9 images/s. After what fits into 15 minutes of
 one core (594 updates, tools/compare.py): PSNR 20.1 dB (gray 22.2), colorfulness 32 of 43. At its
 own size, and to its end, it was not run yet: that takes an accelerator.
 """
 
-from ml_collections import ConfigDict
+from chromagan_jax.config import Config
+from chromagan_jax.models.dense import DenseDiscriminator
+from chromagan_jax.models.unet import UNet
 
-from configs import base
 
-
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     """`base` with the reference's networks, and rates that fall on a plateau."""
-    config = base.get_config()
+    config = Config()
     config.steps = 100_000  # 64 epochs of 25,000 photographs
     config.batch_size = 16
     config.discriminator_steps = 1
-    config.ema = 0.0  # the raw weights count
+    config.ema_decay = 0.0  # the raw weights count
 
-    config.generator.widths = (64, 128, 256, 512, 512, 512, 512)  # seven halvings
-    config.generator.stem = 64  # features at full resolution, before the first halving
-    config.generator.activation = 'leaky_relu'  # of the way up too
-    config.generator.dropout = 0.5  # after the three transposed convolutions of 512 features ...
-    config.generator.dropout_from = 0  # ... which are the innermost
+    config.generator = UNet(
+        widths=(64, 128, 256, 512, 512, 512, 512),  # seven halvings
+        stem=64,  # features at full resolution, before the first halving
+        activation='leaky_relu',  # of the way up too
+        dropout=0.5,  # after the three transposed convolutions of 512 features ...
+        dropout_from=0,  # ... which are the innermost
+    )
+    config.discriminator = DenseDiscriminator(
+        widths=(32, 64, 128, 256, 256),  # of the blocks, each halved by max pooling
+        kernels=(3, 3, 3, 3, 3),  # px, of their convolutions
+        convolutions=1,  # in each block
+        padding='same',
+        hidden=(128,),  # dense layers before the logit
+        slope=0.2,  # of LeakyReLU
+        norm='batch',
+        conditional=True,  # judges the whole Lab picture
+    )
 
-    config.discriminator = ConfigDict()
-    config.discriminator.name = 'dense'  # a key of models.DISCRIMINATORS
-    config.discriminator.widths = (
-        32,
-        64,
-        128,
-        256,
-        256,
-    )  # of the blocks, each halved by max pooling
-    config.discriminator.kernels = (3, 3, 3, 3, 3)  # px, of their convolutions
-    config.discriminator.convolutions = 1  # in each block
-    config.discriminator.padding = 'same'  # or valid
-    config.discriminator.hidden = (128,)  # dense layers before the logit
-    config.discriminator.slope = 0.2  # of LeakyReLU
-    config.discriminator.norm = 'batch'  # batch, instance, group or none
-    config.discriminator.conditional = True  # judges the whole Lab picture
-
-    config.objective.label_smoothing = 0.1
+    config.loss.label_smoothing = 0.1
     for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
         optimizer.weight_decay = 0.01
-    config.plateau.metric = 'ab_mae'
-    config.plateau.patience = 10
-    config.plateau.factor = 0.1
+    config.reduce_lr_on_plateau.metric = 'ab_mae'
+    config.reduce_lr_on_plateau.patience = 10
+    config.reduce_lr_on_plateau.factor = 0.1
 
     config.data.size = 256
     config.eval.batch_size = 16

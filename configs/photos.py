@@ -12,19 +12,19 @@ found, objects are guessed at. The full recipe was not run to its end on an acce
 
 import os
 
-from ml_collections import ConfigDict
+from chromagan_jax.config import Config
+from chromagan_jax.models.patch import PatchGAN
+from chromagan_jax.models.unet import UNet
 
-from configs import base
 
-
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     """`base` with pix2pix's widths, mixed precision and cadences for a long run."""
-    config = base.get_config()
+    config = Config()
     config.steps = 100_000
     config.batch_size = 16
     config.dtype = 'bfloat16'
-    config.generator.width = 64
-    config.discriminator.width = 64
+    config.generator = UNet(width=64, dropout=0.0)
+    config.discriminator = PatchGAN(width=64)
 
     config.data.source = ''  # to be named on the command line
     config.data.size = 256

@@ -20,25 +20,27 @@ one core (677 updates, tools/compare.py): PSNR 20.7 dB (gray 22.2), colorfulness
 own size, and to its end, it was not run yet: that takes an accelerator.
 """
 
-from ml_collections import ConfigDict
+from chromagan_jax.config import Config
+from chromagan_jax.models.patch import PatchGAN
+from chromagan_jax.models.unet import UNet
 
-from configs import base
 
-
-def get_config() -> ConfigDict:
-    """`base` with pix2pix's networks, objective and schedule."""
-    config = base.get_config()
+def get_config() -> Config:
+    """`base` with pix2pix's networks, losses and schedule."""
+    config = Config()
     config.steps = 100_000  # 200 epochs of 8,000 photographs
     config.batch_size = 16
     config.discriminator_steps = 1
-    config.ema = 0.0  # the raw weights count
+    config.ema_decay = 0.0  # the raw weights count
 
-    config.generator.width = 64  # 64-128-256-512x5, 54.41 M parameters
-    config.generator.dropout = 0.5  # the noise z
-    config.generator.noise_channels = 0  # of Gaussian noise beside L: another z
-    config.discriminator.width = 64  # 64-128-256-512-1, 2.77 M parameters
+    config.generator = UNet(
+        width=64,  # 64-128-256-512x5, 54.41 M parameters
+        dropout=0.5,  # the noise z
+        noise_channels=0,  # of Gaussian noise beside L: another z
+    )
+    config.discriminator = PatchGAN(width=64)  # 64-128-256-512-1, 2.77 M parameters
 
-    config.objective.label_smoothing = 0.0
+    config.loss.label_smoothing = 0.0
     for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
         optimizer.schedule = 'linear'  # to 0 ...
         optimizer.decay_from = 0.5  # ... over the second 100 epochs

@@ -16,21 +16,20 @@ core: the colour corrections cost nothing to speak of, contrast 40 ms a megapixe
 45 ms a photograph. Half of gray_world takes most of a yellow cast away; all of it turns hair blue.
 """
 
-from ml_collections import ConfigDict
+from chromagan_jax.config import Config
+from chromagan_jax.models.unet import UNet
 
-from configs import base
 
-
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     """`base` with noise to sample from, and post-processing."""
-    config = base.get_config()
-    config.generator.dropout = 0.5  # the noise that --samples draws
-    config.colorize.saturation = 1.2  # colour correction: networks are shy of colours
+    config = Config()
+    config.generator = UNet(width=32, dropout=0.5)  # the noise that --samples draws
+    config.colorize.saturation = 1.2  # colour correction: networks avoid strong colours
     config.colorize.white_balance = 'gray_world'  # colour correction: of a tint over everything ...
     config.colorize.white_balance_strength = 0.5  # ... half
     config.colorize.contrast = 0.5  # CLAHE's lightness and the photograph's own, half each
     config.colorize.clahe_clip = 2.0
     config.colorize.clahe_tiles = 8
-    config.colorize.denoise_before = 0.0  # not what the reference does; 3 for a grainy photograph
+    config.colorize.denoise_before = 0.0  # not in the reference; 3 for a grainy photograph
     config.colorize.denoise_after = 4.0  # noise reduction, of the colours
     return config

@@ -8,7 +8,7 @@ encoder 16, 32, 64, 128 with 5x5 and 3x3 kernels and LeakyReLU, bottleneck 3x3-1
 convolutions back with the encoder's features concatenated; D on the RGB image alone, 32, 64, 128,
 256 with 7x7, 5x5 and 3x3 kernels, ReLU and max pooling after every two, dense 512-128-16-1, sigmoid
 (here in the loss). D's loss is binary cross-entropy on real and fake, G's is the mean squared
-error: D is trained and has no say in G unless objective.adversarial_weight is set. Adam 5e-4 for
+error: D is trained and has no say in G unless loss.weights.adversarial is set. Adam 5e-4 for
 both, 200 epochs, 900 images to train and 100 to test.
 
 Silent, chosen so: batch 10; Adam's other values and the weights' initial distribution, as Keras has
@@ -20,46 +20,43 @@ one core (153 updates, tools/compare.py): PSNR 18.4 dB (gray 22.2), colorfulness
 own size, and to its end, it was not run yet: that takes an accelerator.
 """
 
-from ml_collections import ConfigDict
+from chromagan_jax.config import Config
+from chromagan_jax.models.dense import DenseDiscriminator
+from chromagan_jax.models.encoder_decoder import EncoderDecoder
 
-from configs import base
 
-
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     """`base` in RGB with the reference's networks and loss."""
-    config = base.get_config()
+    config = Config()
     config.steps = 18_000  # 200 epochs of 900 photographs
     config.batch_size = 10
     config.discriminator_steps = 1
     config.color_space = 'rgb'
-    config.ema = 0.0  # the raw weights count
+    config.ema_decay = 0.0  # the raw weights count
 
-    config.generator = ConfigDict()
-    config.generator.name = 'encoder_decoder'  # a key of models.GENERATORS
-    config.generator.width = 16  # features of the first convolution; 1.41 M parameters
-    config.generator.slope = 0.3  # of LeakyReLU, as in Keras 2
+    config.generator = EncoderDecoder(
+        width=16,  # features of the first convolution; 1.41 M parameters
+        slope=0.3,  # of LeakyReLU, as in Keras 2
+    )
+    config.discriminator = DenseDiscriminator(
+        widths=(32, 64, 128, 256),  # of the blocks, each halved by max pooling
+        kernels=(7, 5, 3, 3),  # px, of their convolutions
+        convolutions=2,  # in each block
+        padding='valid',
+        hidden=(512, 128, 16),  # dense layers before the logit; 7.81 M parameters
+        slope=0.0,  # ReLU
+        norm='none',
+        conditional=False,  # judges the RGB image alone
+    )
 
-    config.discriminator = ConfigDict()
-    config.discriminator.name = 'dense'  # a key of models.DISCRIMINATORS
-    config.discriminator.widths = (32, 64, 128, 256)  # of the blocks, each halved by max pooling
-    config.discriminator.kernels = (7, 5, 3, 3)  # px, of their convolutions
-    config.discriminator.convolutions = 2  # in each block
-    config.discriminator.padding = 'valid'  # or same
-    config.discriminator.hidden = (512, 128, 16)  # dense layers before the logit; 7.81 M parameters
-    config.discriminator.slope = 0.0  # of LeakyReLU; 0: ReLU
-    config.discriminator.norm = 'none'  # batch, instance, group or none
-    config.discriminator.conditional = False  # judges the RGB image alone
-
-    config.objective.adversarial_weight = 0.0  # G learns from the squared error alone
-    config.objective.l1 = 0.0
-    config.objective.mse = 1.0
-    config.objective.label_smoothing = 0.0
+    config.loss.weights = {'mse': 1.0}  # G learns from the squared error alone
+    config.loss.label_smoothing = 0.0
     for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
         optimizer.learning_rate = 5e-4
         optimizer.b1 = 0.9
 
     config.data.size = 200
-    config.data.load_ratio = 1.0
+    config.data.resize_ratio = 1.0
     config.data.flip = False
     config.log_every = 90  # an epoch
     config.eval_every = 900

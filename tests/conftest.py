@@ -45,8 +45,8 @@ def small():
 
 def small_config():
     config = base.get_config('tiny')
-    config.generator.depth = 2
-    config.discriminator.layers = 1
+    config.generator = config.generator.clone(depth=2)
+    config.discriminator = config.discriminator.clone(layers=1)
     config.data.size = 16
     return config
 

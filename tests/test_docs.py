@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ('CONTRIBUTING.md', 'docs/architecture.md', 'tools/README.md', 'benchmarks/README.md')
+DOCUMENTS = (
+    *('CONTRIBUTING.md', 'docs/architecture.md', 'docs/extending.md'),
+    *('tools/README.md', 'benchmarks/README.md'),
+)
 FOLDERS = ('benchmarks', 'chromagan_jax', 'configs', 'docs', 'launch', 'tests', 'tools', r'\.ci')
 SUFFIXES = ('cff', 'cfg', 'jpg', 'json', 'md', 'png', 'py', 'sh', 'toml', 'yaml')
 

@@ -15,16 +15,16 @@ LEAVES = {'color', 'errors', 'sharding'}  # any part may import these
 # Which other parts each may import: a folder, or a file at the top of the package.
 MAY_IMPORT = {
     'utils': set(),
-    'config': {'utils'},
+    'config': {'models', 'utils'},
     'models': {'utils'},
-    'data': {'utils'},
+    'data': {'config', 'utils'},
     'gan': {'config', 'data', 'models', 'utils'},
     'evaluation': {'gan', 'config', 'data', 'models', 'utils'},
     'training': {'evaluation', 'gan', 'config', 'data', 'models', 'utils'},
     'inference': {'gan', 'config', 'data', 'models', 'utils'},
     'prepare': {'data', 'utils'},
     'colorize': {'inference', 'config', 'utils'},
-    'main': {'training', 'evaluation', 'utils'},
+    'main': {'training', 'evaluation', 'config', 'utils'},
     '__init__': set(),
 }
 HEAVY = ('orbax', 'grain', 'tensorflow_datasets', 'apache_beam', 'tensorboardX', 'kubernetes')

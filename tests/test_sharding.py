@@ -11,6 +11,7 @@ from chromagan_jax import sharding
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan import steps
+from chromagan_jax.gan.model import make_model
 from chromagan_jax.training import loop
 from configs import base
 
@@ -22,10 +23,9 @@ COLLECTIVES = re.compile(
 
 def small_config():
     tiny = base.get_config('tiny')
-    tiny.generator.depth = 3
-    tiny.generator.width = 16  # so that kernels are large enough to be sharded
-    tiny.generator.dropout = 0.5
-    tiny.discriminator.layers = 1
+    # Wide, so that kernels are large enough to be sharded.
+    tiny.generator = tiny.generator.clone(depth=3, width=16, dropout=0.5)
+    tiny.discriminator = tiny.discriminator.clone(layers=1)
     tiny.batch_size = 16
     tiny.data.size = 16
     return tiny
@@ -38,9 +38,9 @@ def small():
 
 def compiled(config, devices=None):
     mesh = sharding.make_mesh(config.mesh.fsdp, devices)
-    system = state_lib.make_system(config, mesh)
-    step = loop.compile_step(system, config, mesh, lambda text: None, steps.train_step)
-    return step, state_lib.create_state(system, config, mesh), mesh
+    model = make_model(config, mesh)
+    step = loop.compile_step(model, config, mesh, lambda text: None, steps.train_step)
+    return step, state_lib.create_state(model, config, mesh), mesh
 
 
 def batches(config, count):
@@ -50,7 +50,6 @@ def batches(config, count):
         yield {
             'condition': rng.uniform(-1, 1, (*shape, 1)).astype(np.float32),
             'target': rng.uniform(-1, 1, (*shape, 2)).astype(np.float32),
-            'damage': np.zeros(config.batch_size, np.int32),
         }
 
 
@@ -58,7 +57,7 @@ def trajectory(config, devices=None):
     step, state, mesh = compiled(config, devices)
     metrics = []
     for batch in batches(config, 4):
-        state, values = step(state, sharding.to_global(batch, mesh, config.accumulate), None)
+        state, values = step(state, sharding.to_global(batch, mesh, config.grad_accum_steps), None)
         metrics.append(jax.device_get(values))
     return metrics, step
 
@@ -94,7 +93,7 @@ def test_fully_sharded_devices_follow_it_too_by_gathers_and_reductions_alone(sma
 
 
 def test_micro_batches_move_nothing_between_devices(small):
-    small.accumulate = 2
+    small.grad_accum_steps = 2
     step, *_ = compiled(small)
     assert set(collectives(step)) == {'all-reduce'}
 
@@ -102,7 +101,7 @@ def test_micro_batches_move_nothing_between_devices(small):
 def test_fsdp_shards_parameters_and_optimizer_states_alike(small):
     small.mesh.fsdp = 8
     mesh = sharding.make_mesh(8)
-    state = state_lib.abstract_state(state_lib.make_system(small, mesh), small, mesh)
+    state = state_lib.abstract_state(make_model(small, mesh), small, mesh)
     params = jax.tree.leaves(state.generator.params)
     large = [leaf for leaf in params if leaf.size >= 2**14]
     assert large
@@ -115,16 +114,16 @@ def test_fsdp_shards_parameters_and_optimizer_states_alike(small):
 
 def test_without_fsdp_the_state_is_whole_everywhere(small):
     mesh = sharding.make_mesh()
-    state = state_lib.abstract_state(state_lib.make_system(small, mesh), small, mesh)
+    state = state_lib.abstract_state(make_model(small, mesh), small, mesh)
     assert {leaf.sharding.spec for leaf in jax.tree.leaves(state)} == {PartitionSpec()}
 
 
-@pytest.mark.parametrize('accumulate', [1, 2])
-def test_rows_come_back_in_the_order_of_the_batch(accumulate):
+@pytest.mark.parametrize('micro_batches', [1, 2])
+def test_rows_come_back_in_the_order_of_the_batch(micro_batches):
     mesh = sharding.make_mesh(2)
-    rows = sharding.local_rows(mesh, 16, accumulate)
+    rows = sharding.local_rows(mesh, 16, micro_batches)
     assert sorted(rows) == list(range(16))
-    placed = sharding.to_global({'x': np.array(rows)}, mesh, accumulate)['x']
+    placed = sharding.to_global({'x': np.array(rows)}, mesh, micro_batches)['x']
     np.testing.assert_array_equal(np.asarray(placed).ravel(), np.arange(16))
 
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chromagan_jax.config import flatten
+from chromagan_jax.config import to_dict
 from chromagan_jax.inference import released
 from chromagan_jax.inference.released import Trained
 from tools import record, table
@@ -161,12 +161,12 @@ def card(
         held_out: whether the photographs of the scores are others than those of the training.
         commit: of the code.
     """
-    config, generator = trained.config, trained.system.generator
-    fields = {k: v for k, v in flatten(config.generator.to_dict()) if k != 'name'}
+    config, generator = trained.config, trained.generator
+    fields = to_dict(config)['generator']
     about = [inspect.getdoc(part) or '' for part in (inspect.getmodule(generator), type(generator))]
     return CARD.format(
         about='\n'.join(text.split('\n\n')[0] for text in about),
-        name=config.generator.name,
+        name=fields.pop('name'),
         fields=', '.join(f'{name} {value}' for name, value in fields.items()),
         parameters=table.count(trained.variables['params']),
         megabytes=len(released.encode(trained.variables)) / 1e6,
@@ -216,7 +216,7 @@ def card_of_runs(
             if not name.startswith(('device', 'chromagan_jax'))
         ),
     )
-    weights = 'the moving average' if trained.config.ema else 'the raw ones'
+    weights = 'the moving average' if trained.config.ema_decay else 'the raw ones'
     note = f'{_photographs(runs)}\n\n{note.strip()}'
     return card(trained, weights, note, how, scores, held_out, commit)
 
@@ -228,9 +228,9 @@ def notice(configs: Sequence[Mapping[str, Any]]) -> str:
         configs: of the stages of the training.
     """
     parts = [NOTICE]
-    if any(config['generator'].get('context') == 'squeezenet' for config in configs):
+    if any(config['generator'].get('encoder') == 'squeezenet' for config in configs):
         parts.append(SQUEEZENET)
-    if any(config.get('efficientnet_lite') for config in configs):
+    if any(config['pretrained'].get('efficientnet_lite') for config in configs):
         parts.append(EFFICIENTNET)
     return ''.join(parts)
 

@@ -26,7 +26,6 @@ import json
 import os
 import platform
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -36,8 +35,8 @@ from typing import Any, NoReturn
 
 import jax
 from absl import logging
-from ml_collections import ConfigDict
 
+from chromagan_jax.config import Config, load
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
@@ -187,8 +186,8 @@ def overrides(name: str, args: argparse.Namespace, others: Sequence[str]) -> lis
     fields |= {'data.size': args.size, 'eval.size': args.size}
     fields |= {'eval_every': 0, 'sample_every': 0, 'checkpoint_every': 10**9}
     fields |= {'batch_size': args.batch_size} if args.batch_size else {}
-    if config_of(name).generator.get('context') == 'squeezenet':
-        fields['squeezenet'] = args.features
+    if getattr(config_of(name).generator, 'encoder', None) == 'squeezenet':
+        fields['pretrained.squeezenet'] = args.features
     own = [f'--config.{field}={value}' for field, value in fields.items()]
     module, colon, argument = name.partition(':')
     return [f'--config={ROOT}/configs/{module}.py{colon}{argument}', *own, *others]
@@ -196,11 +195,11 @@ def overrides(name: str, args: argparse.Namespace, others: Sequence[str]) -> lis
 
 def plateau(name: str, steps: int) -> list[str]:
     """The flag for ten evaluations, if the system's rates depend on them."""
-    patience = config_of(name).plateau.patience
+    patience = config_of(name).reduce_lr_on_plateau.patience
     return [f'--config.eval_every={max(1, steps // 10)}'] if patience else []
 
 
-def config_of(name: str) -> ConfigDict:
+def config_of(name: str) -> Config:
     """The config of a system, 'NAME' or 'NAME:ARGUMENT' for configs/NAME.py.
 
     Raises:
@@ -210,9 +209,7 @@ def config_of(name: str) -> ConfigDict:
     path = ROOT / 'configs' / f'{module}.py'
     if not path.is_file():
         raise UserError(f'There is no system {module}: configs/ has {", ".join(SYSTEMS)}.')
-    get_config = runpy.run_path(str(path))['get_config']
-    config: ConfigDict = get_config(argument) if colon else get_config()
-    return config
+    return load(f'{path}{colon}{argument}')
 
 
 def run(folder: Path, module: str, *arguments: str) -> str:

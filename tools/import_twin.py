@@ -25,6 +25,7 @@ import safetensors.numpy
 from absl import logging
 from flax import traverse_util
 
+from chromagan_jax import config as config_lib
 from chromagan_jax import sharding
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
@@ -106,9 +107,14 @@ def import_weights(args: argparse.Namespace) -> None:
             'files.'
         ) from error
     config = lite_unet.get_config()
-    config.generator.encoder, config.eval.size = args.encoder, args.size
-    config.efficientnet_lite = f'{args.encoder}.safetensors'
-    described = {'config': config.to_dict(), 'step': step, 'trained_by': 'tools.torch_twin'}
+    config.generator = config.generator.clone(encoder=args.encoder)
+    config.eval.size = args.size
+    config.pretrained['efficientnet_lite'] = f'{args.encoder}.safetensors'
+    described: dict[str, Any] = {
+        'config': config_lib.to_dict(config),
+        'step': step,
+        'trained_by': 'tools.torch_twin',
+    }
     with TemporaryDirectory() as folder:
         released.save(Path(folder), variables, described)
         trained = released.load(mesh, Path(folder))  # what colorize will read

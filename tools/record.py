@@ -1,13 +1,12 @@
 """What a workdir records of a training, as it may be shown: without any path of the machine."""
 
-import runpy
 import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chromagan_jax.config import flatten
+from chromagan_jax.config import Config, flatten, from_dict, load
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
 from tools.compare import ROOT, processor
@@ -88,11 +87,11 @@ def command(config: Mapping[str, Any]) -> str:
 
     '' if none has the same fields of the networks.
     """
-    wanted = dict(flatten(config))
+    wanted = flatten(from_dict(Config, config))
     networks = {field for field in wanted if field.startswith(('generator.', 'discriminator.'))}
     commands = []
     for path in sorted((ROOT / 'configs').glob('*.py')):
-        declared = dict(flatten(runpy.run_path(str(path))['get_config']().to_dict()))
+        declared = flatten(load(str(path)))
         own = {field for field in declared if field.startswith(('generator.', 'discriminator.'))}
         if own == networks and set(wanted) <= set(declared):
             changed = [field for field, value in wanted.items() if value != declared[field]]

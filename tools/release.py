@@ -17,6 +17,7 @@ Exit codes: 0 done; 1 a mistake, told in one sentence; 75 stopped, start it agai
 """
 
 import argparse
+import copy
 import json
 import re
 import subprocess
@@ -28,7 +29,6 @@ from typing import Any
 
 from absl import logging
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from chromagan_jax import sharding
 from chromagan_jax.data.inputs import evaluation_input
@@ -36,6 +36,7 @@ from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import evaluator, metrics
 from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan.model import make_model
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.inference import photos, released
 from chromagan_jax.inference.released import Trained
@@ -157,9 +158,9 @@ def evaluated(
 ) -> list[dict[str, Any]]:
     """The figures of the gray picture and of each of the variants, at one size."""
     first = next(iter(variants.values()))
-    config = ConfigDict(first.config.to_dict())
-    config.eval.size, config.eval.features = size, features
-    step = evaluator.make_eval_step(config, first.system, mesh)
+    config = copy.deepcopy(first.config)
+    config.eval.size = size
+    step = evaluator.make_eval_step(features, make_model(config, mesh), mesh)
     rows = []
     for name, trained in variants.items():
         inputs = evaluation_input(config, source, mesh)

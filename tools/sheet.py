@@ -100,7 +100,7 @@ def draw(photographs: Sequence[np.ndarray], networks: dict[str, Trained], cell: 
     """The picture, as a JPEG."""
     columns = {'gray': [gray(photograph) for photograph in photographs]}
     for name, trained in networks.items():
-        columns[name] = colorize(photographs, trained.system, trained.variables, trained.size)
+        columns[name] = colorize(photographs, trained.generator, trained.variables, trained.size)
     columns['original'] = list(photographs)
     rows = [
         [middle(picture, cell) for picture in row] for row in zip(*columns.values(), strict=True)

@@ -9,14 +9,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
 from chromagan_jax import color
+from chromagan_jax.config import Config, from_dict
 from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan.model import make_model
 from chromagan_jax.utils import files, writers
 
 SYSTEMS = (
@@ -127,10 +128,10 @@ def make_row(name: str, folder: Path) -> dict[str, Any]:
     if not rate or not (scores := last_scores(folder, rate['steps'])):
         return {}
     described = checkpoints.read_run(folder / 'run')
-    config = ConfigDict(described['config'])
+    config = from_dict(Config, described['config'])
     lines = read_json(folder / 'run' / 'metrics.jsonl')
-    system, shape = state_lib.make_system(config), state_lib.target_shape(config)
-    state = jax.eval_shape(lambda: state_lib.init_state(system, jax.random.key(0), shape))
+    model, shape = make_model(config), state_lib.target_shape(config)
+    state = jax.eval_shape(lambda: state_lib.init_state(model, jax.random.key(0), shape))
     return {
         'system': name,
         'generator_parameters': count(state.generator.params),
@@ -142,7 +143,7 @@ def make_row(name: str, folder: Path) -> dict[str, Any]:
         'photographs': described['data']['records'],
         'processor': rate['processor'],
         'jax': described['versions']['jax'],
-        'weights': 'EMA' if config.ema else 'raw',
+        'weights': 'EMA' if config.ema_decay else 'raw',
         **{name.removeprefix('eval/'): value for name, value in scores.items()},
     }
 

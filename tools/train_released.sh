@@ -62,7 +62,7 @@ run() {
     fi
 }
 
-start=squeezenet=$SQUEEZENET
+start=pretrained.squeezenet=$SQUEEZENET
 for stage in "${!SIZES[@]}"; do
     size=${SIZES[$stage]} workdir=$RUNS/$size
     run env "PYTHON=$PYTHON" CONFIG=configs/best.py "WORKDIR=$workdir" launch/local.sh \

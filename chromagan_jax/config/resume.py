@@ -1,12 +1,15 @@
 """What a run that resumes, or starts from another's weights, may change of its config."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from chromagan_jax.config.fields import flatten, from_dict
+from chromagan_jax.config.schema import Config
 from chromagan_jax.errors import UserError
 
 # Fields, or groups of them, that change nothing about what is computed at a step.
-MAY_CHANGE = (
+MUTABLE_ON_RESUME = (
     'stall_timeout',
     'log_every',
     'eval_every',
@@ -24,25 +27,27 @@ MAY_CHANGE = (
     'eval.features',
     'eval.checkpoint',
     'eval.follow',
-    'eval.patience',
+    'eval.timeout',
     'colorize',
 )
 
 
-def check_resume(config: Any, saved: Mapping[str, Any]) -> None:
+def check_resume(config: Config, saved: Mapping[str, Any]) -> None:
     """Checks that a run may go on under `config`, which was started under `saved`.
+
+    A field that `saved` does not have was added later: the run was started with its default.
 
     Raises:
         UserError: naming the first field that differs and may not.
     """
-    may_change = set(MAY_CHANGE)
-    if not depends_on_steps(config):
-        may_change.add('steps')
-    if config.plateau.patience:  # evaluations have a say in the training
-        may_change -= {'eval_every', 'eval.source'}
-    now, before = dict(flatten(config.to_dict())), dict(flatten(saved))
-    for field in [*now, *(field for field in before if field not in now)]:
-        fixed = not any(field == f or field.startswith(f + '.') for f in may_change)
+    mutable = set(MUTABLE_ON_RESUME)
+    if not schedule_depends_on_steps(config):
+        mutable.add('steps')
+    if config.reduce_lr_on_plateau.patience:  # evaluations change the training
+        mutable -= {'eval_every', 'eval.source'}
+    now, before = flatten(config), flatten(from_dict(Config, saved))
+    for field in dict.fromkeys([*now, *before]):
+        fixed = not any(field == f or field.startswith(f + '.') for f in mutable)
         if fixed and now.get(field) != before.get(field):
             raise UserError(
                 f'This workdir was started with {field}={before.get(field)!r}, not '
@@ -51,21 +56,26 @@ def check_resume(config: Any, saved: Mapping[str, Any]) -> None:
             )
 
 
-def depends_on_steps(config: Any) -> bool:
+def schedule_depends_on_steps(config: Config) -> bool:
     """Whether a schedule ends with the run, so that a resume may not change its length."""
-    fields = ('generator_optimizer', 'discriminator_optimizer')
-    return any(config[field].schedule != 'constant' for field in fields)
+    optimizers = (config.generator_optimizer, config.discriminator_optimizer)
+    return any(optimizer.schedule != 'constant' for optimizer in optimizers)
 
 
-def check_same_networks(config: Any, saved: Mapping[str, Any], workdir: Any) -> None:
+def check_same_networks(config: Config, saved: Mapping[str, Any], workdir: str | Path) -> None:
     """Checks that the weights of a run under `saved` fit the networks of `config`.
 
     Raises:
         UserError: naming the first field that differs.
     """
-    groups = ('color_space', 'generator', 'discriminator')
-    now = dict(flatten({group: config.to_dict()[group] for group in groups}))
-    before = dict(flatten({group: saved.get(group, {}) for group in groups}))
+    now, before = (
+        {
+            field: value
+            for field, value in flatten(one).items()
+            if field == 'color_space' or field.startswith(('generator.', 'discriminator.'))
+        }
+        for one in (config, from_dict(Config, saved))
+    )
     for field in dict.fromkeys([*now, *before]):
         fits = field.endswith(('.dropout', '.test_mode'))  # as they have no weights
         if not fits and now.get(field) != before.get(field):
@@ -73,12 +83,3 @@ def check_same_networks(config: Any, saved: Mapping[str, Any], workdir: Any) -> 
                 f'init_from: the weights in {workdir} were trained with '
                 f'{field}={before.get(field)!r}, not {now.get(field)!r}.'
             )
-
-
-def flatten(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Pairs ('group.field', value), in order; lists, which tuples become in JSON, are tuples."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f'{prefix}{name}.')
-        else:
-            yield prefix + name, tuple(value) if isinstance(value, list) else value

@@ -1,11 +1,11 @@
 """The sources and batches that a config asks for, on a mesh."""
 
 from collections.abc import Generator
-from typing import Any
 
 from jax.sharding import Mesh
 
 from chromagan_jax import sharding
+from chromagan_jax.config import Config
 from chromagan_jax.data.pipeline import Batch, eval_batches, train_batches
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
@@ -13,7 +13,7 @@ from chromagan_jax.errors import UserError
 NOT_HELD_OUT = 'eval.source is the training source: the figures of the evaluation are not held out'
 
 
-def open_sources(config: Any) -> tuple[Source, Source]:
+def open_sources(config: Config) -> tuple[Source, Source]:
     """The sources to train on and to evaluate on.
 
     An empty `eval.source` is `data.source`, read at `eval.split` where it has splits.
@@ -31,7 +31,7 @@ def open_sources(config: Any) -> tuple[Source, Source]:
     return source, eval_source
 
 
-def is_held_out(config: Any) -> bool:
+def is_held_out(config: Config) -> bool:
     """Whether the evaluation reads other photographs than the training, as far as names tell."""
     if config.eval.source not in ('', config.data.source):
         return True
@@ -39,18 +39,18 @@ def is_held_out(config: Any) -> bool:
 
 
 def training_input(
-    config: Any, source: Source, mesh: Mesh, step: int
+    config: Config, source: Source, mesh: Mesh, step: int
 ) -> Generator[Batch, None, None]:
     """This process's rows of the batches from the one that follows step `step` on, without end."""
     return train_batches(
         source,
         size=config.data.size,
-        load_ratio=config.data.load_ratio,
+        resize_ratio=config.data.resize_ratio,
         flip=config.data.flip,
         space=config.color_space,
         seed=config.seed,
         batch_size=config.batch_size,
-        rows=sharding.local_rows(mesh, config.batch_size, config.accumulate),
+        rows=sharding.local_rows(mesh, config.batch_size, config.grad_accum_steps),
         start_step=step,
         workers=config.data.workers,
         threads=config.data.threads,
@@ -60,7 +60,7 @@ def training_input(
 
 
 def evaluation_input(
-    config: Any, source: Source, mesh: Mesh, workers: int = 0
+    config: Config, source: Source, mesh: Mesh, workers: int = 0
 ) -> Generator[Batch, None, None]:
     """This process's rows of batches that hold every record of `source` once.
 

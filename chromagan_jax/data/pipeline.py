@@ -41,7 +41,7 @@ def train_batches(
     source: Source,
     *,
     size: int,
-    load_ratio: float,
+    resize_ratio: float,
     flip: bool,
     space: str,
     seed: int,
@@ -55,13 +55,13 @@ def train_batches(
 ) -> Generator[Batch, None, None]:
     """Yields the batches of the steps start_step, start_step + 1, ... without end.
 
-    A photograph is resized so that its short side has round(size * load_ratio) px (enlarged if it
+    A photograph is resized so that its short side has round(size * resize_ratio) px (enlarged if it
     is smaller), cropped to size x size at random and flipped left to right with probability 1/2.
 
     Args:
         source: where the records come from.
         size: the side of the crop, px.
-        load_ratio: the short side before the crop over `size`, at least 1.
+        resize_ratio: the short side before the crop over `size`, at least 1.
         flip: whether to flip.
         space: the colour space of `color.encode`.
         seed: of the order and the augmentation, in [0, 2**32).
@@ -77,13 +77,13 @@ def train_batches(
     Yields:
         'condition' (R, size, size, 1) and 'target' (R, size, size, C) float32 for R rows, 'label'
         (R,) int32 if asked for, 'unreadable' (R,) int64: the index of the record that could not be
-        read and had to be replaced by another, or -1; and 'damage' (R,) int32: why it could not,
-        as 1 + its place in `decode.KINDS`, or 0.
+        read and was replaced by another, or -1; and 'damage' (R,) int32: the reason, as
+        1 + its place in `decode.KINDS`, or 0.
 
     Raises:
         UserError: a record and the 16 others that were tried in its place cannot be read.
     """
-    crop = TrainCrop(source, size, round(size * load_ratio), flip, labels)
+    crop = TrainCrop(source, size, round(size * resize_ratio), flip, labels)
     records = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     crops = _Crops(records.random_map(draw), crop, size, batch_size, tuple(rows), start_step)
     return _batches(crops, space, workers, threads, prefetch)
@@ -138,13 +138,13 @@ class _Crops:
     def __getitem__(self, index: int) -> Batch:
         first = (self.start_step + int(index)) * self.batch_size
         crops = np.zeros((len(self.rows), self.size, self.size, 3), np.uint8)
-        told = []
+        metadata = []
         for i, row in enumerate(self.rows):
             crop, of_crop = self.crop(self.whole[first + row])
             if crop is not None:
                 crops[i] = crop
-            told.append(of_crop)
-        columns = {name: np.stack([one[name] for one in told]) for name in told[0]}
+            metadata.append(of_crop)
+        columns = {name: np.stack([one[name] for one in metadata]) for name in metadata[0]}
         return {'crop': crops, **columns}
 
 

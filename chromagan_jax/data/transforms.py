@@ -22,7 +22,7 @@ def draw(index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class TrainCrop:
-    """What `draw` gives to an augmented crop, (size, size, 3) uint8, and what is told of it."""
+    """What `draw` gives to an augmented crop, (size, size, 3) uint8, and metadata about it."""
 
     source: Source
     size: int
@@ -40,8 +40,8 @@ class TrainCrop:
         crop = resize(crop, self.size, self.size)
         if self.flip and mirror < 0.5:
             crop = cv2.flip(crop, 1)
-        told = {'unreadable': np.int64(unreadable), 'damage': np.int32(damage)}
-        return crop, told | {'label': np.int32(label)} if self.labels else told
+        metadata = {'unreadable': np.int64(unreadable), 'damage': np.int32(damage)}
+        return crop, metadata | {'label': np.int32(label)} if self.labels else metadata
 
     def _read(self, index: int) -> tuple[np.ndarray, int, int, int]:
         """Pixels and label, the index if another record took its place, and why."""
@@ -86,7 +86,7 @@ class EvalCrop:
 
 
 def report_unreadable(
-    source: Source, indices: Iterable[int], seen: set[int], fate: str = 'is replaced'
+    source: Source, indices: Iterable[int], seen: set[int], outcome: str = 'is replaced'
 ) -> list[str]:
     """One sentence for each unreadable record that was not seen before.
 
@@ -94,7 +94,7 @@ def report_unreadable(
         source: the source of the batches.
         indices: their 'unreadable'; -1 is passed over.
         seen: what was reported before; the new ones are added.
-        fate: what happens to such a record; an evaluation says 'is left out'.
+        outcome: what happens to such a record; an evaluation says 'is left out'.
     """
     sentences = []
     for index in sorted({int(index) for index in indices} - seen - {-1}):
@@ -104,7 +104,7 @@ def report_unreadable(
             reason = 'it could be read later'
         except UnreadableImage as error:
             reason = str(error)
-        sentences.append(f'{source.name(index)} cannot be read ({reason}) and {fate}')
+        sentences.append(f'{source.name(index)} cannot be read ({reason}) and {outcome}')
     return sentences
 
 

@@ -12,7 +12,7 @@ from chromagan_jax import color, sharding
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import metrics
 from chromagan_jax.gan import steps
-from chromagan_jax.gan.state import System
+from chromagan_jax.gan.model import GanModel, gathered
 from chromagan_jax.models.pretrained import squeezenet
 from chromagan_jax.utils import writers
 
@@ -24,7 +24,7 @@ LABELS = ('gray', 'colorized', 'original')
 
 
 def eval_step(
-    system: System,
+    model: GanModel,
     variables: PyTree,
     batch: Mapping[str, Array],
     network: squeezenet.Params | None = None,
@@ -33,21 +33,23 @@ def eval_step(
 
     With a network also the features of each of the `LABELS` pictures, 'features_gray' and so on.
     """
-    prediction = steps.predict(system, variables, batch['condition'])
+    prediction = steps.predict(
+        model.generator, gathered(model.replicated, variables), batch['condition']
+    )
     values = metrics.image_metrics(batch['condition'], batch['target'], prediction)
     if network is not None:
-        pictures = render_step(system, variables, batch)
+        pictures = render_step(model, variables, batch)
         for label in LABELS:
             seen = metrics.quantize(pictures[label])
             values[f'features_{label}'] = squeezenet.features(network, seen)
     return {**values, 'mask': batch['mask'], 'index': batch['index']}
 
 
-def render_step(system: System, variables: PyTree, batch: Mapping[str, Array]) -> dict[str, Array]:
+def render_step(model: GanModel, variables: PyTree, batch: Mapping[str, Array]) -> dict[str, Array]:
     """The pictures 'gray', 'colorized', 'original', (B, H, W, 3), RGB in [0, 1], and the 'mask'."""
     condition, target = batch['condition'], batch['target']
     gray = color.gray_target(condition, target.shape[-1])
-    prediction = steps.predict(system, variables, condition)
+    prediction = steps.predict(model.generator, gathered(model.replicated, variables), condition)
     return {
         'gray': color.to_rgb(condition, gray),
         'colorized': color.to_rgb(condition, prediction),
@@ -56,23 +58,23 @@ def render_step(system: System, variables: PyTree, batch: Mapping[str, Array]) -
     }
 
 
-def compile_step(step: Callable[..., PyTree], system: System, mesh: Mesh) -> Callable[..., PyTree]:
+def compile_step(step: Callable[..., PyTree], model: GanModel, mesh: Mesh) -> Callable[..., PyTree]:
     """`eval_step` or `render_step` under jit, with results whole on every process."""
-    return jax.jit(partial(step, system), out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return jax.jit(partial(step, model), out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def make_eval_step(
-    config: Any, system: System, mesh: Mesh
+    features: str, model: GanModel, mesh: Mesh
 ) -> Callable[[PyTree, Mapping[str, Array]], dict[str, Array]]:
-    """`eval_step`, compiled, with the network of `eval.features` if one is named.
+    """`eval_step`, compiled, with SqueezeNet's features if `features` names a file of its weights.
 
     Raises:
         UserError: if its file cannot be read.
     """
-    step = compile_step(eval_step, system, mesh)
-    if not config.eval.features:
+    step = compile_step(eval_step, model, mesh)
+    if not features:
         return step
-    network = squeezenet.load(config.eval.features)
+    network = squeezenet.load(features)
     return partial(step, network=jax.device_put(network, NamedSharding(mesh, PartitionSpec())))
 
 

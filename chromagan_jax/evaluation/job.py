@@ -9,23 +9,23 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
 from chromagan_jax import sharding
+from chromagan_jax.config import Config, from_dict
 from chromagan_jax.data.inputs import NOT_HELD_OUT, evaluation_input, is_held_out, open_sources
 from chromagan_jax.data.sources import Picked
 from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
-from chromagan_jax.utils import files, writers
+from chromagan_jax.utils import files, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
-from chromagan_jax.utils.watchdog import Pulse
+from chromagan_jax.utils.watchdog import Watchdog
 
 POLL = 2  # s between looks for a new checkpoint
 
 
-def evaluate_checkpoints(config: Any, workdir: Path) -> None:
+def evaluate_checkpoints(config: Config, workdir: Path) -> None:
     """Scores checkpoints of the run in `workdir`: `--mode=eval`.
 
     The run is taken under its own config, of `config` only `eval` counts. Scores are appended to
@@ -35,35 +35,35 @@ def evaluate_checkpoints(config: Any, workdir: Path) -> None:
         UserError: if there is no run, checkpoint or photograph, or following waits in vain.
         PreemptedError: after SIGTERM or Ctrl-C, which lose nothing that was scored.
     """
-    run = ConfigDict(checkpoints.read_run(workdir)['config'])
+    run = from_dict(Config, checkpoints.read_run(workdir)['config'])
     run.eval = config.eval
     mesh = sharding.make_mesh()
     source = open_sources(run)[1]
-    say = writers.announcer()
+    log = progress.announcer()
     if not is_held_out(run):
-        say(NOT_HELD_OUT)
+        log(NOT_HELD_OUT)
     writes = jax.process_index() == 0  # one writer a file
     done = _scored(workdir)
     path = workdir / 'metrics_eval.jsonl'
     metrics_file = writers.Metrics(path, max(done, default=0)) if writes else None
     compiled: Any = None
-    pulse = Pulse(config.stall_timeout)
-    with stop_requests() as stopping, pulse.watch():
-        for which in _which(config, run, workdir, done, stopping, pulse):
+    watchdog = Watchdog(config.stall_timeout)
+    with stop_requests() as stopping, watchdog.watch():
+        for which in _which(config, run, workdir, done, stopping, watchdog):
             loaded = checkpoints.load(workdir, which, mesh)
             if compiled is None:
                 compiled = (
-                    evaluator.make_eval_step(run, loaded.system, mesh),
-                    evaluator.compile_step(evaluator.render_step, loaded.system, mesh),
+                    evaluator.make_eval_step(run.eval.features, loaded.model, mesh),
+                    evaluator.compile_step(evaluator.render_step, loaded.model, mesh),
                 )
             variables = generator_variables(loaded.state)
             inputs = evaluation_input(run, source, mesh, run.data.workers)
-            alive = lambda unreadable: pulse.beat()
-            images = evaluator.image_scores(compiled[0], variables, inputs, mesh, alive)
+            beat = lambda unreadable: watchdog.beat()
+            images = evaluator.image_scores(compiled[0], variables, inputs, mesh, beat)
             scores, step = evaluator.averages(images), int(loaded.state.step)
             if metrics_file:
                 metrics_file.write(step, scores)
-            say(evaluator.summary(step, scores))
+            log(evaluator.summary(step, scores))
             order = images['index'][np.argsort(images['psnr'], kind='stable')].astype(int)
             shown = Picked(source, list(dict.fromkeys([*order[:4], *order[-4:]])))
             grid = evaluator.sample_grid(
@@ -80,12 +80,12 @@ def _scored(workdir: Path) -> set[int]:
 
 
 def _which(
-    config: Any,
-    run: Any,
+    config: Config,
+    run: Config,
     workdir: Path,
     done: set[int],
     stopping: Callable[[], bool],
-    pulse: Pulse,
+    watchdog: Watchdog,
 ) -> Iterator[str]:
     """The checkpoint that is asked for; or, following, each new one until the run's last step."""
     if not config.eval.follow:
@@ -93,9 +93,9 @@ def _which(
         return
     newest_at = time.monotonic()
     while not done or max(done) < run.steps:
-        pulse.beat()
+        watchdog.beat()
         new = [step for step in checkpoints.kept_steps(workdir) if step not in done]
-        waited = time.monotonic() - newest_at > config.eval.patience
+        waited = time.monotonic() - newest_at > config.eval.timeout
         # Processes look at different moments and are signalled alone: the first one's view counts
         # for all, and a signal to any.
         views = multihost_utils.process_allgather(np.array([new[0] if new else -1, waited]))
@@ -106,8 +106,8 @@ def _which(
             newest_at = time.monotonic()
         elif waited:
             raise UserError(
-                f'No new checkpoint in {workdir} for {config.eval.patience} s: see whether the '
-                'training still runs, or raise eval.patience.'
+                f'No new checkpoint in {workdir} for {config.eval.timeout} s: see whether the '
+                'training still runs, or raise eval.timeout.'
             )
         else:
             time.sleep(POLL)

@@ -11,28 +11,33 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import linen as nn
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from chromagan_jax import config as config_lib
 from chromagan_jax import sharding
+from chromagan_jax.config import Config
 from chromagan_jax.errors import UserError, is_lost_process
 from chromagan_jax.gan import state as state_lib
-from chromagan_jax.gan.state import GanState, NetworkState, System
+from chromagan_jax.gan.model import GanModel, abstract_variables, make_generator, make_model
+from chromagan_jax.gan.state import GanState, NetworkState
 
 Manager: TypeAlias = ocp.CheckpointManager
+PyTree = Any
+T = TypeVar('T')
 
 CHECKPOINTS = 'checkpoints'
 BEST = 'best'
 UNREADABLE = 'unreadable'  # where checkpoints are moved that cannot be read
 CHECKSUM = 'checksum'  # of the state, in a checkpoint's metadata
+GENERATOR_CHECKSUM = 'generator_checksum'  # of what inference loads
 
 
 def open_checkpoints(workdir: Path, max_to_keep: int) -> Manager:
@@ -84,15 +89,28 @@ def save_if_best(manager: Manager, step: int, state: GanState, score: float) -> 
 
 
 def _save(manager: Manager, step: int, state: GanState, **options: Any) -> None:
-    kept = {CHECKSUM: int(state_lib.checksum(state))}
+    kept = {
+        CHECKSUM: int(state_lib.checksum(state)),
+        GENERATOR_CHECKSUM: int(state_lib.checksum(state_lib.generator_variables(state))),
+    }
     manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=kept, **options)
 
 
 def _restore(manager: Manager, step: int, abstract: GanState) -> GanState:
     """A saved state as it was, or an exception of one of many types."""
+    return _restore_checked(manager, step, ocp.args.StandardRestore(abstract), CHECKSUM)
+
+
+def _restore_checked(
+    manager: Manager,
+    step: int,
+    args: ocp.args.CheckpointArgs,
+    checksum: str,
+    select: Callable[[PyTree], PyTree] = lambda restored: restored,
+) -> Any:
     failure: Exception | None = None
     try:
-        state = manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        state = select(manager.restore(step, args=args))
     except Exception as error:  # Orbax and TensorStore raise a dozen types for torn files
         if is_lost_process(error):
             raise
@@ -100,7 +118,7 @@ def _restore(manager: Manager, step: int, abstract: GanState) -> GanState:
     # A damaged file may be in the way of one process alone, and all must come to the same end.
     if multihost_utils.process_allgather(np.array(failure is not None)).any():
         raise failure or ValueError('another process cannot read its part of it')
-    kept = (manager.metadata(step).custom_metadata or {}).get(CHECKSUM)
+    kept = (manager.metadata(step).custom_metadata or {}).get(checksum)
     if kept is not None and kept != int(state_lib.checksum(state)):
         raise ValueError('its bits are not those that were saved')
     return state
@@ -188,18 +206,24 @@ def _move_aside(manager: Manager, step: int) -> None:
 
 
 def read_run(workdir: Path) -> dict[str, Any]:
-    """What `config.json` says: 'config', 'data' and 'versions'.
+    """What `config.json` says: 'schema_version', 'config', 'data' and 'versions'.
 
     Raises:
-        UserError: if there is none, or it is not JSON.
+        UserError: if there is none, it is not JSON, or another version of the package wrote it.
     """
     path = workdir / 'config.json'
     try:
-        return json.loads(path.read_text())
+        run: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f'{workdir} is not a workdir of a run: it holds no config.json.') from None
     except json.JSONDecodeError as error:
         raise UserError(f'{path} is damaged ({error}): restore it from a copy.') from None
+    if (version := run.get('schema_version')) != config_lib.SCHEMA_VERSION:
+        raise UserError(
+            f'{path} has the schema version {version}, and this chromagan_jax reads version '
+            f'{config_lib.SCHEMA_VERSION}: use the release that wrote it, or another --workdir.'
+        )
+    return run
 
 
 def kept_steps(workdir: Path) -> list[int]:
@@ -214,8 +238,8 @@ def kept_steps(workdir: Path) -> list[int]:
 class Loaded(NamedTuple):
     """A run as one of its checkpoints has it."""
 
-    config: Any
-    system: System
+    config: Config
+    model: GanModel
     state: GanState
 
 
@@ -230,10 +254,49 @@ def load(workdir: Path, which: str = 'newest', mesh: Mesh | None = None) -> Load
     Raises:
         UserError: if there is no such run or checkpoint, or it cannot be read.
     """
-    config = ConfigDict(read_run(workdir)['config'])
+    config = config_lib.from_dict(Config, read_run(workdir)['config'])
     mesh = mesh or sharding.make_mesh()
-    system = state_lib.make_system(config, mesh)
-    abstract = state_lib.abstract_state(system, config, mesh)
+    model = make_model(config, mesh)
+    abstract = state_lib.abstract_state(model, config, mesh)
+    with _opened(workdir, which) as (manager, step):
+        return Loaded(config, model, _restore_named(manager, step, _restore, abstract))
+
+
+class LoadedGenerator(NamedTuple):
+    """A run's generator as one of its checkpoints has it."""
+
+    config: Config
+    generator: nn.Module
+    variables: PyTree  # 'params' and 'batch_stats': the moving average, or the raw weights
+    step: int
+
+
+def load_generator(workdir: Path, which: str, mesh: Mesh) -> LoadedGenerator:
+    """A run's generator alone; arguments and errors as of `load`."""
+    config = config_lib.from_dict(Config, read_run(workdir)['config'])
+    generator = make_generator(config)
+    shapes = abstract_variables(generator, config.data.size)
+    abstract = jax.tree.map(
+        lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
+        shapes,
+        sharding.state_shardings(shapes, mesh),
+    )
+    group = 'ema' if config.ema_decay else 'generator'
+
+    def restore(manager: Manager, step: int, abstract: PyTree) -> PyTree:
+        item = {group: abstract}
+        placed = ocp.checkpoint_utils.construct_restore_args(item)
+        args = ocp.args.PyTreeRestore(item, restore_args=placed, partial_restore=True)
+        return _restore_checked(manager, step, args, GENERATOR_CHECKSUM, lambda tree: tree[group])
+
+    with _opened(workdir, which) as (manager, step):
+        variables = _restore_named(manager, step, restore, abstract)
+        return LoadedGenerator(config, generator, variables, step)
+
+
+@contextlib.contextmanager
+def _opened(workdir: Path, which: str) -> Iterator[tuple[Manager, int]]:
+    """A manager that only reads, and the step of the checkpoint that is asked for."""
     folder = (workdir / (BEST if which == 'best' else CHECKPOINTS)).absolute()
     if not folder.is_dir():
         raise UserError(f'{workdir} holds no checkpoint yet.')
@@ -247,16 +310,23 @@ def load(workdir: Path, which: str = 'newest', mesh: Mesh | None = None) -> Load
             )
         if not kept:
             raise UserError(f'{folder} holds no checkpoint yet.')
-        step = int(which) if which.isdigit() else kept[-1]
-        try:
-            state = _restore(manager, step, abstract)
-        except Exception as error:
-            reason = str(error).strip().split('\n')[0][:200]
-            raise UserError(f'Checkpoint {step} in {folder} cannot be read ({reason}).') from error
-    return Loaded(config, system, state)
+        yield manager, int(which) if which.isdigit() else kept[-1]
 
 
-def load_weights(config: Any, workdir: Path, state: GanState, mesh: Mesh) -> GanState:
+def _restore_named(
+    manager: Manager, step: int, restore: Callable[[Manager, int, T], T], abstract: T
+) -> T:
+    """What `restore` returns; raises UserError, naming the checkpoint, if it cannot be read."""
+    try:
+        return restore(manager, step, abstract)
+    except Exception as error:
+        reason = str(error).strip().split('\n')[0][:200]
+        raise UserError(
+            f'Checkpoint {step} in {manager.directory} cannot be read ({reason}).'
+        ) from error
+
+
+def load_weights(config: Config, workdir: Path, state: GanState, mesh: Mesh) -> GanState:
     """`state` with the weights of the newest checkpoint of another run, for fine-tuning.
 
     Parameters, batch statistics and moving average come from there; optimizer states, step and

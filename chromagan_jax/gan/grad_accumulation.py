@@ -16,7 +16,7 @@ Metrics = dict[str, Array]
 LossFunction = Callable[[PyTree, PyTree, Any, Array], tuple[Array, tuple[PyTree, PyTree, Metrics]]]
 
 
-def mean_gradient(
+def accumulate_gradients(
     loss: LossFunction, network: NetworkState, batch: Any, key: Array, micro_batches: int = 1
 ) -> tuple[PyTree, PyTree, PyTree, Metrics]:
     """(gradients, batch statistics, output, metrics) of a batch, for the network's parameters.

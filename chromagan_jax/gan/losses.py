@@ -1,10 +1,14 @@
-"""Adversarial pairs and reconstruction terms: plain functions of arrays.
+"""Adversarial losses and terms of the generator's loss: plain functions of arrays.
+
+To add a term, write a function of `TermInputs` and name it in `TERMS`; its weight is the field
+`loss.weights.NAME` of a config. To add an adversarial loss, name it in `ADVERSARIAL`.
 
 Each casts what it is given to float32 and returns a float32 scalar. A discriminator's logits may
 have any shape (a PatchGAN's map, a dense network's column): a loss averages over all of them.
 """
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -125,6 +129,46 @@ def kl_divergence(teacher_probabilities: Array, logits: Array) -> Array:
     """
     log_predictions = jax.nn.log_softmax(_float32(logits))
     return optax.kl_divergence(log_predictions, _float32(teacher_probabilities)).mean()
+
+
+class TermInputs(NamedTuple):
+    """What a term of the generator's loss may look at."""
+
+    condition: Array  # (B, H, W, 1)
+    target: Array  # (B, H, W, C)
+    fake: Array  # (B, H, W, C), the generator's output
+    class_logits: Array | None  # (B, classes) of a class head
+    class_target: Array | None  # (B, classes) probabilities of a teacher, or (B,) labels
+    huber_delta: float
+
+
+def _classes(x: TermInputs) -> Array:
+    """Of the class head: KL from the teacher's probabilities, or cross-entropy against labels."""
+    assert x.class_logits is not None
+    assert x.class_target is not None
+    if x.class_target.ndim == 1:
+        return cross_entropy(x.class_logits, x.class_target)
+    return kl_divergence(x.class_target, x.class_logits)
+
+
+# Terms of the generator's loss beside the adversarial one, by the name of their weight.
+TERMS: dict[str, Callable[[TermInputs], Array]] = {
+    'l1': lambda x: l1(x.fake, x.target),
+    'mse': lambda x: mse(x.fake, x.target),
+    'huber': lambda x: huber(x.fake, x.target, x.huber_delta),
+    'classes': _classes,
+}
+REPORTED = ('l1', 'mse')  # metrics even without a weight
+
+
+def check_terms(names: Iterable[str]) -> None:
+    """Raises UserError, naming the nearest one, for a weight of a term that does not exist."""
+    known = ('adversarial', *TERMS)
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f'did you mean {close[0]}?' if close else f'there are {", ".join(known)}.'
+            raise UserError(f'loss.weights.{name} is the weight of no loss term: {hint}')
 
 
 def gradient_penalty(

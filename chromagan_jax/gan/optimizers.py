@@ -15,13 +15,12 @@ import optax
 from jax import lax
 from optax import contrib
 
-from chromagan_jax.errors import UserError
+from chromagan_jax.config.schema import OptimizerConfig, PlateauConfig
 
 Array = jax.Array
 PyTree = Any
 
 _EPSILON = 1e-8  # of Adam
-SCHEDULES = ('constant', 'linear', 'cosine')
 PlateauState: TypeAlias = contrib.ReduceLROnPlateauState
 
 
@@ -32,22 +31,19 @@ class Optimizer(NamedTuple):
     learning_rate: Callable[[Array], Array]  # of the train step, from 0
 
 
-def make_optimizer(config: Any, field: str) -> Optimizer:
-    """The optimizer that `config[field]` describes, for a run of `config.steps` steps.
+def make_optimizer(config: OptimizerConfig, steps: int) -> Optimizer:
+    """The optimizer that a config describes, for a run of `steps` steps.
 
     Adam (Kingma & Ba 2015), with decoupled weight decay (Loshchilov & Hutter 2019) where
-    `weight_decay` is set; gradients clipped to the global norm `clip` where that is set.
-
-    Raises:
-        UserError: if a field has a value that makes no sense.
+    `weight_decay` is set; gradients clipped to the global norm `grad_clip_norm` where that is set.
     """
-    c = config[field]
-    parts = [optax.clip_by_global_norm(c.clip)] if c.clip else []
-    parts.append(_scale_by_adam(c.b1, c.b2))
-    if c.weight_decay:
+    norm = config.grad_clip_norm
+    parts = [optax.clip_by_global_norm(norm)] if norm else []
+    parts.append(_scale_by_adam(config.b1, config.b2))
+    if config.weight_decay:
         kernels = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # no norms, no biases
-        parts.append(optax.add_decayed_weights(c.weight_decay, kernels))
-    return Optimizer(optax.chain(*parts), make_schedule(c, config.steps, field))
+        parts.append(optax.add_decayed_weights(config.weight_decay, kernels))
+    return Optimizer(optax.chain(*parts), make_schedule(config, steps))
 
 
 def _scale_by_adam(b1: float, b2: float) -> optax.GradientTransformationExtraArgs:
@@ -71,34 +67,24 @@ def _scale_by_adam(b1: float, b2: float) -> optax.GradientTransformationExtraArg
     return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
-def make_schedule(c: Any, steps: int, field: str) -> Callable[[Array], Array]:
+def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[Array], Array]:
     """Linear warm-up, then `learning_rate`, then from `decay_from` on down to 0 at the end.
 
     `decay_from` is a share of the run, so that pix2pix's "100 epochs constant, 100 linear to 0" is
     schedule='linear', decay_from=0.5 whatever the length.
     """
-    if c.schedule not in SCHEDULES:
-        choices = ', '.join(SCHEDULES)
-        raise UserError(f'{field}.schedule is {c.schedule!r}; choose one of {choices}.')
-    if not 0 <= c.decay_from < 1:
-        raise UserError(
-            f'{field}.decay_from is a share of the run, 0 <= x < 1, not {c.decay_from}.'
-        )
-    start = round(c.decay_from * steps)
+    peak, start = config.learning_rate, round(config.decay_from * steps)
     decay = {
-        'constant': lambda: optax.constant_schedule(c.learning_rate),
-        'linear': lambda: optax.linear_schedule(c.learning_rate, 0.0, steps - start, start),
+        'constant': lambda: optax.constant_schedule(peak),
+        'linear': lambda: optax.linear_schedule(peak, 0.0, steps - start, start),
         'cosine': lambda: optax.join_schedules(
-            [
-                optax.constant_schedule(c.learning_rate),
-                optax.cosine_decay_schedule(c.learning_rate, steps - start),
-            ],
+            [optax.constant_schedule(peak), optax.cosine_decay_schedule(peak, steps - start)],
             [start],
         ),
-    }[c.schedule]()
-    if not c.warmup_steps:
+    }[config.schedule]()
+    if not config.warmup_steps:
         return decay
-    return lambda step: decay(step) * jnp.minimum((step + 1) / c.warmup_steps, 1.0)
+    return lambda step: decay(step) * jnp.minimum((step + 1) / config.warmup_steps, 1.0)
 
 
 def init_plateau() -> PlateauState:
@@ -106,13 +92,13 @@ def init_plateau() -> PlateauState:
     return contrib.reduce_on_plateau().init(jnp.zeros(()))
 
 
-def update_plateau(c: Any, state: PlateauState, score: float) -> PlateauState:
+def update_plateau(config: PlateauConfig, state: PlateauState, score: float) -> PlateauState:
     """After an evaluation: `scale` falls by `factor` at the last of `patience` vain ones in a row.
 
     In vain is a score that is not below the best by one part in 10,000, as in PyTorch's
     ReduceLROnPlateau (which has patience for one more). Leaves stay where they are on the devices.
     """
-    plateau = contrib.reduce_on_plateau(c.factor, c.patience, min_scale=c.min_scale)
+    plateau = contrib.reduce_on_plateau(config.factor, config.patience, min_scale=config.min_scale)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     update = jax.jit(
         lambda state, value: plateau.update((), state, value=value)[1], out_shardings=shardings

@@ -1,7 +1,7 @@
-"""What stays the same during training (`System`) and what changes (`GanState`), from a config."""
+"""The state of training: one pytree that a step changes and a checkpoint holds."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,46 +9,18 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from chromagan_jax import models, sharding
 from chromagan_jax.color import TARGET_CHANNELS
+from chromagan_jax.config.schema import Config
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import optimizers
-from chromagan_jax.models.pretrained import vgg
+from chromagan_jax.gan.model import GanModel
+from chromagan_jax.models.pretrained import PRETRAINED
 
 Array = jax.Array
 PyTree = Any
-
-
-class Objective(NamedTuple):
-    """Which losses, each with its weight."""
-
-    adversarial: str  # key of losses.ADVERSARIAL
-    adversarial_weight: float
-    l1: float
-    mse: float
-    huber: float
-    huber_delta: float  # not a weight: the error from which on the Huber loss is linear
-    classes: float  # KL of the class head from the teacher, or cross-entropy against the labels
-    label_smoothing: float  # of the discriminator's real labels only
-    gradient_penalty: float  # WGAN-GP's, on the interpolated target
-
-
-class System(NamedTuple):
-    """The networks, how they are updated, and on which devices: all that a step closes over."""
-
-    generator: nn.Module
-    discriminator: nn.Module
-    generator_optimizer: optimizers.Optimizer
-    discriminator_optimizer: optimizers.Optimizer
-    objective: Objective
-    discriminator_steps: int  # discriminator updates a step
-    discriminator_max_accuracy: float  # of the last step, above which it is not updated
-    accumulate: int  # micro-batches a step
-    ema: float  # decay of the generator's moving average; 0: none is kept
-    teacher: nn.Module | None = None  # whose class probabilities the class head learns
-    replicated: NamedSharding | None = None  # where gathered parameters go; None: any device
 
 
 class NetworkState(struct.PyTreeNode):
@@ -69,36 +41,10 @@ class GanState(struct.PyTreeNode):
     ema: PyTree | None  # {'params', 'batch_stats'} of the generator, averaged; None if not kept
     plateau: optimizers.PlateauState  # its `scale`, () float32, is a factor of both learning rates
     discriminator_accuracy: Array  # () float32, mean over real and fake at the last step
-    bad_step: Array  # () int32, the first step with a term that was not finite; -1: none
-    bad_term: Array  # () int32, that term's place among the sorted names of the metrics
+    first_nonfinite_step: Array  # () int32, first step with a non-finite metric; -1: none
 
 
-def make_system(config: Any, mesh: Mesh | None = None) -> System:
-    """The system that a config describes.
-
-    Raises:
-        UserError: for a network, field or schedule that does not exist.
-    """
-    objective = Objective(**config.objective)
-    targets = models.class_targets(config)
-    if targets == 'none':
-        objective = objective._replace(classes=0.0)
-    return System(
-        generator=models.make_generator(config),
-        discriminator=models.make_discriminator(config),
-        generator_optimizer=optimizers.make_optimizer(config, 'generator_optimizer'),
-        discriminator_optimizer=optimizers.make_optimizer(config, 'discriminator_optimizer'),
-        objective=objective,
-        discriminator_steps=config.discriminator_steps,
-        discriminator_max_accuracy=config.discriminator_max_accuracy,
-        accumulate=config.accumulate,
-        ema=config.ema,
-        teacher=vgg.VGG16(dtype=config.dtype) if targets == 'teacher' else None,
-        replicated=None if mesh is None else NamedSharding(mesh, PartitionSpec()),
-    )
-
-
-def init_state(system: System, key: Array, shape: tuple[int, int, int]) -> GanState:
+def init_state(model: GanModel, key: Array, shape: tuple[int, int, int]) -> GanState:
     """A new state for targets of `shape` (H, W, C). Pure: to be jitted, or only shaped.
 
     Raises:
@@ -107,11 +53,9 @@ def init_state(system: System, key: Array, shape: tuple[int, int, int]) -> GanSt
     generator_key, discriminator_key, train_key = jax.random.split(key, 3)
     target = jnp.zeros((1, *shape))
     condition = target[..., :1]
-    generator = _init_network(
-        system.generator, system.generator_optimizer, generator_key, condition
-    )
+    generator = _init_network(model.generator, model.generator_optimizer, generator_key, condition)
     discriminator = _init_network(
-        system.discriminator, system.discriminator_optimizer, discriminator_key, condition, target
+        model.discriminator, model.discriminator_optimizer, discriminator_key, condition, target
     )
     ema = {'params': generator.params, 'batch_stats': generator.batch_stats}
     return GanState(
@@ -119,11 +63,10 @@ def init_state(system: System, key: Array, shape: tuple[int, int, int]) -> GanSt
         key=train_key,
         generator=generator,
         discriminator=discriminator,
-        ema=ema if system.ema else None,
+        ema=ema if model.ema_decay else None,
         plateau=optimizers.init_plateau(),
         discriminator_accuracy=jnp.full((), 0.5),
-        bad_step=jnp.full((), -1, jnp.int32),
-        bad_term=jnp.zeros((), jnp.int32),
+        first_nonfinite_step=jnp.full((), -1, jnp.int32),
     )
 
 
@@ -139,14 +82,14 @@ def _init_network(
     )
 
 
-def target_shape(config: Any) -> tuple[int, int, int]:
+def target_shape(config: Config) -> tuple[int, int, int]:
     """(H, W, C) of a training target."""
     return config.data.size, config.data.size, TARGET_CHANNELS[config.color_space]
 
 
-def abstract_state(system: System, config: Any, mesh: Mesh) -> GanState:
+def abstract_state(model: GanModel, config: Config, mesh: Mesh) -> GanState:
     """The state's shapes, dtypes and shardings, with no array made."""
-    shapes = jax.eval_shape(lambda: init_state(system, jax.random.key(0), target_shape(config)))
+    shapes = jax.eval_shape(lambda: init_state(model, jax.random.key(0), target_shape(config)))
     return jax.tree.map(
         lambda leaf, spec: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=spec),
         shapes,
@@ -154,41 +97,37 @@ def abstract_state(system: System, config: Any, mesh: Mesh) -> GanState:
     )
 
 
-def create_state(system: System, config: Any, mesh: Mesh) -> GanState:
+def create_state(model: GanModel, config: Config, mesh: Mesh) -> GanState:
     """A new state from `config.seed`, made where it belongs on the mesh."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(system, config, mesh))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, config, mesh))
     init = jax.jit(
-        lambda key: init_state(system, key, target_shape(config)), out_shardings=shardings
+        lambda key: init_state(model, key, target_shape(config)), out_shardings=shardings
     )
     return init(jax.random.key(config.seed))
 
 
-def abstract_batch(config: Any, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and shardings of a training batch, micro-batches on an axis of their own.
-
-    'damage' (B,) int32, which no step reads, counts the records that could not be read.
-    """
+def abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and shardings of a training batch, micro-batches on an axis of their own."""
     height, width, channels = target_shape(config)
     leading: tuple[int, ...] = (config.batch_size,)
-    if config.accumulate > 1:
-        leading = (config.accumulate, config.batch_size // config.accumulate)
-    placed = sharding.batch_sharding(mesh, config.accumulate)
+    if config.grad_accum_steps > 1:
+        leading = (config.grad_accum_steps, config.batch_size // config.grad_accum_steps)
+    placed = sharding.batch_sharding(mesh, config.grad_accum_steps)
     batch = {
         'condition': jax.ShapeDtypeStruct((*leading, height, width, 1), jnp.float32),
         'target': jax.ShapeDtypeStruct((*leading, height, width, channels), jnp.float32),
     }
-    batch['damage'] = jax.ShapeDtypeStruct(leading, jnp.int32)
     if config.data.labels:
         batch['label'] = jax.ShapeDtypeStruct(leading, jnp.int32)
     return {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=placed) for k, v in batch.items()}
 
 
-def abstract_teacher(system: System, config: Any, mesh: Mesh) -> PyTree | None:
+def abstract_teacher(model: GanModel, config: Config, mesh: Mesh) -> PyTree | None:
     """Shapes and shardings of the teacher's parameters; None without a teacher."""
-    if system.teacher is None:
+    if model.teacher is None:
         return None
     seen = jnp.zeros((1, config.data.size, config.data.size, 3))
-    shapes = jax.eval_shape(system.teacher.init, jax.random.key(0), seen)['params']
+    shapes = jax.eval_shape(model.teacher.init, jax.random.key(0), seen)['params']
     return jax.tree.map(
         lambda leaf, spec: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=spec),
         shapes,
@@ -197,23 +136,23 @@ def abstract_teacher(system: System, config: Any, mesh: Mesh) -> PyTree | None:
 
 
 def with_backbone(state: GanState, field: str, weights: PyTree) -> GanState:
-    """`state` with a backbone of the generator, and its average, started from pretrained weights.
+    """`state` whose generator and its average have pretrained weights in one part, the backbone.
 
     Args:
         state: whose generator has that backbone.
-        field: of the config, a key of `models.PRETRAINED`.
-        weights: parameters of that network; those that the backbone has not are left.
+        field: key of `PRETRAINED`.
+        weights: parameters of that network; those that the backbone does not have are ignored.
 
     Raises:
         UserError: if the backbone has another shape than the network.
     """
-    network, params = models.PRETRAINED[field], state.generator.params
-    name = network.BACKBONE
+    network, params = PRETRAINED[field], state.generator.params
+    name = network.backbone
     new, old = params[name], {layer: weights.get(layer) for layer in params[name]}
     if jax.tree.map(jnp.shape, new) != jax.tree.map(np.shape, old):
         raise UserError(
-            f'{field} names a file of another shape than the {network.TITLE} of the generator: '
-            f'{network.FIT}.'
+            f'pretrained.{field} names a file of another shape than the {network.title} of the '
+            f'generator: {network.fix}.'
         )
     started = jax.tree.map(
         lambda leaf, array: jax.device_put(array.astype(leaf.dtype), leaf.sharding), new, old
@@ -225,30 +164,31 @@ def with_backbone(state: GanState, field: str, weights: PyTree) -> GanState:
     return state.replace(generator=state.generator.replace(params=params), ema=ema)
 
 
-def check_networks(system: System, config: Any) -> None:
+def check_networks(model: GanModel, config: Config) -> None:
     """Traces both networks at the sizes of training and of evaluation, computing nothing.
 
     Raises:
         UserError: if a network cannot take a size, or a class loss finds no class head.
     """
-    shapes = jax.eval_shape(lambda: init_state(system, jax.random.key(0), target_shape(config)))
+    shapes = jax.eval_shape(lambda: init_state(model, jax.random.key(0), target_shape(config)))
     variables = {'params': shapes.generator.params, 'batch_stats': shapes.generator.batch_stats}
     size = config.eval.size or config.data.size
     output = jax.eval_shape(
-        lambda variables, condition: system.generator.apply(variables, condition, train=False),
+        lambda variables, condition: model.generator.apply(variables, condition, train=False),
         variables,
         jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32),
     )
-    for field, network in models.PRETRAINED.items():
-        if config[field] and network.BACKBONE not in shapes.generator.params:
+    name = type(model.generator).__name__
+    for field, network in PRETRAINED.items():
+        if config.pretrained.get(field) and network.backbone not in shapes.generator.params:
             raise UserError(
-                f'{field} names a file, and the generator {config.generator.name!r} is not built '
-                f"on {network.TITLE}: set it to ''."
+                f'pretrained.{field} names a file, and the generator {name} is not built on '
+                f"{network.title}: set it to ''."
             )
-    if system.objective.classes and not isinstance(output, models.Classified):
+    if model.loss.weights.get('classes') and not isinstance(output, models.Classified):
         raise UserError(
-            f'objective.classes is set, and the generator {config.generator.name!r} has no class '
-            'head: choose another or set it to 0.'
+            f'loss.weights.classes is set, and the generator {name} has no class head: '
+            'choose another or set it to 0.'
         )
 
 
@@ -259,36 +199,36 @@ def generator_variables(state: GanState) -> PyTree:
     return {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}
 
 
-def averaged(most: float, state: GanState, generator: NetworkState) -> PyTree | None:
+def update_ema(max_decay: float, state: GanState, generator: NetworkState) -> PyTree | None:
     """The moving average of the generator, its batch statistics too, after an update.
 
-    Decay min(most, (1 + t) / (10 + t)) at step t, so that early averages are not of the initial
-    weights (as in TensorFlow's ExponentialMovingAverage).
+    Decay min(max_decay, (1 + t) / (10 + t)) at step t, so that early averages are not of the
+    initial weights (as in TensorFlow's ExponentialMovingAverage).
     """
     if state.ema is None:
         return None
     t = state.step.astype(jnp.float32)
-    decay = jnp.minimum(most, (1 + t) / (10 + t))
+    decay = jnp.minimum(max_decay, (1 + t) / (10 + t))
     new = {'params': generator.params, 'batch_stats': generator.batch_stats}
     return jax.tree.map(lambda a, b: (decay * a + (1 - decay) * b).astype(a.dtype), state.ema, new)
 
 
 def all_finite(state: GanState, metrics: Mapping[str, Array]) -> Array:
     """Whether no metric of this step is NaN or infinite, nor was any before it; () bool."""
-    finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()])
-    return (state.bad_step < 0) & finite.all()
+    return (state.first_nonfinite_step < 0) & _finite(metrics)
 
 
 def count_step(state: GanState, metrics: Mapping[str, Array]) -> GanState:
-    """`state` one step on; it remembers the first step with a metric that was not finite."""
-    finite = jnp.stack([jnp.isfinite(metrics[name]) for name in sorted(metrics)])
-    first_bad = (state.bad_step < 0) & ~finite.all()
+    """`state` one step on; it keeps the number of the first step with a non-finite metric."""
     step = state.step + 1
+    first = (state.first_nonfinite_step < 0) & ~_finite(metrics)
     return state.replace(
-        step=step,
-        bad_step=jnp.where(first_bad, step, state.bad_step),
-        bad_term=jnp.where(first_bad, jnp.argmin(finite).astype(jnp.int32), state.bad_term),
+        step=step, first_nonfinite_step=jnp.where(first, step, state.first_nonfinite_step)
     )
+
+
+def _finite(metrics: Mapping[str, Array]) -> Array:
+    return jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all()
 
 
 @jax.jit

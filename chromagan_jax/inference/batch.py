@@ -15,7 +15,7 @@ from chromagan_jax.data.decode import UnreadableImage
 from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import photos
-from chromagan_jax.utils import writers
+from chromagan_jax.utils.progress import Progress
 
 T = TypeVar('T')
 # Up to a batch of (size, size, 3) uint8 photographs, and which sample of each (None: the one
@@ -97,7 +97,7 @@ class Counts:
 
     def __init__(self, total: int):
         self.colorized = self.failed = 0
-        self._progress = writers.Progress(total, 0, 1, unit='photograph')
+        self._progress = Progress(total, 0, 1, unit='photograph')
         self._interval = 1 if sys.stderr.isatty() else 30  # seconds between reports
         self._reported = time.monotonic()
         self.message, self.close = self._progress.message, self._progress.close

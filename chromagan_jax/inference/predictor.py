@@ -10,14 +10,13 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from chromagan_jax import color, sharding
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan import steps
-from chromagan_jax.gan.state import System
 from chromagan_jax.inference import photos, released
 from chromagan_jax.inference.batch import Predict
 from chromagan_jax.inference.released import Trained
@@ -27,7 +26,7 @@ PyTree = Any
 
 def colorize(
     photographs: Sequence[np.ndarray],
-    system: System,
+    generator: nn.Module,
     variables: PyTree,
     size: int | Sequence[int],
     batch_size: int = 1,
@@ -43,8 +42,8 @@ def colorize(
     Args:
         photographs: sRGB, (H, W) uint8 or uint16, (H, W, 3) or (H, W, 4) uint8. Of colour ones
             only the lightness counts.
-        system: of `released.load` or `checkpoints.load`.
-        variables: of its generator: theirs, or `state.generator_variables`.
+        generator: of `load`.
+        variables: its 'params' and 'batch_stats', of `load`.
         size: px, the side of the square that the network sees. With several sizes it sees each of
             them, and the mean of the colours counts.
         batch_size: how many photographs it sees at once; there is little to gain above 1.
@@ -62,7 +61,7 @@ def colorize(
         sample = 1
     sizes = (size,) if isinstance(size, int) else tuple(size)
     largest = max(sizes)
-    predict = make_predict(system, variables, sizes, batch_size, sample is not None)
+    predict = make_predict(generator, variables, sizes, batch_size, sample is not None)
     results: list[np.ndarray] = []
     for start in range(0, len(photographs), batch_size):
         batch = [photos.prepare(p, largest, post) for p in photographs[start : start + batch_size]]
@@ -89,13 +88,12 @@ def load(workdir: str | None = None, which: str = 'newest') -> Trained:
         return released.load(one)
     from chromagan_jax.gan import checkpoints  # brings Orbax, which the released weights need not
 
-    config, system, state = checkpoints.load(Path(workdir), which, one)
-    variables = state_lib.generator_variables(state)
-    return Trained(workdir, config, system, variables, int(state.step))
+    loaded = checkpoints.load_generator(Path(workdir), which, one)
+    return Trained(workdir, *loaded)
 
 
 def make_predict(
-    system: System,
+    generator: nn.Module,
     variables: PyTree,
     sizes: Sequence[int],
     batch_size: int,
@@ -111,7 +109,7 @@ def make_predict(
     """
     largest = max(sizes)
     networks = {
-        size: _make_predict_at(system, variables, size, batch_size, noise) for size in sizes
+        size: _make_predict_at(generator, variables, size, batch_size, noise) for size in sizes
     }
 
     def predict(small: Sequence[np.ndarray], samples: Sequence[int | None]) -> np.ndarray:
@@ -136,11 +134,11 @@ def make_predict(
 
 
 def _make_predict_at(
-    system: System, variables: PyTree, size: int, batch_size: int, noise: bool
+    generator: nn.Module, variables: PyTree, size: int, batch_size: int, noise: bool
 ) -> Callable[[Sequence[np.ndarray], Sequence[int]], np.ndarray]:
     """Photographs of one size, (size, size, 3) uint8, and seeds -> their ab, (n, size, size, 2)."""
     shape = jax.ShapeDtypeStruct((batch_size, size, size, 1), jnp.float32)
-    target = jax.eval_shape(partial(steps.predict, system), variables, shape)
+    target = jax.eval_shape(partial(steps.predict, generator), variables, shape)
     space = {channels: name for name, channels in color.TARGET_CHANNELS.items()}[target.shape[-1]]
 
     # The weights are constants of the program: what the network computes from them alone, as the
@@ -149,10 +147,12 @@ def _make_predict_at(
     def colors(condition: jax.Array, seeds: jax.Array) -> jax.Array:
         if noise:  # a stream for each photograph, so that none depends on its neighbours
             target = jax.vmap(
-                lambda one, seed: steps.predict(system, variables, one[None], jax.random.key(seed))
+                lambda one, seed: steps.predict(
+                    generator, variables, one[None], jax.random.key(seed)
+                )
             )(condition, seeds)[:, 0]
         else:
-            target = steps.predict(system, variables, condition)
+            target = steps.predict(generator, variables, condition)
         return color.to_lab(condition, target)[..., 1:]
 
     # Compiled here, since threads that call it for the first time would each compile it.

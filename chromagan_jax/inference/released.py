@@ -15,13 +15,13 @@ import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax import linen as nn
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from chromagan_jax import sharding
+from chromagan_jax.config import Config, from_dict
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import state as state_lib
-from chromagan_jax.gan.state import System
+from chromagan_jax.gan.model import abstract_variables, make_generator
 from chromagan_jax.utils import files
 
 PyTree = Any
@@ -39,8 +39,8 @@ class Trained(NamedTuple):
     """A generator that was trained, wherever its weights lie."""
 
     title: str  # what messages call it
-    config: Any
-    system: System
+    config: Config
+    generator: nn.Module
     variables: PyTree  # of the generator: 'params' and 'batch_stats'
     step: int  # the updates that made it
 
@@ -67,18 +67,16 @@ def load(mesh: Mesh | None = None, folder: Path | None = None) -> Trained:
         if hashlib.sha256(data).hexdigest() != described['sha256']:
             raise ValueError(f'{ARRAYS} is not the file that {DESCRIPTION} tells of')
         arrays, step = safetensors.numpy.load(data), int(described['step'])
-        config = ConfigDict(described['config'])
+        config = from_dict(Config, described['config'])
     except _UNREADABLE as error:
         raise _damaged(folder, str(error)) from error
-    system = state_lib.make_system(config, mesh)
-    abstract = state_lib.generator_variables(state_lib.abstract_state(system, config, mesh))
+    generator = make_generator(config)
+    abstract = abstract_variables(generator, config.data.size)
     _check_fit(arrays, named(abstract), folder)
-    placed = [
-        jax.device_put(arrays[name].astype(np.float32), leaf.sharding)
-        for name, leaf in named(abstract).items()
-    ]
-    variables = jax.tree.unflatten(jax.tree.structure(abstract), placed)
-    return Trained('the released weights', config, system, variables, step)
+    whole = [arrays[name].astype(np.float32) for name in named(abstract)]
+    variables = jax.tree.unflatten(jax.tree.structure(abstract), whole)
+    variables = jax.device_put(variables, sharding.state_shardings(variables, mesh))
+    return Trained('the released weights', config, generator, variables, step)
 
 
 def save(folder: Path, variables: PyTree, described: Mapping[str, Any]) -> None:

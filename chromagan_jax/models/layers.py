@@ -223,9 +223,9 @@ def output_activation(x: Array, channels: int) -> Array:
     return activation(x.astype(jnp.float32))
 
 
-def check_chroma_stride(kind: str, stride: int, channels: int, name: str = 'chroma_stride') -> None:
-    """Raises UserError unless the field `name` of a network of that kind is a possible stride."""
-    field, power = f'{kind}.{name}', stride >= 1 and not stride & (stride - 1)
+def check_stride(field: str, stride: int, channels: int) -> None:
+    """Raises UserError unless `stride`, the value of `field`, is a possible stride of colours."""
+    power = stride >= 1 and not stride & (stride - 1)
     check_range(field, stride, power, '1, 2, 4 or another power of two')
     # In RGB all channels hold the lightness, which would be blurred.
     check_range(field, stride, stride == 1 or channels == 2, "1 unless color_space is 'lab'")

@@ -108,7 +108,7 @@ class LiteUNet(nn.Module):
         layers.check_range(
             'generator.output_stride', stride, stride in (1, 2, 4, 8), '1, 2, 4 or 8'
         )
-        layers.check_chroma_stride('generator', stride, self.channels, 'output_stride')
+        layers.check_stride('generator.output_stride', stride, self.channels)
         count = (_COARSEST // stride).bit_length()
         good = len(self.decoder_widths) == count and min(self.decoder_widths) >= 1
         allowed = f'{count} widths of 1 or more for output_stride {stride}'

@@ -26,7 +26,7 @@ class PatchGAN(nn.Module):
     power iteration finds it from where the last one left 'batch_stats' (Miyato et al. 2018,
     https://arxiv.org/abs/1802.05957).
 
-    With a `chroma_stride` of 2 or more it sees colours as a U-Net of the same stride makes them:
+    With a `target_stride` of 2 or more it sees colours as a U-Net of the same stride makes them:
     their means over squares of that many pixels a side, beside all of the lightness in the square.
     What `layers`, sizes and the smallest picture are then counted in are such squares.
 
@@ -41,7 +41,7 @@ class PatchGAN(nn.Module):
     slope: float = 0.2  # LeakyReLU's, below 0
     same: bool = False  # convolutions of stride 1 keep the size
     conditional: bool = True  # False: judges the target alone
-    chroma_stride: int = 1  # px of the picture for one of colour, a side: 1, 2, 4, ...; Lab only
+    target_stride: int = 1  # px of the picture for one of colour, a side: 1, 2, 4, ...; Lab only
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False
@@ -49,9 +49,9 @@ class PatchGAN(nn.Module):
     @nn.compact
     def __call__(self, condition: Array, target: Array, train: bool) -> Array:
         self._check_fields(target)
-        if self.chroma_stride > 1:
+        if self.target_stride > 1:
             condition, squares = (
-                layers.space_to_depth(x, self.chroma_stride) for x in (condition, target)
+                layers.space_to_depth(x, self.target_stride) for x in (condition, target)
             )
             target = squares.reshape(*squares.shape[:3], -1, target.shape[-1]).mean(-2)
         x = jnp.concatenate([condition, target], axis=-1) if self.conditional else target
@@ -71,17 +71,17 @@ class PatchGAN(nn.Module):
         layers.check_range('discriminator.layers', self.layers, self.layers >= 0, '0 or more')
         layers.check_range('discriminator.slope', self.slope, 0 <= self.slope < 1, '0 <= x < 1')
         layers.check_choice('discriminator.norm', self.norm, layers.NORMS)
-        layers.check_chroma_stride('discriminator', self.chroma_stride, target.shape[-1])
-        smallest = (1 if self.same else 3) * 2**self.layers * self.chroma_stride
+        layers.check_stride('discriminator.target_stride', self.target_stride, target.shape[-1])
+        smallest = (1 if self.same else 3) * 2**self.layers * self.target_stride
         if min(target.shape[1:3]) < smallest:
             raise UserError(
                 f'A PatchGAN of {self.layers} layers needs pictures of {smallest} px or more, not '
                 f'{target.shape[1]} x {target.shape[2]}: raise data.size or lower '
                 'discriminator.layers.'
             )
-        if target.shape[1] % self.chroma_stride or target.shape[2] % self.chroma_stride:
+        if target.shape[1] % self.target_stride or target.shape[2] % self.target_stride:
             raise UserError(
-                f'discriminator.chroma_stride is {self.chroma_stride}, which does not divide '
+                f'discriminator.target_stride is {self.target_stride}, which does not divide '
                 f'{target.shape[1]} x {target.shape[2]} px: change data.size.'
             )
 

@@ -19,7 +19,7 @@ Array = jax.Array
 _leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.2)
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {'relu': nn.relu, 'leaky_relu': _leaky_relu}
 _DROPOUT_BLOCKS = 3
-_CONTEXTS = ('none', 'squeezenet')
+_ENCODERS = ('none', 'squeezenet')
 
 
 class Down(nn.Module):
@@ -64,7 +64,7 @@ class Up(nn.Module):
 
 
 class Lateral(nn.Module):
-    """1x1 convolution and norm: a map of a context becomes one to add to a level's."""
+    """1x1 convolution and norm: a map of the encoder becomes one to add to a level's."""
 
     features: int
     norm: str
@@ -98,11 +98,11 @@ class UNet(nn.Module):
     A `stem` is a level without a halving: a 3x3 convolution of the picture, whose features the way
     up meets again at full size, where the last convolution is then a 3x3 one.
 
-    A `context` is a classifier beside the way down, which is trained on with the rest: to what
+    An `encoder` is a classifier beside the way down, which is trained on with the rest: to what
     each level has, a 1x1 convolution (and norm) of the classifier's map of the same size is added.
     So the network knows from the start what things look like, not only what colours they have.
 
-    With a `chroma_stride` of 2 or more the way up ends where a pixel is that many of the picture's
+    With an `output_stride` of 2 or more the way up ends where a pixel is that many of the picture's
     wide, with a 3x3 convolution, and its colours are interpolated linearly from there. Eyes see
     colours less sharply than lightness, and JPEG keeps half the resolution of them (4:2:0).
 
@@ -116,8 +116,8 @@ class UNet(nn.Module):
     widths: tuple[int, ...] = ()  # features of each level, outermost first; (): as width says
     depth: int = 0  # halvings; 0: one for each of widths, or down to 1x1
     stem: int = 0  # features of a level at full size before the first; 0: there is none
-    context: str = 'none'  # none, or squeezenet: SqueezeNet's maps at strides 4, 8 and 16
-    chroma_stride: int = 1  # px of the picture for one of colour, a side: 1, 2, 4, ...; Lab only
+    encoder: str = 'none'  # none, or squeezenet: SqueezeNet's maps at strides 4, 8 and 16
+    output_stride: int = 1  # px of the picture for one of colour, a side: 1, 2, 4, ...; Lab only
     norm: str = 'batch'  # batch, instance, group or none
     activation: str = 'relu'  # of the way up: relu, or leaky_relu (0.2) as on the way down
     dropout: float = 0.5  # rate
@@ -139,7 +139,7 @@ class UNet(nn.Module):
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         common = {'test_mode': self.test_mode, **types}
 
-        maps = self._context_maps(condition)
+        maps = self._encoder_maps(condition)
         x, skips = self._with_noise(condition).astype(self.dtype), []
         if self.stem:
             x = _conv3x3(self.stem, use_bias=False, **types, name='stem')(x)
@@ -152,7 +152,7 @@ class UNet(nn.Module):
                 lateral = Lateral(features, self.norm, **common, name=f'context_{level}')
                 x += lateral(maps[level], train)
             skips.append(x)
-        columns = condition.shape[2] // self.chroma_stride  # px of colour
+        columns = condition.shape[2] // self.output_stride  # px of colour
         for block, skip in enumerate(reversed(skips[:-1])):
             if skip.shape[2] > columns:
                 break
@@ -165,13 +165,13 @@ class UNet(nn.Module):
             _ACTIVATIONS[self.activation](x)
         )
         colours = layers.output_activation(x, self.channels)
-        if self.chroma_stride == 1:
+        if self.output_stride == 1:
             return colours
         return jax.image.resize(colours, (*condition.shape[:3], self.channels), 'linear')
 
-    def _context_maps(self, condition: Array) -> dict[int, Array]:
-        """Level -> the context's map of that level's size; there is none of the outermost level."""
-        if self.context == 'none':
+    def _encoder_maps(self, condition: Array) -> dict[int, Array]:
+        """Level -> the encoder's map of that level's size; there is none of the outermost level."""
+        if self.encoder == 'none':
             return {}
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         backbone = squeezenet.Backbone(**types, name=squeezenet.BACKBONE)
@@ -195,11 +195,11 @@ class UNet(nn.Module):
         least = min(self.widths, default=1)
         layers.check_range('generator.widths', least, least >= 1, '1 or more each')
         layers.check_range('generator.dropout', self.dropout, 0 <= self.dropout < 1, '0 <= x < 1')
-        layers.check_choice('generator.context', self.context, _CONTEXTS)
+        layers.check_choice('generator.encoder', self.encoder, _ENCODERS)
         layers.check_choice('generator.norm', self.norm, layers.NORMS)
         layers.check_choice('generator.activation', self.activation, tuple(_ACTIVATIONS))
         layers.check_choice('generator.test_mode', self.test_mode, layers.TEST_MODES)
-        layers.check_chroma_stride('generator', self.chroma_stride, self.channels)
+        layers.check_stride('generator.output_stride', self.output_stride, self.channels)
         if self.widths and self.depth not in (0, len(self.widths)):
             raise UserError(
                 f'generator.depth is {self.depth}, but generator.widths has {len(self.widths)} '
@@ -213,7 +213,7 @@ class UNet(nn.Module):
                 f'{self.size}: set generator.depth to the number of halvings that divide it.'
             )
         layers.check_range(
-            *('generator.chroma_stride', self.chroma_stride, self.chroma_stride <= 2**depth),
+            *('generator.output_stride', self.output_stride, self.output_stride <= 2**depth),
             f'{2**depth} or less for a U-Net of depth {depth}',
         )
         if height % 2**depth or width % 2**depth:

@@ -22,7 +22,7 @@ from chromagan_jax.prepare import outcomes, report
 from chromagan_jax.prepare.inputs import Inputs, Listing, list_pictures
 from chromagan_jax.prepare.pictures import Options
 from chromagan_jax.utils import files
-from chromagan_jax.utils.writers import Progress, format_duration
+from chromagan_jax.utils.progress import Progress, format_duration
 
 COLUMNS = ('file', 'name', 'fate', 'detail', 'category', 'width', 'height')  # of pictures.csv
 

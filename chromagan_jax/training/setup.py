@@ -1,27 +1,86 @@
-"""How a run begins: what it says, the workdir that it claims, the state that it starts from."""
+"""Start of a run: its parts, the checks of its workdir, and the state that it starts from."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
 from chromagan_jax import config as config_lib
-from chromagan_jax import models, sharding
-from chromagan_jax.data.inputs import NOT_HELD_OUT, is_held_out
+from chromagan_jax import sharding
+from chromagan_jax.config import Config
+from chromagan_jax.data.inputs import NOT_HELD_OUT, is_held_out, open_sources
 from chromagan_jax.data.sources import Source
 from chromagan_jax.errors import UserError
+from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints as checkpoint_lib
 from chromagan_jax.gan import state as state_lib
-from chromagan_jax.gan.state import GanState, System
-from chromagan_jax.utils import files, writers
+from chromagan_jax.gan.model import GanModel, class_targets, make_model
+from chromagan_jax.gan.state import GanState
+from chromagan_jax.models.pretrained import PRETRAINED
+from chromagan_jax.utils import files, progress, writers
+from chromagan_jax.utils.preemption import stop_requests
+from chromagan_jax.utils.watchdog import Watchdog
 
 PyTree = Any
 
 
-def claim_workdir(config: Any, workdir: Path, source: Source, resume: bool) -> None:
-    """Writes config.json, after checking that a run which resumes is the one that it describes.
+class Run(NamedTuple):
+    """The parts of a run that stay the same while it trains."""
+
+    config: Config
+    workdir: Path
+    mesh: Mesh
+    model: GanModel
+    source: Source
+    eval_source: Source
+    log: Callable[[str], None]  # shows a line
+    writes: bool  # whether this process writes files: one of several does
+    watchdog: Watchdog
+    checkpoints: checkpoint_lib.Manager  # of the newest states
+    best: checkpoint_lib.Manager  # of the best state
+    stopping: Callable[[], bool]  # whether the run was asked to stop
+    eval_step: Callable[..., Any]  # of `evaluator.make_eval_step`
+
+
+def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
+    """Checks a config and opens what a run needs; nothing is written before all is checked.
+
+    Args:
+        config: of the run.
+        workdir: where everything is written.
+        stack: closes at its end what is opened here; saves in flight are finished.
+
+    Raises:
+        UserError: if the config, the data or the workdir is impossible.
+    """
+    config_lib.validate(config)
+    mesh = sharding.make_mesh(config.mesh.fsdp)
+    sharding.check_batch_size('batch_size', config.batch_size, mesh, config.grad_accum_steps)
+    model = make_model(config, mesh)
+    state_lib.check_networks(model, config)
+    source, eval_source = open_sources(config)
+    eval_step = evaluator.make_eval_step(config.eval.features, model, mesh)
+
+    stopping = stack.enter_context(stop_requests(agreed=True))
+    log = log_run_info(config, workdir, source)
+    writes = jax.process_index() == 0
+    watchdog = Watchdog(config.stall_timeout, workdir / 'heartbeat.json' if writes else None)
+    stack.enter_context(watchdog.watch())
+    checkpoints = checkpoint_lib.open_checkpoints(workdir, config.checkpoint.max_to_keep)
+    best = checkpoint_lib.open_best(workdir)
+    stack.enter_context(checkpoint_lib.finishing(checkpoints, best))
+    check_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
+    return Run(
+        *(config, workdir, mesh, model, source, eval_source, log, writes, watchdog),
+        *(checkpoints, best, stopping, eval_step),
+    )
+
+
+def check_workdir(config: Config, workdir: Path, source: Source, resume: bool) -> None:
+    """Writes config.json; a run that resumes is first checked against the one that is there.
 
     Raises:
         UserError: naming the field, or the data, that differs.
@@ -37,67 +96,81 @@ def claim_workdir(config: Any, workdir: Path, source: Source, resume: bool) -> N
                 'start in another --workdir with init_from.'
             )
     if jax.process_index() == 0:
-        files.write_json(
-            workdir / 'config.json',
-            {'config': config.to_dict(), 'data': data, 'versions': writers.versions()},
-        )
+        described = {
+            'schema_version': config_lib.SCHEMA_VERSION,
+            'config': config_lib.to_dict(config),
+            'data': data,
+            'versions': writers.versions(),
+        }
+        files.write_json(workdir / 'config.json', described)
 
 
 def starting_state(
-    config: Any,
-    system: System,
+    config: Config,
+    model: GanModel,
     mesh: Mesh,
     checkpoints: checkpoint_lib.Manager,
     pretrained: Mapping[str, PyTree],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> GanState:
     """The newest checkpoint's state, or a new one, with weights from `init_from` or `pretrained`.
 
-    `pretrained` is what `models.load_pretrained` returns.
+    `pretrained` is what `load_pretrained` returns.
+
+    Raises:
+        UserError: if no checkpoint can be read, or weights do not fit the networks.
     """
-    abstract = state_lib.abstract_state(system, config, mesh)
-    state = checkpoint_lib.restore_newest(checkpoints, abstract, say)
+    abstract = state_lib.abstract_state(model, config, mesh)
+    state = checkpoint_lib.restore_newest(checkpoints, abstract, log)
     if state is not None:
-        say(f'resumed from step {int(state.step)}')
+        log(f'resumed from step {int(state.step)}')
         return state
-    state = state_lib.create_state(system, config, mesh)
+    state = state_lib.create_state(model, config, mesh)
     if config.init_from:
-        say(f'starts from the weights in {config.init_from}')
+        log(f'starts from the weights in {config.init_from}')
         return checkpoint_lib.load_weights(config, Path(config.init_from), state, mesh)
-    for field, network in models.PRETRAINED.items():
-        if network.BACKBONE not in state.generator.params:
+    for name, network in PRETRAINED.items():
+        if network.backbone not in state.generator.params:
             continue
-        if field in pretrained:
-            say(f"the generator's {network.TITLE} starts from {config[field]}")
-            state = state_lib.with_backbone(state, field, pretrained[field])
+        if name in pretrained:
+            log(f"the generator's {network.title} starts from {config.pretrained[name]}")
+            state = state_lib.with_backbone(state, name, pretrained[name])
         else:
-            say(f"the generator's {network.TITLE} starts from scratch: {field} names no file")
+            log(
+                f"the generator's {network.title} starts from random weights: set "
+                f'pretrained.{name} to a file'
+            )
     return state
 
 
-def place_teacher(system: System, vgg16: PyTree | None, mesh: Mesh) -> PyTree | None:
-    """VGG16 on the devices, if the system has it for a teacher."""
-    if system.teacher is None or vgg16 is None:
+def place_teacher(model: GanModel, pretrained: Mapping[str, PyTree], mesh: Mesh) -> PyTree | None:
+    """The teacher's parameters, of `load_pretrained`, on the devices; None without a teacher."""
+    if model.teacher is None:
         return None
-    return jax.device_put(vgg16, sharding.state_shardings(vgg16, mesh))
+    weights = pretrained['vgg16']
+    return jax.device_put(weights, sharding.state_shardings(weights, mesh))
 
 
-def introduce(config: Any, workdir: Path, source: Source) -> Callable[[str], None]:
-    """Says where the run writes, what it reads and what that is worth; returns how to say more."""
-    say = writers.announcer()
-    say(f'writes to {workdir.absolute()}')
-    say(f'trains on {len(source)} photographs of {config.data.source}')
+def log_run_info(config: Config, workdir: Path, source: Source) -> Callable[[str], None]:
+    """Shows where the run writes, what it reads and how far its figures hold.
+
+    Returns:
+        A function that shows more lines.
+    """
+    log = progress.announcer()
+    log(f'writes to {workdir.absolute()}')
+    log(f'trains on {len(source)} photographs of {config.data.source}')
     if config.data.source == 'sample':
-        say('the built-in sample is a handful of photographs: they are memorised, not learned from')
+        log('the built-in sample has only a few photographs: the networks memorise them')
     if config.eval_every and not is_held_out(config):
-        say(NOT_HELD_OUT)
-    if config.objective.classes:
-        say(
+        log(NOT_HELD_OUT)
+    if config.loss.weights.get('classes'):
+        log(
             {
-                'teacher': f'the class head learns from VGG16 in {config.vgg16}',
+                'teacher': f'the class head learns from VGG16 in {config.pretrained["vgg16"]}',
                 'labels': 'the class head learns from the labels of the data',
-                'none': 'the class term is off, and the class head left out: set vgg16 to a file '
+                'none': 'the class head and its loss are left out: set pretrained.vgg16 to a file '
                 "of VGG16's weights, or data.labels",
-            }[models.class_targets(config)]
+            }[class_targets(config)]
         )
-    return say
+    return log

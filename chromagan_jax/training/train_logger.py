@@ -1,4 +1,4 @@
-"""What the steps of a run report, on its way to metrics.jsonl and to the progress line."""
+"""The metrics of the steps: read from the devices, averaged, shown and written."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,91 +6,120 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
-from chromagan_jax.data.sources import Source
+from chromagan_jax.data.decode import KINDS
 from chromagan_jax.data.transforms import report_unreadable
 from chromagan_jax.errors import DivergedError, UserError
-from chromagan_jax.gan.state import GanState
-from chromagan_jax.utils import writers
-from chromagan_jax.utils.watchdog import Pulse
+from chromagan_jax.training.setup import Run
+from chromagan_jax.utils import progress, writers
 
 PyTree = Any
 
 SHOWN = ('generator/loss', 'discriminator/loss', 'generator/l1')  # in the progress line
-JUDGED = 1000  # records after which the share of unreadable ones is judged
+MIN_RECORDS = 1000  # before the share of unreadable records is checked
 
 
-class Journal:
-    """Reads the metrics of each step: a line of means at a cadence, an end where they are bad."""
+class TrainLogger:
+    """Reads the metrics of each step once the next is dispatched; writes their means at a cadence.
 
-    def __init__(
-        self,
-        config: Any,
-        source: Source,
-        start: int,
-        metrics_file: writers.Metrics | None,
-        pulse: Pulse,
-    ):
+    Decode errors are counted here, on the host. Those of all processes are added up whenever a line
+    is written.
+    """
+
+    def __init__(self, run: Run, start: int, metrics_file: writers.Metrics | None):
         """Starts after step `start`; without `metrics_file` only the progress is shown."""
-        self.progress = writers.Progress(config.steps, start, config.batch_size, writers.stream())
-        self._config, self._source, self._start = config, source, start
-        self._file, self._pulse = metrics_file, pulse
+        config = run.config
+        self.progress = progress.Progress(config.steps, start, config.batch_size, progress.stream())
+        self._run, self._start, self._file = run, start, metrics_file
+        self._pending: tuple[int, PyTree] | None = None  # step and metrics that are not read yet
         self._window: list[dict[str, float]] = []  # metrics of each step since the last line
-        self._spent = pulse.seconds()  # at the last line
-        self._replaced: set[int] = set()  # records that were named
-        self._unreadable = 0.0  # records of all processes that could not be read
+        self._seconds = run.watchdog.seconds()  # of each phase, at the last line
+        self._reported: set[int] = set()  # unreadable records that were shown
+        self._damage = np.zeros(
+            len(KINDS), np.int64
+        )  # this process's, by kind, since the last line
+        self._unreadable = 0  # records of all processes since `start`
 
-    def read(self, state: GanState, step: int, metrics: PyTree, unreadable: np.ndarray) -> None:
-        """Waits for `step`, and writes a line if one is due.
+    def push(self, step: int, metrics: PyTree, unreadable: np.ndarray, damage: np.ndarray) -> None:
+        """Takes the metrics of `step`, and reads those of the step before.
 
         Args:
-            state: the newest, which remembers the first step that went wrong.
             step: whose metrics these are.
             metrics: scalars, on the devices.
-            unreadable: (R,) of this process's records, as the pipeline yields it.
+            unreadable: (R,) indices of this process's records that were replaced, or -1.
+            damage: (R,) reasons, 1 + place in `decode.KINDS`, or 0.
 
         Raises:
             DivergedError: if a metric is not finite.
             UserError: if too many records cannot be read.
         """
-        for sentence in report_unreadable(self._source, unreadable, self._replaced):
+        self.flush()
+        self._pending = (step, metrics)
+        self._damage += np.bincount(damage, minlength=len(KINDS) + 1)[1:]
+        for sentence in report_unreadable(self._run.source, unreadable, self._reported):
             self.progress.message(sentence)
+
+    def flush(self) -> None:
+        """Waits for the newest step and reads its metrics; raises as `push` does."""
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self._pulse.beat(step)
-        if not all(math.isfinite(value) for value in values.values()):
-            check_finite(state, values)
-        self._check_unreadable(step, values['data/unreadable'])
+        self._run.watchdog.beat(step)
+        check_finite(step, values)
         self._window.append(values)
-        if step % self._config.log_every == 0 or step == self._config.steps:
-            means = mean_metrics(self._window) | self._pulse.shares()
-            means['images_per_second'] = self.progress.images_per_second(step)
-            means['waiting_for_data'] = self._waited()
-            self._window.clear()
-            if self._file:
-                self._file.write(step, means)
-            shown = {name: means[name] for name in SHOWN if name in means}
-            self.progress.report(step, shown)
+        config = self._run.config
+        if step % config.log_every == 0 or step == config.steps:
+            self._write_line(step)
 
-    def _waited(self) -> float:
-        """The share of waiting for data in the time in steps since the last line."""
-        before, self._spent = self._spent, self._pulse.seconds()
-        data, step = (self._spent[phase] - before[phase] for phase in ('data', 'step'))
-        return data / ((data + step) or 1.0)
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends a line to metrics.jsonl, in the process that writes it."""
+        if self._file:
+            self._file.write(step, values)
 
-    def _check_unreadable(self, step: int, unreadable: float) -> None:
-        self._unreadable += unreadable
-        seen = (step - self._start) * self._config.batch_size
-        most = self._config.data.max_unreadable
-        if seen >= JUDGED and self._unreadable > most * seen:
-            raise UserError(
-                f'{self._unreadable:.0f} of the last {seen} records cannot be read, more than '
-                f'data.max_unreadable ({most:g}): see to {self._config.data.source}, or raise it.'
-            )
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Hands a picture, (H, W, 3) uint8, to TensorBoard."""
+        if self._file:
+            self._file.image(step, name, image)
 
     def close(self) -> None:
-        """Ends the progress line, and says where the time went."""
+        """Ends the progress line and shows where the time went."""
         self.progress.close()
-        self.progress.message(self._pulse.summary())
+        self.progress.message(self._run.watchdog.summary())
+
+    def _write_line(self, step: int) -> None:
+        means = mean_metrics(self._window)
+        means |= self._count_unreadable(step)
+        means |= self._run.watchdog.shares()
+        means['images_per_second'] = self.progress.images_per_second(step)
+        means['waiting_for_data'] = self._share_of_waiting()
+        self._window.clear()
+        self.write(step, means)
+        self.progress.report(step, {name: means[name] for name in SHOWN if name in means})
+
+    def _share_of_waiting(self) -> float:
+        """The share of waiting for data in the time in steps since the last line."""
+        before, self._seconds = self._seconds, self._run.watchdog.seconds()
+        data, step = (self._seconds[phase] - before[phase] for phase in ('data', 'step'))
+        return data / ((data + step) or 1.0)
+
+    def _count_unreadable(self, step: int) -> dict[str, float]:
+        """Unreadable records a step since the last line, by kind and in all."""
+        damage = multihost_utils.process_allgather(self._damage).reshape(-1, len(KINDS)).sum(0)
+        self._damage[:] = 0
+        self._unreadable += int(damage.sum())
+        config = self._run.config
+        seen = (step - self._start) * config.batch_size
+        most = config.data.max_unreadable
+        if seen >= MIN_RECORDS and self._unreadable > most * seen:
+            raise UserError(
+                f'{self._unreadable} of the last {seen} records cannot be read, more than '
+                f'data.max_unreadable ({most:g}): check {config.data.source}, or raise it.'
+            )
+        counts = dict(zip(KINDS, damage / len(self._window), strict=True))
+        counts['unreadable'] = damage.sum() / len(self._window)
+        return {f'data/{name}': float(count) for name, count in counts.items()}
 
 
 def mean_metrics(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -99,12 +128,11 @@ def mean_metrics(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([w[name] for w in window if name in w])) for name in names}
 
 
-def check_finite(state: GanState, metrics: Mapping[str, Any]) -> None:
-    """Raises DivergedError, naming step and term, if the state met a value that is not finite."""
-    if (step := int(state.bad_step)) >= 0:
-        terms = [name for name in metrics if not name.startswith('data/')]
-        term = sorted(terms)[int(state.bad_term)]
-        raise DivergedError(
-            f'{term} was not finite at step {step}: checkpoints before it are good; go on from one '
-            'with a lower learning rate or another seed (init_from, in another --workdir).'
-        )
+def check_finite(step: int, metrics: Mapping[str, float]) -> None:
+    """Raises DivergedError, naming the metric, if one of a step's metrics is not finite."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise DivergedError(
+                f'{name} was not finite at step {step}: checkpoints before it are good. Start from '
+                'one with a lower learning rate or another seed (init_from, another --workdir).'
+            )

@@ -1,7 +1,7 @@
-"""What the commands do about mistakes: flags that are wrong, one sentence, an exit code."""
+"""How commands end: wrong flags, one sentence, an exit code."""
 
+import difflib
 import os
-import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from absl import flags
 
 from chromagan_jax.errors import UserError
 
-_FAREWELL = 10.0  # s that a process waits at its end for others that may end as well
+_EXIT_WAIT = 10.0  # s that a process waits at its end for the others
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
@@ -23,8 +23,23 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     """
     try:
         return values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        close = difflib.get_close_matches(error.flagname, list(values), 1)
+        hint = f': did you mean --{close[0]}?' if close else '; --help lists the flags.'
+        raise UserError(f'There is no flag --{error.flagname}{hint}') from error
     except flags.Error as error:
-        raise UserError(flag_mistake(str(error))) from error
+        raise UserError(_flag_error(values, str(error))) from error
+
+
+def _flag_error(values: flags.FlagValues, text: str) -> str:
+    """A sentence for absl's 'flag --NAME=VALUE: REASON'."""
+    flag, _, reason = text.partition(': ')
+    name, _, value = flag.removeprefix('flag --').partition('=')
+    kind = values[name].flag_type() if name in values else ''
+    wanted = {'int': 'a whole number', 'float': 'a number', 'bool': 'true or false'}
+    if kind not in wanted or 'must' in reason:  # a choice or a range, which absl describes
+        return text
+    return f'--{name} must be {wanted[kind]}, not {value!r}.'
 
 
 def print_error(sentence: str) -> None:
@@ -32,42 +47,19 @@ def print_error(sentence: str) -> None:
     print(f'chromagan_jax: {sentence}', file=sys.stderr, flush=True)
 
 
-def flag_mistake(error: str) -> str:
-    """The one sentence in what absl and ml_collections say about a flag."""
-    if 'Traceback' in error:  # of a config file: the exception stands at its end
-        return error.strip().splitlines()[-1].split('UserError: ')[-1]
-    # ml_collections quotes quoted messages, ends of lines included.
-    text = ' '.join(error.replace('\\n', ' ').replace('\\', '').split())
-    for pattern, sentence in (
-        (r'\W*(\w+)\W* Did you mean "(\w+)".*', r"No field '\1' in the config: did you mean '\2'?"),
-        (r'\W*(\w+)\W*', r"There is no field '\1' in the config."),
-        (r'\W*Attribute .* lookup: ([\w.]+)\W*', r"There is no field '\1' in the config."),
-        (r"Unknown .* flag 'config\..*", 'No config is named: add --config=configs/base.py.'),
-        (r"Unknown .* flag '(.*?)'. Did you mean: (\S+) .*", r'No flag --\1: did you mean --\2?'),
-        (r"Unknown .* flag '(.*)'", r'There is no flag --\1.'),
-        (r'flag --(.*?)=(.*): invalid literal.*', r"--\1 must be a whole number, not '\2'."),
-        (r'flag --(.*?)=(.*): could not convert.*', r"--\1 must be a number, not '\2'."),
-        (r"flag --(.*?)=(.*): \('Non-boolean.*", r"--\1 must be true or false, not '\2'."),
-        (r'Configuration is not available.*?\[Errno \d+\] (.*)', r'--config cannot be read: \1.'),
-    ):
-        if match := re.fullmatch(pattern, text):
-            return match.expand(sentence)
-    return text
-
-
 def exit_with(code: int, sentence: str) -> NoReturn:
     """Ends the process with an exit code and one sentence."""
     print_error(sentence)
     if jax.distributed.is_initialized():
-        # JAX says farewell to the other processes, so that a mistake that all make ends all with
-        # its code. One that is made here alone leaves them waiting for this process: then it goes.
-        leave = threading.Timer(_FAREWELL, os._exit, (code,))
-        leave.daemon = True
-        leave.start()
+        # JAX waits here for the other processes, so that an error of all ends all with its code. An
+        # error of this process alone timers them waiting: then this process ends by itself.
+        timer = threading.Timer(_EXIT_WAIT, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
     sys.exit(code)
 
 
 def end_now(code: int, sentence: str) -> NoReturn:
-    """Ends without the farewell of `jax.distributed`, which would wait for the others."""
+    """Ends at once: `jax.distributed` would wait for the other processes."""
     print_error(sentence)
     os._exit(code)

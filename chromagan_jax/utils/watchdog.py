@@ -1,4 +1,4 @@
-"""Signs of life of a long job: where its time goes, a heartbeat to watch, an end if it hangs."""
+"""Watchdog of a long job: time spent in each phase, a heartbeat file, and an end if it hangs."""
 
 import contextlib
 import json
@@ -19,10 +19,10 @@ PHASES = ('start', 'compile', 'restore', 'data', 'step', 'evaluate', 'sample', '
 HEARTBEAT = 10  # s between writes of the heartbeat file, at least
 
 
-class Pulse:
-    """Keeps the time of each phase and of the last sign of life.
+class Watchdog:
+    """Measures the time of each phase and the time since the last progress.
 
-    A sign of life is a finished step (`beat`), a change of phase, or a batch of an evaluation.
+    Progress is a finished step or evaluation batch (`beat`), or a change of phase.
     """
 
     def __init__(
@@ -35,8 +35,7 @@ class Pulse:
         """Starts the clock in the phase 'start'.
 
         Args:
-            timeout: s without a sign of life after which `watch` ends the process; 0: it never
-                does.
+            timeout: s without progress after which `watch` ends the process; 0: never.
             heartbeat: the file that `beat` keeps up to date; None for no file. Only one process
                 may write it.
             clock: seconds, for tests.
@@ -46,7 +45,7 @@ class Pulse:
         self._end = end or _end
         self._spent = dict.fromkeys(PHASES, 0.0)
         self._phase, self._step = 'start', 0
-        self._since = self._alive = clock()
+        self._since = self._last_beat = clock()
         self._written = -float('inf')
 
     @contextlib.contextmanager
@@ -62,18 +61,18 @@ class Pulse:
     def _enter(self, name: str) -> None:
         now = self._clock()
         self._spent[self._phase] += now - self._since
-        self._phase, self._since, self._alive = name, now, now
+        self._phase, self._since, self._last_beat = name, now, now
 
     def beat(self, step: int | None = None) -> None:
-        """A sign of life; with `step`, that many steps are done.
+        """Reports progress; with `step`, that many steps are done.
 
         Raises:
             UserError: if the heartbeat file cannot be written.
         """
-        self._alive = self._clock()
+        self._last_beat = self._clock()
         self._step = self._step if step is None else step
-        if self._heartbeat and self._alive - self._written >= HEARTBEAT:
-            self._written = self._alive
+        if self._heartbeat and self._last_beat - self._written >= HEARTBEAT:
+            self._written = self._last_beat
             self._write()
 
     def _write(self) -> None:
@@ -101,19 +100,19 @@ class Pulse:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Within the context the process ends with 75 once there is no sign of life for too long.
+        """Within the context the process ends with 75 if it makes no progress for the timeout.
 
-        Its last heartbeat, at the end of the context, has the phase 'end'.
+        The last heartbeat, at the end of the context, has the phase 'end'.
         """
         stopped = threading.Event()
 
         def look() -> None:
             while not stopped.wait(min(1.0, self._timeout / 10)):
-                if self._clock() - self._alive > self._timeout:
+                if self._clock() - self._last_beat > self._timeout:
                     self._end(self._stalled())
                     return
 
-        self._alive = self._clock()
+        self._last_beat = self._clock()
         if self._timeout:
             threading.Thread(target=look, name='watch', daemon=True).start()
         try:
@@ -127,9 +126,9 @@ class Pulse:
     def _stalled(self) -> str:
         of = f' of {jax.process_count()}' if jax.process_count() > 1 else ''
         return (
-            f'process {jax.process_index()}{of} has shown no sign of life for {self._timeout:g} s '
+            f'process {jax.process_index()}{of} has made no progress for {self._timeout:g} s '
             f'(stall_timeout) after step {self._step}, in the phase {self._phase!r}: it hangs, or '
-            'waits for one that does; started again, the run goes on from its newest checkpoint.'
+            'waits for a process that hangs. Start it again: it resumes from the newest checkpoint.'
         )
 
 

@@ -1,4 +1,5 @@
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ def test_an_empty_training_source_is_named_with_the_mend(tiny):
 
 @pytest.mark.parametrize('field', ['data', 'eval'])
 def test_a_source_that_does_not_exist_is_named(tiny, tmp_path, field):
-    tiny[field].source = str(tmp_path / 'nowhere')
+    getattr(tiny, field).source = str(tmp_path / 'nowhere')
     with pytest.raises(UserError, match='nowhere does not exist'):
         inputs.open_sources(tiny)
 
@@ -75,8 +76,8 @@ def test_a_source_that_does_not_exist_is_named(tiny, tmp_path, field):
     ('eval_source', 'expected'), [('', 'tfds:x'), ('tfds:x', 'tfds:x'), ('held/out', 'held/out')]
 )
 def test_each_source_is_read_at_its_own_split(tiny, opened, eval_source, expected):
-    tiny.data.update(source='tfds:x', split='train[:90%]', labels=True)
-    tiny.eval.update(source=eval_source, split='test')
+    tiny.data = replace(tiny.data, source='tfds:x', split='train[:90%]', labels=True)
+    tiny.eval = replace(tiny.eval, source=eval_source, split='test')
     trained_on, evaluated_on = inputs.open_sources(tiny)
     assert trained_on == ('tfds:x', 'train[:90%]', True)
     assert evaluated_on == (expected, 'test', False)  # nothing is scored by class
@@ -93,10 +94,10 @@ def test_both_sources_are_opened(tiny, source, tmp_path):
 
 def configured(tiny: Any) -> Any:
     """A config in which no field of the input has the value that a default could give it."""
-    tiny.update(seed=11, batch_size=16, color_space='rgb')
-    tiny.data.update(size=16, load_ratio=1.25, flip=False, labels=True)
-    tiny.data.update(workers=3, threads=5, prefetch=7)
-    tiny.eval.update(size=24, batch_size=11)
+    tiny = replace(tiny, seed=11, batch_size=16, color_space='rgb')
+    tiny.data = replace(tiny.data, size=16, resize_ratio=1.25, flip=False, labels=True)
+    tiny.data = replace(tiny.data, workers=3, threads=5, prefetch=7)
+    tiny.eval = replace(tiny.eval, size=24, batch_size=11)
     return tiny
 
 
@@ -105,7 +106,7 @@ def test_training_input_passes_on_every_field(tiny, source, mesh, monkeypatch):
     got: Any = inputs.training_input(configured(tiny), source, mesh, 6)
     expected = {
         'size': 16,
-        'load_ratio': 1.25,
+        'resize_ratio': 1.25,
         'flip': False,
         'space': 'rgb',
         'seed': 11,
@@ -127,7 +128,7 @@ def test_training_input_yields_the_batches_that_follow_the_step(tiny, source, me
     whole = train_batches(
         source,
         size=16,
-        load_ratio=1.25,
+        resize_ratio=1.25,
         flip=False,
         space='rgb',
         seed=11,
@@ -170,7 +171,7 @@ def pretend(patch: pytest.MonkeyPatch, process: int, of: int) -> None:
 def test_the_processes_together_read_each_row_of_the_global_batch_once(
     tiny, source, processes, accumulate, fsdp
 ):
-    tiny.update(batch_size=16, accumulate=accumulate)
+    tiny = replace(tiny, batch_size=16, grad_accum_steps=accumulate)
     tiny.data.size = 8
     mesh = sharding.make_mesh(fsdp)
     whole = take(inputs.training_input(tiny, source, mesh, 3), 1)[0]

@@ -25,7 +25,7 @@ from chromagan_jax.data.transforms import read_image, report_unreadable, substit
 from chromagan_jax.errors import UserError
 
 SIZE = 16
-OPTIONS = {'size': SIZE, 'load_ratio': 1.25, 'flip': True, 'space': 'lab', 'seed': 3}
+OPTIONS = {'size': SIZE, 'resize_ratio': 1.25, 'flip': True, 'space': 'lab', 'seed': 3}
 
 
 def save(path, pixels):
@@ -188,7 +188,7 @@ def test_augmentation_differs_each_time_a_photograph_comes_round(single):
 
 
 def test_crops_are_uniform_over_the_positions(single):
-    (batch,) = take(single, 1, batch_size=400, size=20, load_ratio=2, flip=False, space='rgb')
+    (batch,) = take(single, 1, batch_size=400, size=20, resize_ratio=2, flip=False, space='rgb')
     pixels = decode(single[0]['image'])
     counts = np.zeros((21, 41), int)
     for target in np.rint(batch['target'] * 255):
@@ -210,7 +210,7 @@ def test_crops_are_uniform_over_the_positions(single):
 
 def test_cropping_first_is_resizing_first(single):
     """A 40 x 60 photograph at load size 20 and crop 10: every crop is one of the resized whole."""
-    (batch,) = take(single, 1, batch_size=60, size=10, load_ratio=2, flip=False, space='rgb')
+    (batch,) = take(single, 1, batch_size=60, size=10, resize_ratio=2, flip=False, space='rgb')
     pixels = decode(single[0]['image'])
     whole = pixels.reshape(20, 2, 30, 2, 3).mean((1, 3))
     aligned = 0
@@ -228,7 +228,9 @@ def test_cropping_first_is_resizing_first_for_any_ratio(tmp_path):
     save(tmp_path / 'smooth.png', smooth.astype(np.uint8))
     source = make_source(str(tmp_path))
     load = round(64 * 286 / 256)
-    (batch,) = take(source, 1, batch_size=8, size=64, load_ratio=286 / 256, flip=False, space='rgb')
+    (batch,) = take(
+        source, 1, batch_size=8, size=64, resize_ratio=286 / 256, flip=False, space='rgb'
+    )
     whole = skimage.transform.resize(smooth, (load, round(load * 300 / 227)), anti_aliasing=True)
     for target in batch['target'] * 255:
         errors = [
@@ -405,7 +407,7 @@ def test_workers_outlive_a_signal_to_all_but_not_the_main_process(photos):
         'from chromagan_jax.data.sources import make_source\n'
         "if __name__ == '__main__':\n"
         "    flags.FLAGS(['x'])\n"
-        '    batches = train_batches(make_source(sys.argv[1]), size=8, load_ratio=1, flip=True,\n'
+        '    batches = train_batches(make_source(sys.argv[1]), size=8, resize_ratio=1, flip=True,\n'
         "        space='lab', seed=0, batch_size=2, rows=[0, 1], workers=2)\n"
         '    next(batches), next(batches)\n'
         '    print(*(w.pid for w in multiprocessing.active_children()), flush=True)\n'

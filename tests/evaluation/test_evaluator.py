@@ -18,6 +18,7 @@ from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import evaluator, metrics
 from chromagan_jax.gan import state, steps
+from chromagan_jax.gan.model import GanModel, make_model
 from chromagan_jax.models.pretrained import squeezenet
 from chromagan_jax.utils import files, writers
 from configs import base
@@ -48,10 +49,10 @@ def source(photographs, tmp_path_factory) -> Source:
 
 
 @pytest.fixture(scope='module')
-def system() -> state.System:
+def system() -> GanModel:
     config = base.get_config('tiny')
     config.data.size = SIZE
-    return state.make_system(config)
+    return make_model(config)
 
 
 @pytest.fixture(scope='module')
@@ -186,7 +187,7 @@ def test_scores_depend_on_neither_the_batch_size_nor_the_devices(
 
 
 def frechet_scores(
-    system: state.System, variables: Any, batches: list, mesh: Mesh, features: str
+    system: GanModel, variables: Any, batches: list, mesh: Mesh, features: str
 ) -> dict[str, float]:
     config = base.get_config('tiny')
     config.eval.features = features

@@ -74,7 +74,7 @@ def test_following_a_run_that_stands_still_ends_with_a_sentence(small, workdir):
     run['config']['steps'] = 100  # as if it had been killed
     (workdir / 'config.json').write_text(json.dumps(run))
     small.eval.follow = True
-    small.eval.patience = 0
+    small.eval.timeout = 0
     with pytest.raises(UserError, match=r'No new checkpoint in .* for 0 s'):
         job.evaluate_checkpoints(small, workdir)
     assert list(scores_of(workdir / 'metrics_eval.jsonl')) == [2, 4]

@@ -1,20 +1,23 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from chromagan_jax import config as config_lib
 from chromagan_jax import sharding
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan.model import make_model
 from chromagan_jax.utils import files
 
 
 @pytest.fixture
 def small(tiny):
-    tiny.generator.depth = 2
-    tiny.generator.width = 16
-    tiny.discriminator.layers = 1
+    tiny.generator = tiny.generator.clone(depth=2, width=16)
+    tiny.discriminator = tiny.discriminator.clone(layers=1)
     tiny.data.size = 16
     return tiny
 
@@ -23,13 +26,21 @@ MADE = {}  # compiling a state takes longer than any test of it
 
 
 def state_of(config, mesh, step=0):
-    key = config.to_json(), mesh
+    key = json.dumps(config_lib.to_dict(config)), mesh
     if key not in MADE:
-        system = state_lib.make_system(config, mesh)
-        state = state_lib.create_state(system, config, mesh)
-        MADE[key] = state, state_lib.abstract_state(system, config, mesh)
+        model = make_model(config, mesh)
+        state = state_lib.create_state(model, config, mesh)
+        MADE[key] = state, state_lib.abstract_state(model, config, mesh)
     state, abstract = MADE[key]
     return state.replace(step=state.step + step), abstract
+
+
+def write_config(workdir, config):
+    described = {
+        'schema_version': config_lib.SCHEMA_VERSION,
+        'config': config_lib.to_dict(config),
+    }
+    files.write_json(workdir / 'config.json', described)
 
 
 def leaves(state):
@@ -186,7 +197,7 @@ def finished_run(small, tmp_path):
     manager = checkpoints.open_checkpoints(tmp_path / 'old', 1)
     with checkpoints.finishing(manager):
         checkpoints.save(manager, 7, state)
-    files.write_json(tmp_path / 'old/config.json', {'config': small.to_dict()})
+    write_config(tmp_path / 'old', small)
     return tmp_path / 'old', state
 
 
@@ -194,7 +205,7 @@ def test_init_from_takes_the_weights_and_nothing_else(small, finished_run):
     workdir, old = finished_run
     mesh = sharding.make_mesh(4)
     small.seed = 5
-    small.generator_optimizer.clip = 1.0  # another optimizer state
+    small.generator_optimizer.grad_clip_norm = 1.0  # another optimizer state
     new, _ = state_of(small, mesh)
     state = checkpoints.load_weights(small, workdir, new, mesh)
     assert_same_bits(state.generator.params, old.generator.params)
@@ -207,13 +218,13 @@ def test_init_from_takes_the_weights_and_nothing_else(small, finished_run):
 
 def test_init_from_a_run_without_average_starts_the_average_at_its_weights(small, tmp_path):
     mesh = sharding.make_mesh()
-    small.ema = 0.0
+    small.ema_decay = 0.0
     old, _ = state_of(small, mesh)
     manager = checkpoints.open_checkpoints(tmp_path, 1)
     with checkpoints.finishing(manager):
         checkpoints.save(manager, 1, old)
-    files.write_json(tmp_path / 'config.json', {'config': small.to_dict()})
-    small.ema = 0.9
+    write_config(tmp_path, small)
+    small.ema_decay = 0.9
     small.seed = 2
     new, _ = state_of(small, mesh)
     state = checkpoints.load_weights(small, tmp_path, new, mesh)
@@ -226,7 +237,7 @@ def test_init_from_other_networks_names_the_field(small, finished_run):
     workdir, _ = finished_run
     mesh = sharding.make_mesh()
     new, _ = state_of(small, mesh)
-    small.generator.width = 8
+    small.generator = small.generator.clone(width=8)
     with pytest.raises(UserError, match=r'trained with generator\.width=16, not 8'):
         checkpoints.load_weights(small, workdir, new, mesh)
 
@@ -236,9 +247,73 @@ def test_init_from_nothing_is_named(small, tmp_path):
     new, _ = state_of(small, mesh)
     with pytest.raises(UserError, match='is not a workdir of a run'):
         checkpoints.load_weights(small, tmp_path / 'nowhere', new, mesh)
-    files.write_json(tmp_path / 'config.json', {'config': small.to_dict()})
+    write_config(tmp_path, small)
     with pytest.raises(UserError, match='holds no checkpoint yet'):
         checkpoints.load_weights(small, tmp_path, new, mesh)
     (tmp_path / 'config.json').write_text('{"config": ')
     with pytest.raises(UserError, match=r'config\.json is damaged'):
+        checkpoints.read_run(tmp_path)
+
+
+@pytest.mark.parametrize('ema_decay', [0.9, 0.0])
+@pytest.mark.parametrize('which', ['newest', 'best', '1'])
+def test_the_generator_alone_is_bit_for_bit_that_of_the_whole_state(
+    small, tmp_path, ema_decay, which
+):
+    small.ema_decay = ema_decay
+    state, _ = state_of(small, sharding.make_mesh(4))
+
+    def saved_at(step):
+        shift = lambda leaf: leaf + step * jnp.ones_like(leaf)
+        generator = state.generator.replace(
+            params=jax.tree.map(shift, state.generator.params),
+            batch_stats=jax.tree.map(shift, state.generator.batch_stats),
+        )
+        ema = jax.tree.map(lambda leaf: shift(leaf) / 3, state.ema)  # other than the raw weights
+        return state.replace(step=state.step + step, generator=generator, ema=ema)
+
+    manager, best = checkpoints.open_checkpoints(tmp_path, 2), checkpoints.open_best(tmp_path)
+    with checkpoints.finishing(manager, best):
+        for step in (1, 2):
+            checkpoints.save(manager, step, saved_at(step))
+        checkpoints.save_if_best(best, 1, saved_at(1), 5.0)
+    write_config(tmp_path, small)
+    one = sharding.make_mesh(devices=jax.devices()[:1])
+    whole = checkpoints.load(tmp_path, which, one)
+    alone = checkpoints.load_generator(tmp_path, which, one)
+    assert_same_bits(alone.variables, state_lib.generator_variables(whole.state))
+    for leaf in jax.tree.leaves(alone.variables):
+        assert leaf.devices() == {jax.devices()[0]}
+    assert alone.step == int(whole.state.step) == (2 if which == 'newest' else 1)
+    assert alone.generator == whole.model.generator
+    assert alone.config == whole.config == small
+
+
+def test_a_damaged_checkpoint_of_a_generator_is_named(finished_run):
+    workdir, _ = finished_run
+    one = sharding.make_mesh(devices=jax.devices()[:1])
+    found = [path for path in (workdir / 'checkpoints/7').rglob('d/*') if path.is_file()]
+    contents = {path: path.read_bytes() for path in found}
+    checkpoints.load_generator(workdir, 'newest', one)  # it is whole
+    largest = max(found, key=lambda path: path.stat().st_size)
+    flipped = bytearray(contents[largest])
+    flipped[len(flipped) // 2] ^= 4
+    largest.write_bytes(flipped)
+    wanted = r'^Checkpoint 7 in \S+/checkpoints cannot be read \(.+\)\.$'
+    with pytest.raises(UserError, match=wanted):
+        checkpoints.load_generator(workdir, 'newest', one)
+    for path, content in contents.items():
+        path.write_bytes(content)
+    tear(workdir / 'checkpoints/7')
+    with pytest.raises(UserError, match=wanted):
+        checkpoints.load_generator(workdir, 'newest', one)
+
+
+@pytest.mark.parametrize('version', [None, 0, config_lib.SCHEMA_VERSION + 1])
+def test_a_config_of_another_schema_is_refused(small, tmp_path, version):
+    described = {'config': config_lib.to_dict(small)}
+    if version is not None:
+        described['schema_version'] = version
+    files.write_json(tmp_path / 'config.json', described)
+    with pytest.raises(UserError, match=f'has the schema version {version}, and this'):
         checkpoints.read_run(tmp_path)

@@ -5,8 +5,11 @@ import pytest
 import scipy.optimize
 import scipy.special
 
+from chromagan_jax import config as config_lib
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import losses
+from chromagan_jax.gan import losses, steps
+from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan.model import make_model
 
 SHAPES = [(4, 1), (2, 5, 5, 1)]
 
@@ -222,3 +225,60 @@ def test_accuracy_is_the_share_on_the_right_side_of_zero():
     logits = jnp.array([[-2.0, -1.0, 0.0], [1.0, 2.0, 3.0]])
     assert losses.accuracy(logits, real=True) == pytest.approx(3 / 6)
     assert losses.accuracy(logits, real=False) == pytest.approx(2 / 6)
+
+
+def test_weights_of_terms_that_exist_are_accepted():
+    losses.check_terms(['adversarial', *losses.TERMS])
+
+
+@pytest.mark.parametrize(
+    ('name', 'hint'),
+    [
+        ('l2', 'there are adversarial, l1, mse, huber, classes.'),
+        ('class', 'did you mean classes?'),
+        ('hubber', 'did you mean huber?'),
+        ('adverserial', 'did you mean adversarial?'),
+        ('perceptual', 'there are adversarial, l1, mse, huber, classes.'),
+    ],
+)
+def test_the_weight_of_a_term_that_does_not_exist_is_named_with_the_nearest(small, name, hint):
+    small.loss.weights[name] = 1.0
+    sentence = f'loss.weights.{name} is the weight of no loss term: {hint}'
+    for check in (lambda: losses.check_terms(small.loss.weights), lambda: make_model(small)):
+        with pytest.raises(UserError) as raised:
+            check()
+        assert str(raised.value) == sentence
+
+
+def test_a_term_added_by_name_counts_with_its_weight_and_is_a_metric(small, monkeypatch):
+    mean_chroma = lambda inputs: jnp.sqrt(jnp.square(inputs.fake).sum(-1) + 1e-6).mean()
+    monkeypatch.setitem(losses.TERMS, 'chroma', mean_chroma)
+    keys = jax.random.split(jax.random.key(0))
+    batch = {
+        'condition': jax.random.uniform(keys[0], (2, 16, 16, 1), minval=-1),
+        'target': jax.random.uniform(keys[1], (2, 16, 16, 2), minval=-1),
+    }
+
+    def loss_and_gradient(weight):
+        config_lib.set_field(small, 'loss.weights.chroma', weight)
+        model = make_model(small)
+        init = jax.jit(lambda: state_lib.init_state(model, jax.random.key(0), (16, 16, 2)))
+        state = init()
+        stats, key = state.generator.batch_stats, jax.random.key(1)
+
+        @jax.jit
+        def compute(params):
+            loss = lambda p: steps.generator_loss(model, state, p, stats, batch, key)
+            return jax.value_and_grad(loss, has_aux=True)(params)
+
+        (loss, (_, fake, metrics)), gradient = compute(state.generator.params)
+        return loss, gradient['out']['kernel'], fake, metrics
+
+    plain, plain_gradient, _, plain_metrics = loss_and_gradient(0.0)
+    loss, gradient, fake, metrics = loss_and_gradient(25.0)
+    chroma = np.sqrt(np.square(np.asarray(fake, np.float64)).sum(-1) + 1e-6).mean()
+    assert metrics['generator/chroma'] == pytest.approx(chroma, rel=1e-5)
+    assert metrics.keys() - plain_metrics.keys() == {'generator/chroma'}
+    assert loss == metrics['generator/loss']
+    assert loss == pytest.approx(float(plain) + 25 * chroma, rel=1e-5)
+    assert np.abs(gradient - plain_gradient).max() > 1e-2

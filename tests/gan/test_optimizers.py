@@ -1,6 +1,8 @@
+import copy
+import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +11,15 @@ import optax
 import pytest
 from flax import linen as nn
 
-from chromagan_jax.config.resume import depends_on_steps
+from chromagan_jax import config as config_lib
+from chromagan_jax.config.fields import type_hints
+from chromagan_jax.config.resume import schedule_depends_on_steps
+from chromagan_jax.config.schema import Config, OptimizerConfig, PlateauConfig
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import optimizers, state, steps
+from chromagan_jax.gan.model import make_model
 
-FIELD = 'generator_optimizer'
+SCHEDULES = get_args(type_hints(OptimizerConfig)['schedule'])
 SHAPES = {'kernel': (3, 5), 'bias': (5,)}
 
 
@@ -26,9 +32,11 @@ def on_device(tree: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return {name: jnp.asarray(leaf, jnp.float32) for name, leaf in tree.items()}
 
 
-def configured(tiny: Any, **fields: Any) -> Any:
-    tiny[FIELD].update(fields)
-    return tiny
+def make(tiny: Config, **fields: Any) -> optimizers.Optimizer:
+    """The generator's optimizer with some fields changed."""
+    return optimizers.make_optimizer(
+        dataclasses.replace(tiny.generator_optimizer, **fields), tiny.steps
+    )
 
 
 def run(
@@ -80,7 +88,7 @@ def assert_trees_close(got: Any, expected: Any, atol: float = 2e-5) -> None:
 
 def test_the_optimizer_is_adam_with_the_numbers_of_pix2pix(tiny):
     params, gradients = draw(0), [draw(seed) for seed in range(1, 7)]
-    optimizer = optimizers.make_optimizer(tiny, FIELD)
+    optimizer = make(tiny)
     rate = float(optimizer.learning_rate(jnp.int32(0)))
     assert rate == pytest.approx(2e-4)
     for count in (1, 2, 6):  # the bias correction matters most at the first steps
@@ -90,7 +98,7 @@ def test_the_optimizer_is_adam_with_the_numbers_of_pix2pix(tiny):
 
 def test_the_optimizer_equals_optax_adam_with_its_learning_rate_inside(tiny):
     params, gradients = draw(0), [draw(seed) for seed in range(1, 7)]
-    got = run(optimizers.make_optimizer(configured(tiny, b1=0.9), FIELD), params, gradients, 0.03)
+    got = run(make(tiny, b1=0.9), params, gradients, 0.03)
     reference = optax.adam(0.03, b1=0.9, b2=0.999)
     expected = on_device(params)
     opt_state = reference.init(expected)
@@ -102,7 +110,7 @@ def test_the_optimizer_equals_optax_adam_with_its_learning_rate_inside(tiny):
 
 def test_without_gradients_weight_decay_shrinks_kernels_only(tiny):
     params, nothing = draw(0), {name: np.zeros(shape) for name, shape in SHAPES.items()}
-    optimizer = optimizers.make_optimizer(configured(tiny, weight_decay=0.1), FIELD)
+    optimizer = make(tiny, weight_decay=0.1)
     got = run(optimizer, params, [nothing] * 3, 0.5)
     np.testing.assert_allclose(got['kernel'], params['kernel'] * (1 - 0.5 * 0.1) ** 3, rtol=1e-6)
     np.testing.assert_array_equal(got['bias'], params['bias'].astype(np.float32))
@@ -110,7 +118,7 @@ def test_without_gradients_weight_decay_shrinks_kernels_only(tiny):
 
 def test_weight_decay_is_decoupled_from_adams_moments(tiny):
     params, gradients = draw(0), [draw(seed) for seed in range(1, 5)]
-    optimizer = optimizers.make_optimizer(configured(tiny, weight_decay=0.3), FIELD)
+    optimizer = make(tiny, weight_decay=0.3)
     got = run(optimizer, params, gradients, 0.1)
     assert_trees_close(got, plain_adam(params, gradients, 0.1, decay=0.3))
 
@@ -122,7 +130,7 @@ def test_gradients_are_clipped_to_their_global_norm_before_adam(tiny):
         {name: scale * leaf for name, leaf in draw(seed).items()}
         for seed, scale in enumerate((0.05, 3.0, 0.1, 10.0), 1)
     ]
-    optimizer = optimizers.make_optimizer(configured(tiny, clip=1.0), FIELD)
+    optimizer = make(tiny, grad_clip_norm=1.0)
     got = run(optimizer, params, gradients, 0.1)
     assert_trees_close(got, plain_adam(params, gradients, 0.1, clip=1.0))
     unclipped = plain_adam(params, gradients, 0.1)
@@ -131,8 +139,7 @@ def test_gradients_are_clipped_to_their_global_norm_before_adam(tiny):
 
 def test_weight_decay_is_not_clipped(tiny):
     params, gradients = draw(0), [{name: 9 * leaf for name, leaf in draw(1).items()}]
-    config = configured(tiny, clip=0.01, weight_decay=5.0)
-    got = run(optimizers.make_optimizer(config, FIELD), params, gradients, 0.1)
+    got = run(make(tiny, grad_clip_norm=0.01, weight_decay=5.0), params, gradients, 0.1)
     assert_trees_close(got, plain_adam(params, gradients, 0.1, decay=5.0, clip=0.01))
 
 
@@ -142,13 +149,13 @@ def falling(shape: str, step: int, start: int, end: int) -> float:
     return {'constant': 1.0, 'linear': 1 - t, 'cosine': 0.5 * (1 + math.cos(math.pi * t))}[shape]
 
 
-@pytest.mark.parametrize('schedule', optimizers.SCHEDULES)
+@pytest.mark.parametrize('schedule', SCHEDULES)
 @pytest.mark.parametrize(('decay_from', 'start'), [(0.0, 0), (0.5, 20), (0.9, 36)])
 @pytest.mark.parametrize('warmup', [0, 1, 8, 24])
 def test_schedules_follow_their_closed_forms(tiny, schedule, decay_from, start, warmup):
     tiny.steps = 40
-    configured(tiny, schedule=schedule, decay_from=decay_from, warmup_steps=warmup)
-    rate = optimizers.make_optimizer(tiny, FIELD).learning_rate
+    fields = {'schedule': schedule, 'decay_from': decay_from, 'warmup_steps': warmup}
+    rate = make(tiny, **fields).learning_rate
     got = np.asarray([rate(jnp.int32(step)) for step in range(42)])
     rise = [min((step + 1) / warmup, 1.0) if warmup else 1.0 for step in range(42)]
     expected = [2e-4 * falling(schedule, step, start, 40) * rise[step] for step in range(42)]
@@ -158,8 +165,7 @@ def test_schedules_follow_their_closed_forms(tiny, schedule, decay_from, start, 
 @pytest.mark.parametrize('schedule', ['linear', 'cosine'])
 def test_a_rate_stays_full_until_decay_from_and_is_zero_only_at_the_end(tiny, schedule):
     tiny.steps = 40
-    configured(tiny, schedule=schedule, decay_from=0.5)
-    rate = optimizers.make_optimizer(tiny, FIELD).learning_rate
+    rate = make(tiny, schedule=schedule, decay_from=0.5).learning_rate
     at = {step: float(rate(jnp.int32(step))) for step in (0, 19, 20, 21, 39, 40)}
     assert at[0] == at[19] == at[20] == pytest.approx(2e-4)
     assert at[20] > at[21] > at[39] > at[40] == 0
@@ -167,9 +173,10 @@ def test_a_rate_stays_full_until_decay_from_and_is_zero_only_at_the_end(tiny, sc
 
 def test_each_network_has_the_schedule_of_its_own_field(tiny):
     tiny.discriminator_optimizer.learning_rate = 5e-5
+    model = make_model(tiny)
     rates = [
-        float(optimizers.make_optimizer(tiny, field).learning_rate(jnp.int32(0)))
-        for field in ('generator_optimizer', 'discriminator_optimizer')
+        float(optimizer.learning_rate(jnp.int32(0)))
+        for optimizer in (model.generator_optimizer, model.discriminator_optimizer)
     ]
     assert rates == pytest.approx([2e-4, 5e-5])
 
@@ -186,22 +193,24 @@ class _Scale(nn.Module):
 
 def test_every_update_of_the_discriminator_sees_the_rate_of_the_train_step(tiny):
     tiny.steps, tiny.discriminator_steps = 10, 3
-    tiny.discriminator_optimizer.update(schedule='linear', decay_from=0.0, learning_rate=0.1)
-    system = state.make_system(tiny)._replace(generator=_Scale(2), discriminator=_Scale(1))
-    at_step = 4
-    constant = tiny.copy_and_resolve_references()
-    constant.discriminator_optimizer.update(schedule='constant', learning_rate=0.1 * (1 - 4 / 10))
-    reference = system._replace(
-        discriminator_optimizer=optimizers.make_optimizer(constant, 'discriminator_optimizer')
+    tiny.discriminator_optimizer = dataclasses.replace(
+        tiny.discriminator_optimizer, schedule='linear', decay_from=0.0, learning_rate=0.1
     )
-    init = jax.jit(lambda: state.init_state(system, jax.random.key(0), (8, 8, 2)))
+    model = make_model(tiny)._replace(generator=_Scale(2), discriminator=_Scale(1))
+    at_step = 4
+    constant = copy.deepcopy(tiny.discriminator_optimizer)
+    constant.schedule, constant.learning_rate = 'constant', 0.1 * (1 - 4 / 10)
+    reference = model._replace(
+        discriminator_optimizer=optimizers.make_optimizer(constant, tiny.steps)
+    )
+    init = jax.jit(lambda: state.init_state(model, jax.random.key(0), (8, 8, 2)))
     begin = init().replace(step=jnp.int32(at_step))
     keys = jax.random.split(jax.random.key(1))
     batch = {
         'condition': jax.random.normal(keys[0], (2, 8, 8, 1)),
         'target': jax.random.normal(keys[1], (2, 8, 8, 2)),
     }
-    got, metrics = jax.jit(functools.partial(steps.train_step, system))(begin, batch)
+    got, metrics = jax.jit(functools.partial(steps.train_step, model))(begin, batch)
     expected, _ = jax.jit(functools.partial(steps.train_step, reference))(begin, batch)
     assert float(metrics['discriminator/learning_rate']) == pytest.approx(0.06)
     assert int(got.discriminator.opt_state[0].count) == 3
@@ -214,36 +223,38 @@ def test_every_update_of_the_discriminator_sees_the_rate_of_the_train_step(tiny)
 
 @pytest.mark.parametrize('field', ['generator_optimizer', 'discriminator_optimizer'])
 def test_a_schedule_other_than_constant_depends_on_the_steps(tiny, field):
-    assert not depends_on_steps(tiny)
+    assert not schedule_depends_on_steps(tiny)
     for schedule in ('linear', 'cosine'):
-        tiny[field].schedule = schedule
-        assert depends_on_steps(tiny)
+        getattr(tiny, field).schedule = schedule
+        assert schedule_depends_on_steps(tiny)
 
 
 def test_a_warm_up_alone_does_not_depend_on_the_steps(tiny):
-    configured(tiny, warmup_steps=3)
-    assert not depends_on_steps(tiny)
+    tiny.generator_optimizer.warmup_steps = 3
+    assert not schedule_depends_on_steps(tiny)
     rates = []
     for tiny.steps in (5, 50):
-        rate = optimizers.make_optimizer(tiny, FIELD).learning_rate
+        rate = make(tiny).learning_rate
         rates.append([float(rate(jnp.int32(step))) for step in range(5)])
     assert rates[0] == rates[1]
 
 
 @pytest.mark.parametrize(
-    ('fields', 'message'),
+    ('field', 'value', 'message'),
     [
-        ({'schedule': 'step'}, "generator_optimizer.schedule is 'step'.*constant, linear, cosine"),
-        ({'decay_from': 1.0}, 'generator_optimizer.decay_from .* not 1.0'),
-        ({'decay_from': -0.1}, 'generator_optimizer.decay_from .* not -0.1'),
+        ('schedule', 'step', r"\.schedule is 'step'; choose one of constant, linear, cosine"),
+        ('decay_from', 1.0, r'\.decay_from must be 0 <= x < 1, not 1\.0'),
+        ('decay_from', -0.1, r'\.decay_from must be 0 <= x < 1, not -0\.1'),
     ],
 )
-def test_a_schedule_that_makes_no_sense_is_named(tiny, fields, message):
-    with pytest.raises(UserError, match=message):
-        optimizers.make_optimizer(configured(tiny, **fields), FIELD)
+@pytest.mark.parametrize('optimizer', ['generator_optimizer', 'discriminator_optimizer'])
+def test_an_impossible_schedule_is_named(tiny, optimizer, field, value, message):
+    setattr(getattr(tiny, optimizer), field, value)
+    with pytest.raises(UserError, match=f'^{optimizer}{message}'):
+        config_lib.validate(tiny)
 
 
-def reduced(scores: list[float], c: Any) -> list[float]:
+def reduced(scores: list[float], c: PlateauConfig) -> list[float]:
     """The rule written out: the scale after each score."""
     best, vain, scale, scales = np.inf, 0, 1.0, []
     for score in scores:
@@ -258,8 +269,8 @@ def reduced(scores: list[float], c: Any) -> list[float]:
 
 
 @pytest.mark.parametrize('patience', [1, 2, 3])
-def test_learning_rates_fall_on_a_plateau_and_not_below_their_floor(tiny, patience):
-    tiny.plateau.update(patience=patience, factor=0.5, min_scale=0.2)
+def test_learning_rates_fall_on_a_plateau_and_not_below_their_floor(patience):
+    plateau = PlateauConfig(patience=patience, factor=0.5, min_scale=0.2)
     scores = [
         5.0,
         4.0,
@@ -281,20 +292,19 @@ def test_learning_rates_fall_on_a_plateau_and_not_below_their_floor(tiny, patien
     ]
     state, scales = optimizers.init_plateau(), []
     for score in scores:
-        state = optimizers.update_plateau(tiny.plateau, state, score)
+        state = optimizers.update_plateau(plateau, state, score)
         scales.append(float(state.scale))
-    np.testing.assert_allclose(scales, reduced(scores, tiny.plateau), rtol=1e-6)
+    np.testing.assert_allclose(scales, reduced(scores, plateau), rtol=1e-6)
     assert scales[0] == 1.0
     assert scales[-1] < 1.0
 
 
-def test_the_plateau_stays_where_it_was_on_the_devices(tiny):
+def test_the_plateau_stays_where_it_was_on_the_devices():
     placed = jax.sharding.NamedSharding(
         jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)),
         jax.sharding.PartitionSpec(),
     )
     state = jax.device_put(optimizers.init_plateau(), placed)
-    tiny.plateau.patience = 1
-    new = optimizers.update_plateau(tiny.plateau, state, 1.0)
+    new = optimizers.update_plateau(PlateauConfig(patience=1), state, 1.0)
     kinds = [jax.tree.map(lambda x: (x.dtype, x.weak_type, x.sharding), t) for t in (state, new)]
     assert kinds[0] == kinds[1]

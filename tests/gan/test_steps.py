@@ -1,3 +1,5 @@
+import dataclasses
+import json
 from functools import partial
 
 import jax
@@ -7,16 +9,20 @@ import optax
 import pytest
 from scipy.special import rel_entr
 
+from chromagan_jax import config as config_lib
+from chromagan_jax.gan import model as model_lib
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan import steps
+from chromagan_jax.gan.model import make_model
+from chromagan_jax.models.chromagan import TwoBranch
 from chromagan_jax.models.pretrained import vgg
 
 
 @pytest.fixture
 def small(tiny):
     """As few layers as show everything: batch norm and dropout in both networks' reach."""
-    tiny.generator.depth = 3
-    tiny.discriminator.layers = 1
+    tiny.generator = tiny.generator.clone(depth=3)
+    tiny.discriminator = tiny.discriminator.clone(layers=1)
     tiny.batch_size = 4
     return tiny
 
@@ -35,12 +41,12 @@ BUILT = {}  # compiling a step takes longer than any test of it
 
 
 def build(config):
-    key = config.to_json()
+    key = json.dumps(config_lib.to_dict(config))
     if key not in BUILT:
-        system = state_lib.make_system(config)
+        model = make_model(config)
         shape = state_lib.target_shape(config)
-        state = jax.jit(lambda key: state_lib.init_state(system, key, shape))(jax.random.key(0))
-        BUILT[key] = system, state, jax.jit(partial(steps.train_step, system))
+        state = jax.jit(lambda key: state_lib.init_state(model, key, shape))(jax.random.key(0))
+        BUILT[key] = model, state, jax.jit(partial(steps.train_step, model))
     return BUILT[key]
 
 
@@ -55,10 +61,10 @@ def assert_same_bits(a, b):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
-def reference_step(config, system, state, batch):
+def reference_step(config, model, state, batch):
     """The step written out: plain losses, optax.adam, one network after the other."""
     condition, target = batch['condition'], batch['target']
-    discriminator, generator = system.discriminator, system.generator
+    discriminator, generator = model.discriminator, model.generator
 
     def bce(logits, label):
         return optax.sigmoid_binary_cross_entropy(logits, jnp.full_like(logits, label)).mean()
@@ -95,10 +101,10 @@ def reference_step(config, system, state, batch):
 
 
 def test_the_step_equals_the_step_written_out(small):
-    system, state, step = build(small)
+    model, state, step = build(small)
     batch = batch_of(small)
     new, metrics = step(state, batch)
-    reference = jax.jit(partial(reference_step, small, system))(state, batch)
+    reference = jax.jit(partial(reference_step, small, model))(state, batch)
     for network, (params, stats) in zip((new.generator, new.discriminator), reference, strict=True):
         # Adam's first update is the sign of the gradient: where that is 0 up to rounding either
         # sign is right, so that nearly all parameters have to agree, and all statistics.
@@ -129,11 +135,12 @@ def test_the_discriminator_is_updated_as_often_as_asked(small, updates):
 
 
 def test_micro_batches_make_the_update_of_the_whole_batch(small):
-    small.generator.norm = small.discriminator.norm = 'instance'  # no image depends on others
+    small.generator = small.generator.clone(norm='instance')  # no image depends on others
+    small.discriminator = small.discriminator.clone(norm='instance')
     _, state, step = build(small)
     batch = batch_of(small)
     whole, whole_metrics = step(state, batch)
-    small.accumulate = 2
+    small.grad_accum_steps = 2
     _, _, accumulating = build(small)
     split = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), batch)
     parts, metrics = accumulating(state, split)
@@ -144,17 +151,17 @@ def test_micro_batches_make_the_update_of_the_whole_batch(small):
 
 @pytest.mark.slow
 def test_batch_statistics_pass_through_the_micro_batches(small):
-    small.accumulate = 2
+    small.grad_accum_steps = 2
     _, state, step = build(small)
     batch = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), batch_of(small))
     new, _ = step(state, batch)
-    system = state_lib.make_system(small)
+    model = make_model(small)
     variables = {
         'params': state.generator.params,
         'batch_stats': state.generator.batch_stats,
     }
     for part in batch['condition']:
-        _, changed = system.generator.apply(variables, part, train=True, mutable=['batch_stats'])
+        _, changed = model.generator.apply(variables, part, train=True, mutable=['batch_stats'])
         variables |= changed
     assert_close(new.generator.batch_stats, variables['batch_stats'], rtol=1e-4, atol=1e-6)
 
@@ -165,7 +172,7 @@ def test_the_moving_average_is_warmed_up_and_holds_statistics_too(small):
     two, _ = step(one, batch_of(small, 2))
     average = state_lib.generator_variables(state)
     for t, new in enumerate((one, two)):
-        decay = min(small.ema, (1 + t) / (10 + t))
+        decay = min(small.ema_decay, (1 + t) / (10 + t))
         raw = {'params': new.generator.params, 'batch_stats': new.generator.batch_stats}
         average = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, average, raw)
     assert_close(two.ema, average, rtol=1e-5, atol=1e-7)
@@ -173,7 +180,7 @@ def test_the_moving_average_is_warmed_up_and_holds_statistics_too(small):
 
 @pytest.mark.slow
 def test_without_a_moving_average_the_raw_weights_count(small):
-    small.ema = 0.0
+    small.ema_decay = 0.0
     _, state, step = build(small)
     new, _ = step(state, batch_of(small))
     assert new.ema is None
@@ -181,7 +188,7 @@ def test_without_a_moving_average_the_raw_weights_count(small):
 
 
 def test_noise_depends_on_the_step_and_on_nothing_else(small):
-    small.generator.dropout = 0.5
+    small.generator = small.generator.clone(dropout=0.5)
     _, state, step = build(small)
     batch = batch_of(small)
     assert_same_bits(step(state, batch), step(state, batch))
@@ -189,16 +196,15 @@ def test_noise_depends_on_the_step_and_on_nothing_else(small):
     assert step(state, batch)[1]['generator/l1'] != step(later, batch)[1]['generator/l1']
 
 
-def test_a_bad_value_is_remembered_and_changes_no_parameter_from_then_on(small):
+def test_a_non_finite_step_is_recorded_and_changes_no_parameter_from_then_on(small):
     _, state, step = build(small)
     good, _ = step(state, batch_of(small, 1))
     poisoned = batch_of(small, 2)
     poisoned['target'] = poisoned['target'].at[0, 0, 0, 0].set(jnp.inf)
     bad, metrics = step(good, poisoned)
     after, _ = step(bad, batch_of(small, 3))
-    assert (good.bad_step, bad.bad_step, after.bad_step) == (-1, 2, 2)
-    first = next(name for name in sorted(metrics) if not jnp.isfinite(metrics[name]))
-    assert sorted(metrics)[after.bad_term] == first
+    assert [int(state.first_nonfinite_step) for state in (good, bad, after)] == [-1, 2, 2]
+    assert not jnp.isfinite(metrics['generator/l1'])  # the metrics tell what was not finite
     for field in ('generator', 'discriminator', 'ema', 'discriminator_accuracy'):
         assert_same_bits(getattr(after, field), getattr(good, field))
 
@@ -231,14 +237,14 @@ def test_learning_rates_of_the_networks_are_their_own_and_scaled_together(small)
 
 
 def test_pretraining_updates_the_generator_by_its_reconstruction_alone(small):
-    system, state, _ = build(small)
+    model, state, _ = build(small)
     batch = batch_of(small)
-    new, metrics = jax.jit(partial(steps.pretrain_step, system))(state, batch)
+    new, metrics = jax.jit(partial(steps.pretrain_step, model))(state, batch)
     assert_same_bits(new.discriminator, state.discriminator)
     assert not any('discriminator' in name or 'adversarial' in name for name in metrics)
     np.testing.assert_allclose(metrics['generator/loss'], 100 * metrics['generator/l1'], rtol=1e-6)
     # The same as a step whose adversarial term has no weight.
-    small.objective.adversarial_weight = 0.0
+    small.loss.weights['adversarial'] = 0.0
     _, _, step = build(small)
     unjudged, _ = step(state, batch)
     assert_close(new.generator.params, unjudged.generator.params, rtol=1e-5, atol=1e-6)
@@ -247,7 +253,7 @@ def test_pretraining_updates_the_generator_by_its_reconstruction_alone(small):
 
 
 def test_without_a_weight_the_adversary_is_not_asked(small):
-    small.objective.adversarial_weight = 0.0
+    small.loss.weights['adversarial'] = 0.0
     _, state, step = build(small)
     new, metrics = step(state, batch_of(small))
     other = jax.tree.map(lambda p: p + 1, state.discriminator.params)
@@ -257,40 +263,44 @@ def test_without_a_weight_the_adversary_is_not_asked(small):
     assert metrics['discriminator/gradient_norm'] > 0  # it is trained nevertheless
 
 
-@pytest.mark.parametrize('accumulate', [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_the_discriminator_rests_while_it_was_right_too_often(small, accumulate):
+@pytest.mark.parametrize('micro_batches', [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_discriminator_is_skipped_while_its_accuracy_is_too_high(small, micro_batches):
     small.discriminator_max_accuracy = 0.8
     small.discriminator_steps = 2
-    small.accumulate = accumulate
+    small.grad_accum_steps = micro_batches
     _, state, step = build(small)
     batch = batch_of(small)
-    if accumulate > 1:
-        batch = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+    if micro_batches > 1:
+        batch = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
     good = state.replace(discriminator_accuracy=jnp.float32(0.81))
-    rested, metrics = step(good, batch)
-    assert_same_bits(rested.discriminator, state.discriminator)
-    assert metrics['discriminator/rests'] == 1
+    skipped, metrics = step(good, batch)
+    assert_same_bits(skipped.discriminator, state.discriminator)
+    assert metrics['discriminator/skipped'] == 1
     assert metrics['discriminator/learning_rate'] == 0
-    # It is judged while it rests, so that it comes back once the fakes have caught up.
-    worked, worked_metrics = step(state.replace(discriminator_accuracy=jnp.float32(0.8)), batch)
-    assert worked_metrics['discriminator/rests'] == 0
-    assert optax.tree_utils.tree_get(worked.discriminator.opt_state, 'count') == 2
-    assert set(metrics) == set(worked_metrics)
-    assert_same_bits(rested.generator, worked.generator)
+    # Its accuracy is measured while it is skipped, so that updates begin again.
+    updated, updated_metrics = step(state.replace(discriminator_accuracy=jnp.float32(0.8)), batch)
+    assert updated_metrics['discriminator/skipped'] == 0
+    assert optax.tree_utils.tree_get(updated.discriminator.opt_state, 'count') == 2
+    assert set(metrics) == set(updated_metrics)
+    assert_same_bits(skipped.generator, updated.generator)
     names = 'discriminator/accuracy_real', 'discriminator/accuracy_fake'
     np.testing.assert_allclose(
-        rested.discriminator_accuracy, np.mean([metrics[name] for name in names]), rtol=1e-6
+        skipped.discriminator_accuracy, np.mean([metrics[name] for name in names]), rtol=1e-6
     )
 
 
 @pytest.mark.slow
 def test_every_reconstruction_term_counts_with_its_weight(small):
-    small.objective.update(l1=3.0, mse=5.0, huber=7.0, huber_delta=0.2, adversarial_weight=0.5)
-    system, state, step = build(small)
+    small.loss = dataclasses.replace(
+        small.loss,
+        weights={'adversarial': 0.5, 'l1': 3.0, 'mse': 5.0, 'huber': 7.0},
+        huber_delta=0.2,
+    )
+    model, state, step = build(small)
     batch = batch_of(small)
     _, metrics = step(state, batch)
     variables = {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}
-    fake, _ = system.generator.apply(
+    fake, _ = model.generator.apply(
         variables, batch['condition'], train=True, mutable=['batch_stats']
     )
     error = np.abs(np.asarray(fake - batch['target'], np.float64))
@@ -303,26 +313,26 @@ def test_every_reconstruction_term_counts_with_its_weight(small):
 @pytest.fixture
 def chromagan(small, monkeypatch):
     """ChromaGAN's generator and a teacher, both narrow."""
-    monkeypatch.setattr(state_lib.vgg, 'VGG16', partial(vgg.VGG16, width=2))
-    small.vgg16 = 'teacher.npz'
-    small.generator = {'name': 'chromagan', 'width': 4}
+    monkeypatch.setattr(model_lib.vgg, 'VGG16', partial(vgg.VGG16, width=2))
+    small.pretrained['vgg16'] = 'teacher.npz'
+    small.generator = TwoBranch(width=4)
     small.data.size = 32
-    small.objective.classes = 2.0
+    small.loss.weights['classes'] = 2.0
     return small
 
 
 def test_the_class_head_learns_the_probabilities_of_a_teacher_that_stays_as_it_is(chromagan):
-    system, state, step = build(chromagan)
+    model, state, step = build(chromagan)
     batch = batch_of(chromagan)
     seen = vgg.normalized(batch['condition'], 2)
     teacher = jax.tree.map(  # an opinion of its own
-        lambda leaf: 1.5 * leaf, jax.jit(system.teacher.init)(jax.random.key(3), seen)['params']
+        lambda leaf: 1.5 * leaf, jax.jit(model.teacher.init)(jax.random.key(3), seen)['params']
     )
     new, metrics = step(state, batch, teacher)
     variables = {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}
-    generate = jax.jit(partial(system.generator.apply, train=True, mutable=['batch_stats']))
+    generate = jax.jit(partial(model.generator.apply, train=True, mutable=['batch_stats']))
     output, _ = generate(variables, batch['condition'])
-    opinion = jax.jit(system.teacher.apply)({'params': teacher}, seen)
+    opinion = jax.jit(model.teacher.apply)({'params': teacher}, seen)
     p = np.asarray(jax.nn.softmax(opinion), np.float64)
     q = np.asarray(jax.nn.softmax(output.class_logits), np.float64)
     kl = rel_entr(p, q).sum(1).mean()

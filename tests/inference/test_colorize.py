@@ -17,12 +17,14 @@ from skimage.color import rgb2lab
 from skimage.transform import resize
 
 from chromagan_jax import colorize, sharding
+from chromagan_jax import config as config_lib
 from chromagan_jax.color import encode
 from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.data import decode
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints, steps
 from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan.model import make_model
 from chromagan_jax.inference import photos as photo_lib
 from chromagan_jax.inference import predictor
 from chromagan_jax.utils import files
@@ -37,9 +39,8 @@ ROUNDING = 0.35
 def tiny_config(space='lab'):
     config = base.get_config('tiny')
     config.color_space = space
-    config.generator.depth = 2
-    config.generator.norm = 'instance'
-    config.discriminator.layers = 1
+    config.generator = config.generator.clone(depth=2, norm='instance')
+    config.discriminator = config.discriminator.clone(layers=1)
     config.data.size = SIZE
     return config
 
@@ -48,18 +49,22 @@ def make_run(workdir, space='lab', dropout=0.0, **post):
     """A run of random weights, large enough for colours that sRGB does not have."""
     config, mesh = tiny_config(space), sharding.make_mesh(devices=jax.devices()[:1])
     if dropout:
-        config.generator.depth, config.generator.dropout = 3, dropout
-    config.colorize.update(post)
-    system = state_lib.make_system(config, mesh)
-    state = state_lib.create_state(system, config, mesh)
+        config.generator = config.generator.clone(depth=3, dropout=dropout)
+    config.colorize = PostProcess(**post)
+    model = make_model(config, mesh)
+    state = state_lib.create_state(model, config, mesh)
     params = dict(state.ema['params'])
     params['out'] = jax.tree.map(lambda leaf: 40 * leaf, params['out'])
     state = state.replace(ema={**state.ema, 'params': params})
     manager = checkpoints.open_checkpoints(workdir, 1)
     with checkpoints.finishing(manager):
         checkpoints.save(manager, 0, state)
-    files.write_json(workdir / 'config.json', {'config': config.to_dict()})
-    return system, state_lib.generator_variables(state)
+    described = {
+        'schema_version': config_lib.SCHEMA_VERSION,
+        'config': config_lib.to_dict(config),
+    }
+    files.write_json(workdir / 'config.json', described)
+    return model.generator, state_lib.generator_variables(state)
 
 
 @pytest.fixture(scope='module')
@@ -72,7 +77,7 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope='module')
 def network(workdir):
     run = checkpoints.load(workdir, 'newest', sharding.make_mesh(devices=jax.devices()[:1]))
-    return run.system, state_lib.generator_variables(run.state)
+    return run.model.generator, state_lib.generator_variables(run.state)
 
 
 @pytest.fixture(scope='module')
@@ -206,11 +211,11 @@ def test_batches_padded_ones_too_change_nothing_but_rounding(network, colored):
 
 def test_the_network_runs_at_its_size_and_its_ab_is_what_is_seen(network):
     """With a photograph as large as the network's input nothing is interpolated."""
-    system, variables = network
+    generator, variables = network
     rgb = photo_lib.shrink(data.astronaut(), SIZE)
-    (result,) = predictor.colorize([rgb], system, variables, SIZE)
+    (result,) = predictor.colorize([rgb], generator, variables, SIZE)
     condition = encode(rgb[None], 'lab')[0]
-    ab = np.asarray(steps.predict(system, variables, condition))[0] * 110
+    ab = np.asarray(steps.predict(generator, variables, condition))[0] * 110
     expected = np.dstack([rgb2lab(rgb)[..., 0], ab])
     inside = np.abs(rgb2lab(result) - expected).max(axis=-1) < 1.5  # the rest left the gamut
     assert inside.mean() > 0.5
@@ -218,13 +223,13 @@ def test_the_network_runs_at_its_size_and_its_ab_is_what_is_seen(network):
     assert np.sum(rgb2lab(result)[..., 1:] * ab, axis=-1).min() > -1
 
 
-def test_an_rgb_system_gives_its_ab_alone(tmp_path):
-    system, variables = make_run(tmp_path, 'rgb')
+def test_an_rgb_generator_gives_its_ab_alone(tmp_path):
+    generator, variables = make_run(tmp_path, 'rgb')
     rgb = photo_lib.shrink(data.astronaut(), SIZE)
-    (result,) = predictor.colorize([rgb], system, variables, SIZE)
+    (result,) = predictor.colorize([rgb], generator, variables, SIZE)
     assert np.abs(rgb2lab(result) - rgb2lab(rgb))[..., 0].max() < ROUNDING
     condition = encode(rgb[None], 'rgb')[0]
-    target = np.asarray(steps.predict(system, variables, condition))[0]
+    target = np.asarray(steps.predict(generator, variables, condition))[0]
     ab, found = rgb2lab(np.clip(target, 0, 1))[..., 1:], rgb2lab(result)[..., 1:]
     assert (np.abs(found - ab).max(axis=-1) < 2).mean() > 0.3
     assert np.corrcoef(found.ravel(), ab.ravel())[0, 1] > 0.8
@@ -575,12 +580,12 @@ def test_a_signal_ends_the_command_with_one_sentence_and_started_again_it_goes_o
         said = process.stderr.read()
     assert begins.endswith('12 to do\n')
     assert process.returncode == 75
-    told = re.fullmatch(
+    counts = re.fullmatch(
         r'chromagan_jax: Interrupted: (\d+) colorized, 0 failed, (\d+) left; started again, it '
         r'goes on with these\.\n',
         said,
     )
-    done, left = map(int, told.groups())
+    done, left = map(int, counts.groups())
     assert done + left == 12
     files_there = sorted((tmp_path / 'out').iterdir())
     assert len(files_there) == done
@@ -625,7 +630,7 @@ def test_a_second_ctrl_c_is_one_sentence_too(call, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(checkpoints, 'load', twice)
+    monkeypatch.setattr(checkpoints, 'load_generator', twice)
     assert call(save(photograph(), tmp_path / 'a.png')) == (
         75,
         'chromagan_jax: Interrupted: started again, it goes on with what is missing.\n',
@@ -648,10 +653,10 @@ def test_a_second_ctrl_c_is_one_sentence_too(call, tmp_path, monkeypatch):
         ({'sise': '3'}, 'sise'),
         ({'saturation': 'x'}, "--saturation must be a number, not 'x'."),
         ({'clahe_tiles': '2.5'}, "--clahe_tiles must be a whole number, not '2.5'."),
-        ({'contrast': '2'}, 'colorize.contrast must be 0 <= x <= 1, not 2.0.'),
+        ({'contrast': '2'}, '--contrast must be 0 <= x <= 1, not 2.0.'),
         (
             {'white_balance': 'gry'},
-            "colorize.white_balance is 'gry'; choose one of none, gray_world, percentile.",
+            "--white_balance is 'gry'; choose one of none, gray_world, percentile.",
         ),
         ({'sample_noise': 'true'}, 'The network has no noise'),
         ({'output': '/proc/nowhere'}, '/proc/nowhere cannot be written'),
@@ -673,18 +678,18 @@ def test_help_names_every_flag(capsys):
     assert colorize.main(['', '--help']) == 0
     said = capsys.readouterr().out
     own = ('workdir', 'output', 'checkpoint', 'format', 'overwrite', 'size', 'threads')
-    for name in (*own, *PostProcess._fields):
+    for name in (*own, *config_lib.flatten(PostProcess())):
         assert f'--{name}' in said or f'--[no]{name}' in said
 
 
 def test_samples_differ_from_each_other_and_are_the_same_every_time(tmp_path):
-    system, variables = make_run(tmp_path, dropout=0.5)
+    generator, variables = make_run(tmp_path, dropout=0.5)
     first, other = photograph(), photograph(50, 70)
 
     def sample(number, *photographs, batch_size=1):
-        return predictor.colorize(photographs, system, variables, SIZE, batch_size, number)
+        return predictor.colorize(photographs, generator, variables, SIZE, batch_size, number)
 
-    plain = predictor.colorize([first], system, variables, SIZE)[0]
+    plain = predictor.colorize([first], generator, variables, SIZE)[0]
     one, two = sample(1, first)[0], sample(2, first)[0]
     assert not np.array_equal(one, two)
     assert not np.array_equal(one, plain)
@@ -798,12 +803,12 @@ def test_all_steps_off_give_the_bits_of_a_run_that_knows_none(restoring, tmp_pat
     off += ['--denoise_before=0', '--denoise_after=0']
     (plain,) = predictor.colorize([read(path)], *network, SIZE)
     np.testing.assert_array_equal(colorized_by(workdir, path, tmp_path / 'off', *off), plain)
-    config = checkpoints.read_run(workdir)['config']
-    config.pop('colorize')
+    run = checkpoints.read_run(workdir)
+    run['config'].pop('colorize')
     older = tmp_path / 'older'
     older.mkdir()
     (older / 'checkpoints').symlink_to(workdir / 'checkpoints')
-    files.write_json(older / 'config.json', {'config': config})
+    files.write_json(older / 'config.json', run)
     np.testing.assert_array_equal(colorized_by(older, path, tmp_path / 'new'), plain)
 
 

@@ -20,11 +20,13 @@ from skimage.color import lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
 from chromagan_jax import colorize, sharding
+from chromagan_jax import config as config_lib
 from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan.model import make_model
 from chromagan_jax.inference import predictor, released
 
 ROOT = Path(__file__).parents[2]
@@ -70,19 +72,19 @@ def test_the_released_weights_colour_photographs_and_better_than_gray(network):
     assert len(shown) == len(SHOWN)
     records = [io.BytesIO(source[i]['image']) for i in shown]
     photographs = [np.asarray(Image.open(record).convert('RGB')) for record in records]
-    results = predictor.colorize(photographs, network.system, network.variables, network.size)
+    results = predictor.colorize(photographs, network.generator, network.variables, network.size)
     scores = []
     for rgb, result in zip(photographs, results, strict=True):
         gray = (lab2rgb(rgb2lab(rgb) * [1, 0, 0]) * 255).round().astype(np.uint8)
         psnr = [peak_signal_noise_ratio(rgb, other) for other in (result, gray)]
         scores.append((*psnr, colorfulness(result), colorfulness(rgb)))
     psnr, of_gray, colors, of_originals = np.mean(scores, axis=0)
-    told = (
+    found = (
         f'PSNR {psnr:.2f} dB, gray {of_gray:.2f}; colorfulness {colors:.1f} of {of_originals:.1f}'
     )
-    assert psnr > LEAST_PSNR, told
-    assert psnr > of_gray + LEAST_GAIN, told
-    assert colors > LEAST_COLORFULNESS, told
+    assert psnr > LEAST_PSNR, found
+    assert psnr > of_gray + LEAST_GAIN, found
+    assert colors > LEAST_COLORFULNESS, found
 
 
 def test_the_command_without_a_workdir_writes_what_the_function_computes(network, tmp_path, capsys):
@@ -96,7 +98,7 @@ def test_the_command_without_a_workdir_writes_what_the_function_computes(network
         f'the released weights, step {network.step}, at {network.size} px into '
         f'{tmp_path / "out"}: 2 to do'
     )
-    expected = predictor.colorize(photographs, network.system, network.variables, network.size)
+    expected = predictor.colorize(photographs, network.generator, network.variables, network.size)
     for number, pixels in enumerate(expected):
         written = np.asarray(Image.open(tmp_path / 'out' / f'{number}.png'))
         np.testing.assert_array_equal(written, pixels)
@@ -109,7 +111,7 @@ def test_flags_work_as_they_do_with_a_workdir(network, tmp_path):
     assert colorize.main(['', f'--output={tmp_path}/out', *flags, f'{tmp_path}/a.png']) == 0
     post = PostProcess(saturation=0.5)
     (expected,) = predictor.colorize(
-        [pixels], network.system, network.variables, 2 * network.size, post=post
+        [pixels], network.generator, network.variables, 2 * network.size, post=post
     )
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'out/a.png')), expected)
 
@@ -118,7 +120,8 @@ def test_released_weights_are_read_without_a_checkpoint(network, monkeypatch, tm
     def refuse(*arguments):
         raise AssertionError('a checkpoint was opened')
 
-    monkeypatch.setattr(checkpoints, 'load', refuse)
+    for name in ('load', 'load_generator'):
+        monkeypatch.setattr(checkpoints, name, refuse)
     Image.fromarray(data.coffee()[:40, :40]).save(tmp_path / 'a.png')
     assert colorize.main(['', f'--output={tmp_path}/out', f'{tmp_path}/a.png']) == 0
 
@@ -128,8 +131,8 @@ def test_released_weights_are_read_without_a_checkpoint(network, monkeypatch, tm
 
 def variables_of(small, change=lambda name, value: value):
     """A tiny network's config, and its variables as `change` leaves them."""
-    system = state_lib.make_system(small)
-    state = state_lib.create_state(system, small, sharding.make_mesh())
+    model = make_model(small)
+    state = state_lib.create_state(model, small, sharding.make_mesh())
     variables = state_lib.generator_variables(state)
     names = list(released.named(variables))
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(variables)]
@@ -139,10 +142,10 @@ def variables_of(small, change=lambda name, value: value):
 
 def test_what_is_saved_is_read_back_rounded_to_float16(small, tmp_path):
     _, variables = variables_of(small)
-    note = {'config': small.to_dict(), 'step': 7, 'seed': 3}
+    note = {'config': config_lib.to_dict(small), 'step': 7, 'seed': 3}
     released.save(tmp_path, variables, note)
     loaded = released.load(folder=tmp_path)
-    assert (loaded.step, loaded.size, loaded.config.to_dict()) == (7, 16, small.to_dict())
+    assert (loaded.step, loaded.size, loaded.config) == (7, 16, small)
     assert described(tmp_path)['seed'] == 3
     assert jax.tree.structure(loaded.variables) == jax.tree.structure(variables)
     for exact, found in zip(
@@ -210,16 +213,17 @@ def test_the_command_tells_of_missing_weights_in_one_sentence(tmp_path, monkeypa
 def test_arrays_of_another_network_are_refused_by_name(small, tmp_path):
     variables, _ = variables_of(small)
     names = list(released.named(variables))
-    small.generator.width += 1
-    released.save(tmp_path, variables, {'config': small.to_dict(), 'step': 0})
+    right = small.generator
+    small.generator = right.clone(width=right.width + 1)
+    released.save(tmp_path, variables, {'config': config_lib.to_dict(small), 'step': 0})
     with pytest.raises(UserError, match=r'\(\S+ is \([\d, ]+\), in the network \([\d, ]+\)\)'):
         released.load(folder=tmp_path)
-    small.generator.width -= 1
+    small.generator = right
     for parts, reason in (
         ({'params': variables['params']}, r'only the network has batch_stats/'),
         ({**variables, 'more': np.zeros(3)}, r'only generator\.safetensors has more'),
     ):
-        released.save(tmp_path, parts, {'config': small.to_dict(), 'step': 0})
+        released.save(tmp_path, parts, {'config': config_lib.to_dict(small), 'step': 0})
         with pytest.raises(UserError, match=reason):
             released.load(folder=tmp_path)
     assert any(name.startswith('batch_stats/') for name in names)
@@ -240,9 +244,11 @@ def test_what_is_released_fits_what_it_says():
         assert re.search(rf'^\| {row["size"]} \| {row["weights"]} \| ', card, re.M)
     assert note['commit'] in card
     notice = (released.WEIGHTS / 'LICENSE').read_text()
-    on_squeezenet = note['config']['generator'].get('context') == 'squeezenet'
+    on_squeezenet = note['config']['generator'].get('encoder') == 'squeezenet'
     assert on_squeezenet == ('BSD LICENSE' in notice) == ('`squeezenet`' in notice)
-    assert ('EfficientNet-Lite' in notice) == bool(note['config'].get('efficientnet_lite'))
+    assert ('EfficientNet-Lite' in notice) == bool(
+        note['config']['pretrained']['efficientnet_lite']
+    )
     assert notice.startswith('SPDX-License-Identifier: CC-BY-NC-4.0\n')
 
 

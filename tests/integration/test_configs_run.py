@@ -1,4 +1,4 @@
-"""Every reference system, whole, at the smallest size that its networks take.
+"""Every config, whole, at the smallest size that its networks take.
 
 The RGB networks never reduce their pictures, and are made narrow here.
 """
@@ -16,10 +16,10 @@ from skimage import data
 from chromagan_jax import colorize, sharding
 from chromagan_jax.errors import PreemptedError
 from chromagan_jax.evaluation import job
-from chromagan_jax.training import loop
+from chromagan_jax.training import loop, setup
 from tests.config.test_configs import runnable
 
-SLOW = pytest.mark.slow  # the other systems have networks and losses of the same kinds
+SLOW = pytest.mark.slow  # the other configs have networks and losses of the same kinds
 SMALLEST = {  # px
     'base': 32,
     'best': 64,
@@ -52,21 +52,21 @@ def at_once(agreed):
     'name',
     [pytest.param(name, marks=() if name == 'base' else SLOW) for name in SMALLEST],
 )
-def test_a_system_trains_resumes_evaluates_and_colorizes(name, tmp_path, monkeypatch, capfd):
+def test_a_config_trains_resumes_evaluates_and_colorizes(name, tmp_path, monkeypatch, capfd):
     config = runnable(name)
     config.steps = config.batch_size = config.eval.batch_size = 2
     config.data.size, config.data.workers = SMALLEST[name], 0
     if config.color_space == 'rgb':
-        config.generator.width = 4
-        config.discriminator.widths = (8, 16, 32, 64)
+        config.generator = config.generator.clone(width=4)
+        config.discriminator = config.discriminator.clone(widths=(8, 16, 32, 64))
     workdir = tmp_path / 'run'
     with monkeypatch.context() as patch:
-        patch.setattr(loop, 'stop_requests', at_once)
+        patch.setattr(setup, 'stop_requests', at_once)
         with pytest.raises(PreemptedError, match='stopped at step 1'):
             loop.train_and_evaluate(config, workdir)
     state = loop.train_and_evaluate(config, workdir)
     assert 'resumed from step 1' in capfd.readouterr().err
-    assert (state.step, state.bad_step) == (2, -1)
+    assert (state.step, state.first_nonfinite_step) == (2, -1)
     assert (workdir / 'samples/step_00000002.png').exists()
 
     job.evaluate_checkpoints(config, workdir)

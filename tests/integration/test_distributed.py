@@ -150,7 +150,7 @@ def test_where_one_process_dies_the_other_ends_soon_and_says_so(killed, start_pa
 
 
 @pytest.mark.cluster
-def test_a_mistake_of_one_process_alone_is_told_and_ends_both(start, tmp_path):
+def test_a_mistake_of_one_process_alone_is_shown_and_ends_both(start, tmp_path):
     with socket.socket() as probe:
         probe.bind(('localhost', 0))
         cluster = f'--coordinator=localhost:{probe.getsockname()[1]}'
@@ -177,6 +177,6 @@ def test_a_read_that_never_returns_ends_all_processes_in_time(start_pair, tmp_pa
     for process in start_pair(tmp_path / 'run', *flags):
         said += process.communicate(timeout=200)[1]
         assert process.returncode in (75, -signal.SIGABRT), said
-    assert 'has shown no sign of life for 60 s (stall_timeout) after step 0' in said
+    assert 'has made no progress for 60 s (stall_timeout) after step 0' in said
     assert "in the phase 'data'" in said
     assert 'Traceback' not in said

@@ -217,7 +217,7 @@ case_killed() {
     check 'killed: the run gets under way' until_true 400 reached killed $((STEPS / 3))
     evaluation=$(CONFIG=configs/base.py:tiny WORKDIR=$T/killed sbatch --parsable \
         --output="$T/evaluation.log" --cpus-per-task=1 --dependency="after:$job" --time=30 \
-        launch/slurm_eval.sbatch --config.eval.patience=600)
+        launch/slurm_eval.sbatch --config.eval.timeout=600)
     saved=$(newest killed)
     pid=$(task "$job" 1) && kill -KILL "$pid"
     check 'killed: the job requeues itself' until_true 300 started_again "$job"

@@ -350,12 +350,12 @@ def test_slurm_refuses_tasks_that_are_neither_one_a_node_nor_one_a_gpu(run: Run)
 
 
 def test_slurm_eval_follows_the_training_on_the_same_conventions(run: Run) -> None:
-    code, started, said = run(EVAL, '--dry-run', '--config.eval.patience=9', WORKDIR='runs/a')
+    code, started, said = run(EVAL, '--dry-run', '--config.eval.timeout=9', WORKDIR='runs/a')
     assert (code, started) == (0, [])
     command = shlex.split(said.splitlines()[0])
     assert command[0] == 'srun'
     assert command[command.index('--workdir=runs/a') + 1 :] == [
-        *('--mode=eval', '--config.eval.follow=true', '--config.eval.patience=9')
+        *('--mode=eval', '--config.eval.follow=true', '--config.eval.timeout=9')
     ]
     code, started, _ = run(EVAL, codes='75', SLURM_JOB_ID='17')
     assert (code, started[1:]) == (75, ['scontrol requeue 17'])

@@ -53,7 +53,7 @@ def test_checkpoints_of_the_plain_network_keep_their_names():
     ('layers', 'stride', 'pixels'), [(3, 1, 70), (2, 1, 34), (1, 1, 16), (2, 2, 68)]
 )
 def test_a_logit_sees_one_patch(layers, stride, pixels):
-    module = PatchGAN(width=4, layers=layers, norm='none', chroma_stride=stride)
+    module = PatchGAN(width=4, layers=layers, norm='none', target_stride=stride)
     condition, target = pair(96)
     variables = jax.jit(lambda: module.init(KEY, condition, target, train=True))()
 
@@ -66,7 +66,7 @@ def test_a_logit_sees_one_patch(layers, stride, pixels):
 
 
 def test_colours_of_a_stride_are_judged_by_their_means_beside_all_of_the_lightness():
-    module = PatchGAN(width=4, layers=1, norm='none', chroma_stride=4)
+    module = PatchGAN(width=4, layers=1, norm='none', target_stride=4)
     condition, target = pair(48)
     variables = module.init(KEY, condition, target, train=True)
     judge = jax.jit(lambda *pictures: module.apply(variables, *pictures, train=True))
@@ -84,13 +84,13 @@ def test_colours_of_a_stride_are_judged_by_their_means_beside_all_of_the_lightne
 @pytest.mark.parametrize(
     ('fields', 'size', 'channels', 'sentence'),
     [
-        ({'chroma_stride': 3}, 48, 2, 'discriminator.chroma_stride must be 1, 2, 4'),
-        ({'chroma_stride': 2}, 48, 3, "must be 1 unless color_space is 'lab', not 2"),
-        ({'chroma_stride': 4, 'layers': 1}, 50, 2, 'which does not divide 50 x 50 px'),
-        ({'chroma_stride': 2}, 32, 2, 'A PatchGAN of 3 layers needs pictures of 48 px or more'),
+        ({'target_stride': 3}, 48, 2, 'discriminator.target_stride must be 1, 2, 4'),
+        ({'target_stride': 2}, 48, 3, "must be 1 unless color_space is 'lab', not 2"),
+        ({'target_stride': 4, 'layers': 1}, 50, 2, 'which does not divide 50 x 50 px'),
+        ({'target_stride': 2}, 32, 2, 'A PatchGAN of 3 layers needs pictures of 48 px or more'),
     ],
 )
-def test_an_impossible_chroma_stride_is_named(fields, size, channels, sentence):
+def test_an_impossible_target_stride_is_named(fields, size, channels, sentence):
     inputs = [jax.ShapeDtypeStruct((1, size, size, c), jnp.float32) for c in (1, channels)]
     with pytest.raises(UserError, match=sentence):
         jax.eval_shape(lambda *x: PatchGAN(**fields).init(KEY, *x, train=True), *inputs)

@@ -95,10 +95,10 @@ def test_dropout_follows_three_transposed_convolutions(fields, blocks):
     assert seen == blocks
 
 
-def test_a_context_adds_its_maps_to_the_levels_of_their_sizes():
+def test_an_encoder_adds_its_maps_to_the_levels_of_their_sizes():
     fields = {'width': 4, 'depth': 5, 'norm': 'none'}
     condition = jax.random.uniform(jax.random.key(0), (2, 32, 32, 1), minval=-1)
-    module = UNet(**fields, context='squeezenet')
+    module = UNet(**fields, encoder='squeezenet')
     variables = module.init(jax.random.key(1), condition, train=False)
     params = variables['params']
     added = {name: params[name]['conv']['kernel'].shape for name in params if 'context' in name}
@@ -118,7 +118,7 @@ def test_a_context_adds_its_maps_to_the_levels_of_their_sizes():
 
 
 @pytest.mark.parametrize('space', ['lab', 'rgb'])
-def test_a_context_sees_the_same_gray_in_every_colour_space(space):
+def test_an_encoder_sees_the_same_gray_in_every_colour_space(space):
     gray = np.linspace(0, 1, 256, dtype=np.float32).reshape(1, 16, 16, 1)
     condition, target = color.encode((gray * 255).round().astype(np.uint8).repeat(3, 3), space)
     seen = color.gray_of_condition(jnp.asarray(condition), target.shape[-1])
@@ -135,7 +135,7 @@ def test_a_context_sees_the_same_gray_in_every_colour_space(space):
     ],
 )
 def test_colours_of_a_stride_come_from_fewer_pixels(fields, stride, ups, out):
-    module = UNet(width=4, depth=4, chroma_stride=stride, **fields)
+    module = UNet(width=4, depth=4, output_stride=stride, **fields)
     condition = jax.random.uniform(KEY, (1, 32, 48, 1), minval=-1)
     init = jax.jit(lambda: module.init({'params': KEY, 'noise': KEY}, condition, train=True))
     variables = init()
@@ -185,10 +185,10 @@ def test_a_network_of_one_size_takes_multiples_of_it():
         (UNet(stem=-1, size=16), 16, 'generator.stem must be 0 or more, not -1'),
         (UNet(dropout_from=-1, size=16), 16, 'generator.dropout_from must be 0 or more'),
         (UNet(noise_channels=-1, size=16), 16, 'generator.noise_channels must be 0 or more'),
-        (UNet(chroma_stride=3, size=16), 16, 'chroma_stride must be 1, 2, 4 or another power'),
-        (UNet(chroma_stride=0, size=16), 16, 'generator.chroma_stride must be 1, 2, 4'),
-        (UNet(chroma_stride=8, depth=2), 16, 'chroma_stride must be 4 or less for a U-Net of'),
-        (UNet(chroma_stride=2, channels=3, size=16), 16, "must be 1 unless color_space is 'lab'"),
+        (UNet(output_stride=3, size=16), 16, 'output_stride must be 1, 2, 4 or another power'),
+        (UNet(output_stride=0, size=16), 16, 'generator.output_stride must be 1, 2, 4'),
+        (UNet(output_stride=8, depth=2), 16, 'output_stride must be 4 or less for a U-Net of'),
+        (UNet(output_stride=2, channels=3, size=16), 16, "must be 1 unless color_space is 'lab'"),
         (UNet(widths=(4, 0)), 16, 'generator.widths must be 1 or more each, not 0'),
         (UNet(widths=(4, 8), depth=3), 16, 'generator.depth is 3, but generator.widths has 2'),
         (UNet(widths=(4, 8, 8)), 20, 'A U-Net of depth 3 takes sides that 8 divides'),

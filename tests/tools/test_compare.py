@@ -139,7 +139,9 @@ def test_the_steps_are_those_that_the_measured_rate_has_in_the_minutes(finished)
 @pytest.mark.slow
 def test_a_system_that_fails_is_named_and_the_others_go_on(finished):
     lines = finished[1].splitlines()
-    assert lines[0].startswith('compare: nonsense failed: There is no system nonsense: configs/ has')
+    assert lines[0].startswith(
+        'compare: nonsense failed: There is no system nonsense: configs/ has'
+    )
     assert any(line.startswith('compare: base: step ') for line in lines)
     assert lines[-1] == 'compare: failed: nonsense'
     assert list(rows_of(finished[0] / 'out')) == ['gray', 'base']
@@ -283,7 +285,7 @@ def test_other_settings_are_refused_and_change_nothing(finished, call):
     code, said = call(argv)
     assert code == 1
     assert 'was begun with 0.08 for --minutes, not 5.0: set it back' in said
-    code, said = call([*arguments(folder), '--config.ema=0'])
+    code, said = call([*arguments(folder), '--config.ema_decay=0'])
     assert code == 1
     assert 'for what stands after --' in said
     assert {p: p.stat().st_mtime_ns for p in (folder / 'out').rglob('*')} == before
@@ -406,5 +408,5 @@ def test_a_system_with_a_context_starts_from_the_network_of_the_features(name, s
     args = compare.parse([*('--train=a', '--val=b', '--output=c'), '--features=net.npz'])
     flags = compare.overrides(name, args, ['--config.seed=3'])
     assert flags[0].endswith(f'configs/best.py{name.removeprefix("best")}')
-    assert ('--config.squeezenet=net.npz' in flags) == starts
+    assert ('--config.pretrained.squeezenet=net.npz' in flags) == starts
     assert flags[-1] == '--config.seed=3'

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from chromagan_jax import config as config_lib
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
@@ -26,8 +27,8 @@ SIZES = [16, 24]
 
 def tiny_config(folder):
     config = base.get_config('tiny')
-    config.generator.depth = 2
-    config.discriminator.layers = 1
+    config.generator = config.generator.clone(depth=2)
+    config.discriminator = config.discriminator.clone(layers=1)
     config.data.size = 16
     config.data.source = str(folder / 'photographs')
     config.eval.source = str(folder / 'held_out')
@@ -47,7 +48,7 @@ def runs(tmp_path_factory):
     config = tiny_config(folder)
     loop.train_and_evaluate(config, folder / 'first')
     config.init_from = str(folder / 'first')
-    config.steps, config.objective.l1 = 3, 50.0
+    config.steps, config.loss.weights['l1'] = 3, 50.0
     loop.train_and_evaluate(config, folder / 'second')
     (folder / 'note.md').write_text('Three squares, of which nothing is stated.\n')
     return folder
@@ -93,8 +94,8 @@ def test_the_release_is_the_newest_generator_rounded_to_float16(runs, made):
     for name, leaf in exact.items():
         rounded = np.asarray(leaf).astype(np.float16).astype(np.float32)
         np.testing.assert_array_equal(found[name], rounded)
-    expected = record.portable(run.config.to_dict())
-    assert loaded.config.to_dict() == json.loads(json.dumps(expected))
+    expected = record.portable(config_lib.to_dict(run.config))
+    assert config_lib.to_dict(loaded.config) == json.loads(json.dumps(expected))
 
 
 def test_the_figures_are_those_of_the_evaluation(runs, made):
@@ -126,8 +127,8 @@ def test_the_card_tells_of_both_runs_and_of_the_data(runs, made):
         ['| first', '0', '4', '8'],
         ['| second', '0', '3', '8'],
     ]
-    assert '--config.objective.l1=50.0' in text.split('`second`:')[1]
-    assert '--config.objective.l1' not in text.split('`second`:')[0]
+    assert '--config.loss.weights.l1=50.0' in text.split('`second`:')[1]
+    assert '--config.loss.weights.l1' not in text.split('`second`:')[0]
     count = sum(
         leaf.size for leaf in jax.tree.leaves(released.load(folder=made).variables['params'])
     )
@@ -293,7 +294,9 @@ def test_a_damaged_log_is_told_in_one_sentence(runs, tmp_path):
 def test_the_command_made_from_a_config_names_its_file_and_what_was_changed(name):
     config = runpy.run_path(str(ROOT / f'configs/{name}.py'))['get_config']()
     config.seed, config.data.source, config.generator_optimizer.b1 = 5, 'my photographs', 0.25
-    assert record.command(json.loads(json.dumps(config.to_dict()))).split(' \\\n    ') == [
+    assert record.command(json.loads(json.dumps(config_lib.to_dict(config)))).split(
+        ' \\\n    '
+    ) == [
         f'python -m chromagan_jax.main --config=configs/{name}.py',
         "'--config.data.source=my photographs'",
         '--config.generator_optimizer.b1=0.25',
@@ -302,7 +305,7 @@ def test_the_command_made_from_a_config_names_its_file_and_what_was_changed(name
 
 
 def test_a_network_that_no_config_has_gets_no_command():
-    config = base.get_config().to_dict()
+    config = config_lib.to_dict(base.get_config())
     config['generator']['arms'] = 2
     assert record.command(config) == ''
 

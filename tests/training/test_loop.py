@@ -8,6 +8,7 @@ import optax
 import pytest
 from PIL import Image
 
+from chromagan_jax import config as config_lib
 from chromagan_jax.errors import DivergedError, UserError
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.training import loop, train_logger
@@ -48,7 +49,7 @@ def test_a_run_leaves_what_the_readme_says(small, trained):
         'images_per_second',
     }
     described = json.loads((trained / 'config.json').read_text())
-    assert described['config'] == json.loads(json.dumps(small.to_dict()))
+    assert described['config'] == json.loads(json.dumps(config_lib.to_dict(small)))
     assert described['data']['records'] == 6
     assert set(described['versions']) >= {'jax', 'flax', 'chromagan_jax', 'python'}
     assert sorted(p.name for p in (trained / 'samples').iterdir()) == [
@@ -131,7 +132,7 @@ def test_a_photograph_that_cannot_be_read_is_named_once_and_counted(small, folde
 def test_a_run_whose_records_are_mostly_unreadable_ends_and_says_so(
     small, folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(train_logger, 'JUDGED', 16)
+    monkeypatch.setattr(train_logger, 'MIN_RECORDS', 16)
     for name in ('3.png', '5.png'):
         (folder / name).write_bytes(b'no image')
     small.data.source = str(folder)
@@ -205,10 +206,10 @@ def test_pretraining_comes_first_and_a_resume_knows_where_it_ends(small, tmp_pat
 @pytest.mark.slow
 def test_learning_rates_fall_where_evaluations_stop_improving(small, tmp_path, capfd):
     small.steps, small.eval_every, small.sample_every = 6, 1, 0
-    small.plateau.patience, small.plateau.factor = 2, 0.5
+    small.reduce_lr_on_plateau.patience, small.reduce_lr_on_plateau.factor = 2, 0.5
     small.generator_optimizer.learning_rate = 1e-12  # nothing can improve
-    small.ema = 0.0
-    small.generator.test_mode = 'batch'
+    small.ema_decay = 0.0
+    small.generator = small.generator.clone(test_mode='batch')
     whole = loop.train_and_evaluate(small, tmp_path / 'whole')
     rates = [
         line['discriminator/learning_rate'] / small.discriminator_optimizer.learning_rate
@@ -216,7 +217,7 @@ def test_learning_rates_fall_where_evaluations_stop_improving(small, tmp_path, c
         if 'generator/loss' in line
     ]
     np.testing.assert_allclose(rates, [1, 1, 1, 0.5, 0.5, 0.25], rtol=1e-6)
-    said = 'ab_mae has not improved for 2 evaluations: the learning rates fall to 0.5 of theirs'
+    said = 'ab_mae has not improved for 2 evaluations: the learning rates are now 0.5 of their'
     assert said in capfd.readouterr().err
     small.steps = 4
     loop.train_and_evaluate(small, tmp_path / 'parts')

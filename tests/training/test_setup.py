@@ -6,38 +6,39 @@ import jax
 import numpy as np
 import pytest
 
-from chromagan_jax import models, sharding
+from chromagan_jax import sharding
 from chromagan_jax.data.inputs import open_sources
 from chromagan_jax.gan import checkpoints
-from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan.model import load_pretrained, make_model
+from chromagan_jax.models.chromagan import TwoBranch
 from chromagan_jax.models.pretrained import squeezenet, vgg
 from chromagan_jax.training import setup
 
 
 @pytest.fixture
 def chromagan(tiny):
-    tiny.generator = {'name': 'chromagan', 'width': 4, 'classes': 10}
-    tiny.objective.classes = 0.003
+    tiny.generator = TwoBranch(width=4, classes=10)
+    tiny.loss.weights['classes'] = 0.003
     return tiny
 
 
 def said_by(config, tmp_path, capfd):
-    setup.introduce(config, tmp_path, open_sources(config)[0])
+    setup.log_run_info(config, tmp_path, open_sources(config)[0])
     return capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ('labels', 'file', 'sentence'),
     [
-        (False, '', 'the class term is off, and the class head left out: set vgg16'),
+        (False, '', 'the class head and its loss are left out: set pretrained.vgg16'),
         (True, '', 'the class head learns from the labels of the data'),
         (True, 'vgg16.npz', 'the class head learns from VGG16 in vgg16.npz'),
     ],
 )
 def test_a_run_says_what_its_class_head_learns(chromagan, tmp_path, capfd, labels, file, sentence):
     source = open_sources(chromagan)[0]
-    chromagan.vgg16, chromagan.data.labels = file, labels
-    setup.introduce(chromagan, tmp_path, source)
+    chromagan.pretrained['vgg16'], chromagan.data.labels = file, labels
+    setup.log_run_info(chromagan, tmp_path, source)
     assert sentence in capfd.readouterr().err
 
 
@@ -47,23 +48,25 @@ def test_a_run_without_a_class_term_does_not_speak_of_it(tiny, tmp_path, capfd):
 
 def started(config, tmp_path, **pretrained):
     mesh = sharding.make_mesh()
-    system = state_lib.make_system(config, mesh)
+    model = make_model(config, mesh)
     said = []
     manager = checkpoints.open_checkpoints(tmp_path, 1)
     with checkpoints.finishing(manager):
-        state = setup.starting_state(config, system, mesh, manager, pretrained, said.append)
+        state = setup.starting_state(config, model, mesh, manager, pretrained, said.append)
         checkpoints.save(manager, int(state.step), state)
     return state, said
 
 
 @pytest.mark.slow
 def test_a_backbone_starts_from_vgg16_once_and_is_then_resumed(chromagan, tmp_path):
-    chromagan.objective.classes = 0.0
+    chromagan.loss.weights['classes'] = 0.0
     seen = np.zeros((1, 32, 32, 3), np.float32)
     file = jax.jit(vgg.VGG16(width=4, classes=3).init)(jax.random.key(7), seen)['params']
     _, said = started(chromagan, tmp_path / 'scratch')
-    assert said == ["the generator's VGG16 starts from scratch: vgg16 names no file"]
-    chromagan.vgg16 = 'vgg16.npz'
+    assert said == [
+        "the generator's VGG16 starts from random weights: set pretrained.vgg16 to a file"
+    ]
+    chromagan.pretrained['vgg16'] = 'vgg16.npz'
     state, said = started(chromagan, tmp_path / 'file', vgg16=file)
     assert said == ["the generator's VGG16 starts from vgg16.npz"]
     kernel = state.generator.params['backbone']['conv4_3']['kernel']
@@ -75,11 +78,12 @@ def test_a_backbone_starts_from_vgg16_once_and_is_then_resumed(chromagan, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_context_starts_from_squeezenet_in_the_weights_and_their_average(
+def test_an_encoder_starts_from_squeezenet_in_the_weights_and_their_average(
     tiny, tmp_path, features
 ):
-    tiny.generator.context, tiny.squeezenet = 'squeezenet', str(features)
-    state, said = started(tiny, tmp_path, **models.load_pretrained(tiny))
+    tiny.generator = tiny.generator.clone(encoder='squeezenet')
+    tiny.pretrained['squeezenet'] = str(features)
+    state, said = started(tiny, tmp_path, **load_pretrained(tiny.pretrained))
     assert said == [f"the generator's SqueezeNet starts from {features}"]
     file = squeezenet.load(features)
     for params in (state.generator.params, state.ema['params']):
@@ -91,12 +95,12 @@ def test_a_network_without_a_backbone_says_nothing_of_one(small, tmp_path):
     assert started(small, tmp_path)[1] == []
 
 
-def test_a_teacher_is_placed_whole_and_only_where_the_system_has_one(chromagan):
+def test_a_teacher_is_placed_whole_and_only_where_the_model_has_one(chromagan):
     mesh = sharding.make_mesh()
-    system = state_lib.make_system(chromagan, mesh)
-    assert setup.place_teacher(system, {'fc8': {'bias': np.ones(3)}}, mesh) is None
-    system = system._replace(teacher=vgg.VGG16())
-    placed = setup.place_teacher(system, {'fc8': {'bias': np.ones(3)}}, mesh)
+    model = make_model(chromagan, mesh)
+    weights = {'vgg16': {'fc8': {'bias': np.ones(3)}}}
+    assert setup.place_teacher(model, weights, mesh) is None
+    placed = setup.place_teacher(model._replace(teacher=vgg.VGG16()), weights, mesh)
     assert len(placed['fc8']['bias'].sharding.device_set) == 8
     np.testing.assert_array_equal(placed['fc8']['bias'], np.ones(3))
 

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from chromagan_jax.utils.watchdog import HEARTBEAT, PHASES, Pulse
+from chromagan_jax.utils.watchdog import HEARTBEAT, PHASES, Watchdog
 
 
 class Clock:
@@ -25,52 +25,52 @@ def clock():
 
 
 def test_each_second_belongs_to_the_innermost_phase(clock):
-    pulse = Pulse(clock=clock)
+    watchdog = Watchdog(clock=clock)
     clock.now += 1
-    with pulse.phase('step'):
+    with watchdog.phase('step'):
         clock.now += 5
-        with pulse.phase('data'):
+        with watchdog.phase('data'):
             clock.now += 2
         clock.now += 1
-        with pulse.phase('evaluate'), pulse.phase('save'):
+        with watchdog.phase('evaluate'), watchdog.phase('save'):
             clock.now += 1
-    shares = pulse.shares()
+    shares = watchdog.shares()
     assert list(shares) == [f'goodput/{name}' for name in PHASES]
     assert shares['goodput/start'] == pytest.approx(0.1)
     assert shares['goodput/step'] == pytest.approx(0.6)
     assert shares['goodput/data'] == pytest.approx(0.2)
     assert shares['goodput/save'] == pytest.approx(0.1)
     assert sum(shares.values()) == pytest.approx(1)
-    assert pulse.summary() == 'goodput 60.0% (the rest: start 10.0%, data 20.0%, save 10.0%)'
+    assert watchdog.summary() == 'goodput 60.0% (the rest: start 10.0%, data 20.0%, save 10.0%)'
 
 
 def test_a_phase_that_fails_ends_all_the_same(clock):
-    pulse = Pulse(clock=clock)
-    with pytest.raises(KeyError), pulse.phase('data'):
+    watchdog = Watchdog(clock=clock)
+    with pytest.raises(KeyError), watchdog.phase('data'):
         raise KeyError(clock.turn(1))
     clock.now += 3
-    assert pulse.shares()['goodput/data'] == pytest.approx(0.25)
+    assert watchdog.shares()['goodput/data'] == pytest.approx(0.25)
 
 
 def test_the_phase_under_way_counts(clock):
-    pulse = Pulse(clock=clock)
-    with pulse.phase('step'):
+    watchdog = Watchdog(clock=clock)
+    with watchdog.phase('step'):
         clock.now += 4
-        assert pulse.shares()['goodput/step'] == pytest.approx(1)
+        assert watchdog.shares()['goodput/step'] == pytest.approx(1)
 
 
 def test_the_heartbeat_says_step_time_and_phase_and_is_not_written_at_every_step(clock, tmp_path):
     path = tmp_path / 'heartbeat.json'
-    pulse = Pulse(heartbeat=path, clock=clock)
-    with pulse.watch():
-        with pulse.phase('step'):
-            pulse.beat(7)
+    watchdog = Watchdog(heartbeat=path, clock=clock)
+    with watchdog.watch():
+        with watchdog.phase('step'):
+            watchdog.beat(7)
             first = json.loads(path.read_text())
             clock.now += HEARTBEAT / 2
-            pulse.beat(8)
+            watchdog.beat(8)
             assert json.loads(path.read_text()) == first
             clock.now += HEARTBEAT / 2
-            pulse.beat(9)
+            watchdog.beat(9)
         second = json.loads(path.read_text())
     last = json.loads(path.read_text())
     assert [(h['step'], h['phase']) for h in (first, second, last)] == [
@@ -81,34 +81,34 @@ def test_the_heartbeat_says_step_time_and_phase_and_is_not_written_at_every_step
     assert first['time'] <= second['time'] <= last['time']
 
 
-@pytest.mark.parametrize('alive', ['beat', 'phase'])
-def test_a_sign_of_life_puts_the_end_off_and_silence_brings_it(clock, alive):
+@pytest.mark.parametrize('progress', ['beat', 'phase'])
+def test_progress_puts_the_end_off_and_a_hang_brings_it(clock, progress):
     ended, sentences = threading.Event(), []
 
     def end(sentence):
         sentences.append(sentence)
         ended.set()
 
-    pulse = Pulse(timeout=0.5, clock=clock, end=end)
-    with pulse.watch():
+    watchdog = Watchdog(timeout=0.5, clock=clock, end=end)
+    with watchdog.watch():
         for step in range(3):
             clock.now += 0.4
-            if alive == 'beat':
-                pulse.beat(step)
+            if progress == 'beat':
+                watchdog.beat(step)
             else:
-                with pulse.phase('step'):
+                with watchdog.phase('step'):
                     pass
             assert not ended.wait(0.15)  # three looks of the watch
-        with pulse.phase('data'):
+        with watchdog.phase('data'):
             clock.now += 0.6
             assert ended.wait(60)
     (sentence,) = sentences
-    step = 2 if alive == 'beat' else 0
-    assert f'no sign of life for 0.5 s (stall_timeout) after step {step}' in sentence
+    step = 2 if progress == 'beat' else 0
+    assert f'no progress for 0.5 s (stall_timeout) after step {step}' in sentence
     assert "in the phase 'data'" in sentence
 
 
 def test_without_a_timeout_nothing_watches(clock):
     before = threading.active_count()
-    with Pulse(clock=clock).watch():
+    with Watchdog(clock=clock).watch():
         assert threading.active_count() == before

@@ -27,7 +27,6 @@ Params = dict[str, Any]
 
 TITLE = 'EfficientNet-Lite'
 BACKBONE = 'encoder'  # the name of an `Encoder` in the parameters of a generator
-FIT = 'set generator.encoder to the network whose weights the file holds'
 STRIDES = (2, 4, 8, 16, 32)  # of the maps
 _STEM_FEATURES = 32
 

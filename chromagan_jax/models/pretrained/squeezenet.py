@@ -24,9 +24,7 @@ from chromagan_jax.models.pretrained import weights
 Array = jax.Array
 Params = dict[str, dict[str, np.ndarray]]
 
-TITLE = 'SqueezeNet'
 BACKBONE = 'squeezenet'  # the name of a `Backbone` in the parameters of a generator
-FIT = 'choose another file'  # for a generator of another shape
 FEATURES = 512
 _SMALLEST = 17  # px a side, of which the pools still leave something
 
@@ -171,7 +169,7 @@ class Backbone(nn.Module):
 
         if min(gray.shape[1:3]) < _SMALLEST - 1:
             raise UserError(
-                f'SqueezeNet, the context of a generator, needs pictures of {_SMALLEST - 1} px or '
+                f'SqueezeNet, the encoder of a generator, needs pictures of {_SMALLEST - 1} px or '
                 f'more, not {gray.shape[1]} x {gray.shape[2]}: raise the size (data.size, '
                 'eval.size).'
             )

@@ -22,9 +22,7 @@ from chromagan_jax.models.pretrained import weights
 Array = jax.Array
 Params = dict[str, dict[str, np.ndarray]]
 
-TITLE = 'VGG16'
 BACKBONE = 'backbone'  # the name of a `Backbone` in the parameters of a generator
-FIT = 'set generator.width to 64'  # for a generator of another shape
 
 # Of each block: convolutions, and their features as multiples of the first block's.
 _BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))

@@ -1,4 +1,4 @@
-"""The contract holds for more than the base recipe: two other systems through the same loop."""
+"""The contract holds for more than the base config: two others through the same loop."""
 
 import json
 
@@ -10,6 +10,7 @@ from flax import linen as nn
 from PIL import Image
 
 from chromagan_jax import models
+from chromagan_jax.config.schema import LossConfig
 from chromagan_jax.models.layers import output_activation
 from chromagan_jax.training import loop
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 class TwoHeads(nn.Module):
     """A generator with a class head, as ChromaGAN's, in three layers."""
 
-    channels: int
+    channels: int = 2
     classes: int = 2
 
     @nn.compact
@@ -44,13 +45,10 @@ def photographs(tmp_path):
 def rgb(tiny):
     """Gray -> RGB with a discriminator that sees the picture alone."""
     tiny.color_space = 'rgb'
-    tiny.generator.depth = 2
-    tiny.discriminator.layers = 1
-    tiny.discriminator.conditional = False
-    tiny.objective.adversarial_weight = 0.1
-    tiny.objective.l1 = 0.0
-    tiny.objective.mse = 1.0
-    tiny.ema = 0.0
+    tiny.generator = tiny.generator.clone(depth=2)
+    tiny.discriminator = tiny.discriminator.clone(layers=1, conditional=False)
+    tiny.loss.weights = {'adversarial': 0.1, 'mse': 1.0}
+    tiny.ema_decay = 0.0
     return tiny
 
 
@@ -58,20 +56,14 @@ def rgb(tiny):
 def wgan(tiny, photographs, monkeypatch):
     """WGAN-GP with a class head that learns from labels."""
     monkeypatch.setitem(models.GENERATORS, 'two_heads', TwoHeads)
-    tiny.generator = {'name': 'two_heads', 'classes': 2}
-    tiny.discriminator.layers = 1
-    tiny.discriminator.norm = 'none'
-    tiny.objective = {
-        'adversarial': 'wgan',
-        'adversarial_weight': 0.1,
-        'l1': 0.0,
-        'mse': 1.0,
-        'huber': 0.0,
-        'huber_delta': 0.1,
-        'classes': 0.003,
-        'label_smoothing': 0.0,
-        'gradient_penalty': 10.0,
-    }
+    tiny.generator = TwoHeads(classes=2)
+    tiny.discriminator = tiny.discriminator.clone(layers=1, norm='none')
+    tiny.loss = LossConfig(
+        adversarial='wgan',
+        weights={'adversarial': 0.1, 'mse': 1.0, 'classes': 0.003},
+        label_smoothing=0.0,
+        gradient_penalty_weight=10.0,
+    )
     tiny.discriminator_steps = 1
     tiny.data.source = photographs
     tiny.data.labels = True
@@ -79,11 +71,10 @@ def wgan(tiny, photographs, monkeypatch):
 
 
 @pytest.mark.parametrize('name', ['rgb', 'wgan'])
-def test_the_system_trains_resumes_and_evaluates_like_base(name, request, tmp_path):
+def test_the_config_trains_resumes_and_evaluates_like_base(name, request, tmp_path):
     config = request.getfixturevalue(name)
     whole = loop.train_and_evaluate(config, tmp_path / 'whole')
-    with config.unlocked():
-        config.steps = 2
+    config.steps = 2
     loop.train_and_evaluate(config, tmp_path / 'parts')
     config.steps = 4
     resumed = loop.train_and_evaluate(config, tmp_path / 'parts')
@@ -97,7 +88,7 @@ def test_the_system_trains_resumes_and_evaluates_like_base(name, request, tmp_pa
 
 
 def test_the_class_head_learns_from_the_labels_and_the_critic_pays_the_penalty(wgan, tmp_path):
-    wgan.objective.classes = 1.0
+    wgan.loss.weights['classes'] = 1.0
     wgan.generator_optimizer.learning_rate = 0.01
     wgan.steps = 30
     wgan.eval_every = wgan.sample_every = 0
@@ -109,7 +100,7 @@ def test_the_class_head_learns_from_the_labels_and_the_critic_pays_the_penalty(w
     assert all(line['discriminator/gradient_penalty'] > 0 for line in lines)
 
 
-def test_targets_of_the_rgb_system_are_pictures(rgb, tmp_path):
+def test_targets_of_an_rgb_config_are_pictures(rgb, tmp_path):
     loop.train_and_evaluate(rgb, tmp_path / 'run')
     with Image.open(tmp_path / 'run/samples/step_00000004.png') as grid:
         assert np.asarray(grid).std() > 10

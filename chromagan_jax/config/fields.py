@@ -1,0 +1,281 @@
+"""Fields of a config: their types and ranges, and access to them by dotted name.
+
+A config is a tree of dataclasses. A leaf is a bool, int, float, str, a tuple of ints, one of some
+`Literal` strings, an entry of a dict, or an option of a network. A network is an unbound Linen
+module: its options are the fields of its class. 'name' stands for the class itself, by its name in
+the registry.
+"""
+
+import ast
+import dataclasses
+import difflib
+import functools
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from flax import linen as nn
+
+from chromagan_jax.errors import UserError
+
+T = TypeVar('T')
+
+# Fields of networks that follow from other fields of the config.
+DERIVED = ('channels', 'size', 'dtype', 'param_dtype', 'remat')
+
+
+class Range(NamedTuple):
+    """Which values a number may have."""
+
+    text: str
+    contains: Callable[[Any], bool]
+
+
+class Registry(NamedTuple):
+    """Which networks of a kind, or which keys of a dict, there are."""
+
+    kind: str
+    entries: Mapping[str, Any]
+
+
+Positive = Annotated[int, Range('1 or more', lambda x: x >= 1)]
+Count = Annotated[int, Range('0 or more', lambda x: x >= 0)]
+NonNegative = Annotated[float, Range('0 or more', lambda x: x >= 0)]
+Fraction = Annotated[float, Range('0 <= x <= 1', lambda x: 0 <= x <= 1)]
+Decay = Annotated[float, Range('0 <= x < 1', lambda x: 0 <= x < 1)]
+
+
+class Leaf(NamedTuple):
+    """One value of a config."""
+
+    name: str  # 'group.field'
+    hint: Any  # its type, `Annotated` where it has a range
+    value: Any
+
+
+def leaves(node: Any, prefix: str = '') -> Iterator[Leaf]:
+    """All leaves of a config, or of a group of it, in order."""
+    for name, hint in type_hints(type(node)).items():
+        yield from _leaves(prefix + name, hint, getattr(node, name))
+
+
+def flatten(node: Any) -> dict[str, Any]:
+    """{'group.field': value} of all leaves, in order."""
+    return {leaf.name: leaf.value for leaf in leaves(node)}
+
+
+def to_dict(node: Any) -> dict[str, Any]:
+    """Nested dicts of plain values, ready for JSON."""
+    nested: dict[str, Any] = {}
+    for name, hint in type_hints(type(node)).items():
+        value = getattr(node, name)
+        if isinstance(value, nn.Module):
+            nested[name] = {leaf.name: leaf.value for leaf in _network_leaves(hint, value)}
+        elif dataclasses.is_dataclass(value):
+            nested[name] = to_dict(value)
+        else:
+            nested[name] = dict(value) if isinstance(value, dict) else value
+    return nested
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    """The inverse of `to_dict`: a missing field has its default, an unknown one is left out.
+
+    Raises:
+        UserError: for a network that does not exist.
+    """
+    made: dict[str, Any] = {}
+    for name, hint in type_hints(cls).items():
+        if name not in values:
+            continue
+        value, kind = values[name], _plain(hint)
+        if kind is nn.Module:
+            made[name] = _make_network(hint, value)
+        elif dataclasses.is_dataclass(kind):
+            made[name] = from_dict(typing.cast(type, kind), value)
+        else:
+            made[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**made)
+
+
+def set_field(config: Any, name: str, value: Any) -> None:
+    """Sets one leaf by its dotted name; 'generator.name' puts a network with its defaults there.
+
+    Raises:
+        UserError: if there is no such field.
+    """
+    _find(config, name).put(value)
+
+
+def set_text(config: Any, name: str, text: str) -> None:
+    """Sets one leaf from the text of a command line.
+
+    Raises:
+        UserError: if there is no such field, or the text is no value of its type.
+    """
+    field = _find(config, name)
+    field.put(parse(f'--config.{name}', field.hint, text))
+
+
+def has_type(config: Any, name: str, kind: type) -> bool:
+    """Whether a leaf has a type; raises UserError if there is no such field."""
+    return _plain(_find(config, name).hint) is kind
+
+
+def parse(flag: str, hint: Any, text: str) -> Any:
+    """The value of a type that `text` says; raises UserError if it says none."""
+    kind = _plain(hint)
+    if kind is bool:
+        if text.lower() in ('true', '1', 'false', '0'):
+            return text.lower() in ('true', '1')
+    elif typing.get_origin(kind) is tuple:
+        try:
+            value = ast.literal_eval(text)
+            return tuple(map(int, value)) if isinstance(value, tuple | list) else (int(value),)
+        except (ValueError, SyntaxError, TypeError):
+            pass
+    elif kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    else:
+        return text
+    raise UserError(f'{flag} must be {_described(kind)}, not {text!r}.')
+
+
+def check_types(node: Any, prefix: str = '') -> None:
+    """Raises UserError for the first leaf that has another type, or is out of its range."""
+    for name, hint, value in leaves(node, prefix):
+        kind = _plain(hint)
+        if not _has_type(kind, value):
+            is_choice = typing.get_origin(kind) is Literal
+            said = f'is {value!r}; choose' if is_choice else 'must be'
+            ends = '' if is_choice else f', not {value!r}'
+            raise UserError(f'{name} {said} {_described(kind)}{ends}.')
+        for note in getattr(hint, '__metadata__', ()):
+            if isinstance(note, Range) and not note.contains(value):
+                raise UserError(f'{name} must be {note.text}, not {value!r}.')
+
+
+def unknown_field(config: Any, name: str) -> UserError:
+    """The error for a field that does not exist, with the nearest one that does."""
+    names = list(flatten(config))
+    close = difflib.get_close_matches(name, names, 1)
+    if not close and '.' not in name:
+        close = [n for n in names if difflib.get_close_matches(name, [n.split('.')[-1]])]
+    hint = f': did you mean {" or ".join(map(repr, close[:2]))}?' if close else '.'
+    return UserError(f'There is no field {name!r} in the config{hint}')
+
+
+def type_hints(cls: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields, in order."""
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def options(network: Any) -> dict[str, Any]:
+    """The types of a network's options, in order."""
+    fields = dataclasses.fields(network)
+    return {f.name: f.type for f in fields if f.name not in ('parent', 'name', *DERIVED)}
+
+
+class _Field(NamedTuple):
+    hint: Any
+    put: Callable[[Any], None]
+
+
+def _find(config: Any, name: str) -> _Field:
+    if field := _find_below(config, None, lambda value: None, name.split('.')):
+        return field
+    raise unknown_field(config, name)
+
+
+def _find_below(
+    node: Any, hint: Any, put: Callable[[Any], None], parts: list[str]
+) -> _Field | None:
+    if not parts:
+        return None if _is_group(node) else _Field(hint, put)
+    part, rest = parts[0], parts[1:]
+    if isinstance(node, nn.Module):
+        kinds = {'name': str} | options(type(node))
+        if rest or part not in kinds:
+            return None
+        if part == 'name':
+            return _Field(str, lambda name: put(_make_network(hint, {'name': name})))
+        return _Field(kinds[part], lambda value: put(node.clone(**{part: value})))
+    if isinstance(node, dict):
+        if rest or not _has_key(hint, part):
+            return None
+        return _Field(typing.get_args(_plain(hint))[1], functools.partial(node.__setitem__, part))
+    if not _is_group(node) or part not in type_hints(type(node)):
+        return None
+    below = functools.partial(setattr, node, part)
+    return _find_below(getattr(node, part), type_hints(type(node))[part], below, rest)
+
+
+def _leaves(name: str, hint: Any, value: Any) -> Iterator[Leaf]:
+    if isinstance(value, nn.Module):
+        for leaf in _network_leaves(hint, value):
+            yield leaf._replace(name=f'{name}.{leaf.name}')
+    elif _is_group(value):
+        if isinstance(value, dict):
+            kind = typing.get_args(_plain(hint))[1]
+            yield from (Leaf(f'{name}.{key}', kind, each) for key, each in value.items())
+        else:
+            yield from leaves(value, f'{name}.')
+    else:
+        yield Leaf(name, hint, value)
+
+
+def _network_leaves(hint: Any, network: nn.Module) -> Iterator[Leaf]:
+    names = [name for name, cls in _registry(hint).entries.items() if cls is type(network)]
+    yield Leaf('name', str, names[0] if names else type(network).__name__)
+    for name, kind in options(type(network)).items():
+        yield Leaf(name, kind, getattr(network, name))
+
+
+def _make_network(hint: Any, values: Mapping[str, Any]) -> nn.Module:
+    registry, name = _registry(hint), values['name']
+    if name not in registry.entries:
+        choices = ', '.join(registry.entries)
+        raise UserError(f'{registry.kind}.name is {name!r}; choose one of {choices}.')
+    known = {k: values[k] for k in options(registry.entries[name]) if k in values}
+    return registry.entries[name](
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
+    )
+
+
+def _registry(hint: Any) -> Registry:
+    return next(note for note in hint.__metadata__ if isinstance(note, Registry))
+
+
+def _has_key(hint: Any, key: str) -> bool:
+    notes = [note for note in getattr(hint, '__metadata__', ()) if isinstance(note, Registry)]
+    return all(key in note.entries for note in notes)
+
+
+def _is_group(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) or isinstance(value, dict)
+
+
+def _plain(hint: Any) -> Any:
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+
+
+def _has_type(kind: Any, value: Any) -> bool:
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        return value in typing.get_args(kind)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_has_type(int, item) for item in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _described(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return f'one of {", ".join(typing.get_args(kind))}'
+    if typing.get_origin(kind) is tuple:
+        return 'whole numbers with commas between'
+    return {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'a text'}[kind]

@@ -1,0 +1,157 @@
+"""The model under training, from a config: networks, losses and optimizers."""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from chromagan_jax.color import TARGET_CHANNELS
+from chromagan_jax.config.schema import Config, LossConfig
+from chromagan_jax.errors import UserError
+from chromagan_jax.gan import losses, optimizers
+from chromagan_jax.models.pretrained import PRETRAINED, vgg
+
+PyTree = Any
+
+
+class GanModel(NamedTuple):
+    """The networks, how they are updated, and on which devices: all that a step closes over."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    generator_optimizer: optimizers.Optimizer
+    discriminator_optimizer: optimizers.Optimizer
+    loss: LossConfig
+    discriminator_steps: int  # discriminator updates a step
+    discriminator_max_accuracy: float  # of the last step, above which it is not updated
+    grad_accum_steps: int  # micro-batches a step
+    ema_decay: float  # of the generator's moving average; 0: none is kept
+    teacher: nn.Module | None = None  # whose class probabilities the class head learns
+    replicated: NamedSharding | None = None  # where gathered parameters go; None: any device
+
+
+def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
+    """The model that a config describes.
+
+    Raises:
+        UserError: for a network option, loss term or schedule that is impossible.
+    """
+    losses.check_terms(config.loss.weights)
+    targets, weights = class_targets(config), dict(config.loss.weights)
+    if targets == 'none':
+        weights['classes'] = 0.0
+    return GanModel(
+        generator=make_generator(config),
+        discriminator=make_discriminator(config),
+        generator_optimizer=optimizers.make_optimizer(config.generator_optimizer, config.steps),
+        discriminator_optimizer=optimizers.make_optimizer(
+            config.discriminator_optimizer, config.steps
+        ),
+        loss=dataclasses.replace(config.loss, weights=weights),  # a copy: a config may change
+        discriminator_steps=config.discriminator_steps,
+        discriminator_max_accuracy=config.discriminator_max_accuracy,
+        grad_accum_steps=config.grad_accum_steps,
+        ema_decay=config.ema_decay,
+        teacher=vgg.VGG16(dtype=config.dtype) if targets == 'teacher' else None,
+        replicated=replicated(mesh),
+    )
+
+
+def replicated(mesh: Mesh | None) -> NamedSharding | None:
+    """The sharding of arrays that are whole on every device of a mesh."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def make_generator(config: Config) -> nn.Module:
+    """The generator of a config: condition (B, H, W, 1) -> target (B, H, W, C).
+
+    Raises:
+        UserError: for an option that the rest of the config contradicts.
+    """
+    network = _with_derived_fields('generator', config.generator, config)
+    targets, classes = class_targets(config), getattr(network, 'classes', None)
+    if classes is None:
+        return network
+    if targets == 'none':
+        return network.clone(classes=0)  # a head that nothing teaches would only take memory
+    if targets == 'teacher' and classes != 1000:
+        raise UserError(f'generator.classes is {classes}, and VGG16 has 1000: leave it at 1000.')
+    return network
+
+
+def make_discriminator(config: Config) -> nn.Module:
+    """The discriminator of a config: condition (B, H, W, 1), target (B, H, W, C) -> logits.
+
+    Raises:
+        UserError: for an option that the rest of the config contradicts.
+    """
+    return _with_derived_fields('discriminator', config.discriminator, config)
+
+
+def _with_derived_fields(kind: str, network: nn.Module, config: Config) -> nn.Module:
+    declared = {field.name for field in dataclasses.fields(network)}
+    if config.remat and 'remat' not in declared:
+        raise UserError(
+            f'The {kind} {type(network).__name__} cannot rematerialise: set remat to False.'
+        )
+    values: dict[str, Any] = {
+        'channels': TARGET_CHANNELS[config.color_space],
+        'size': config.data.size,
+        'dtype': config.dtype,
+        'param_dtype': config.param_dtype,
+        'remat': config.remat,
+    }
+    return network.clone(**{name: value for name, value in values.items() if name in declared})
+
+
+def abstract_variables(generator: nn.Module, size: int) -> dict[str, PyTree]:
+    """Shapes and dtypes of a generator's 'params' and 'batch_stats', at the training `size`, px."""
+    condition = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
+    rngs = {'params': jax.random.key(0), 'noise': jax.random.key(0)}
+    init = functools.partial(generator.init, train=True)
+    shapes = jax.eval_shape(init, rngs, condition)
+    return {'params': shapes['params'], 'batch_stats': shapes.get('batch_stats', {})}
+
+
+def class_targets(config: Config) -> Literal['teacher', 'labels', 'none']:
+    """What a class head learns from: VGG16 as a teacher, the labels of the data, or nothing."""
+    if not config.loss.weights.get('classes'):
+        return 'none'
+    if config.pretrained.get('vgg16'):
+        return 'teacher'
+    return 'labels' if config.data.labels else 'none'
+
+
+def load_pretrained(
+    paths: Mapping[str, str], names: Collection[str] = tuple(PRETRAINED)
+) -> dict[str, PyTree]:
+    """Parameters of pretrained networks, by name, from the files of `config.pretrained`.
+
+    Args:
+        paths: file of each network's weights; '' for none.
+        names: which networks to load, of those that have a file.
+
+    Raises:
+        UserError: for a file that is missing, damaged or of another network.
+    """
+    loaded = {}
+    for name in names:
+        if not paths.get(name):
+            continue
+        try:
+            loaded[name] = PRETRAINED[name].load(paths[name])
+        except UserError as error:
+            raise UserError(f'pretrained.{name}: {error}') from error
+    return loaded
+
+
+def gathered(sharding: NamedSharding | None, variables: PyTree) -> PyTree:
+    """Parameters whole on every device, whatever their sharding at rest."""
+    if sharding is None:
+        return variables
+    return jax.lax.with_sharding_constraint(variables, sharding)

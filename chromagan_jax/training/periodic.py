@@ -1,0 +1,119 @@
+"""What a run does every so many steps: evaluate, write samples, save.
+
+Each is an object with a cadence `every`, called as `action(state, step, logger)`; it returns the
+state, in which an evaluation may have reduced the learning rates.
+"""
+
+import contextlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from chromagan_jax.data.inputs import evaluation_input
+from chromagan_jax.data.transforms import report_unreadable
+from chromagan_jax.evaluation import evaluator
+from chromagan_jax.gan import checkpoints as checkpoint_lib
+from chromagan_jax.gan import optimizers
+from chromagan_jax.gan.state import GanState, generator_variables
+from chromagan_jax.training.setup import Run
+from chromagan_jax.training.train_logger import TrainLogger
+from chromagan_jax.utils import files
+
+SAMPLES = 8  # photographs in a sample grid
+
+
+def is_due(every: int, step: int, last: int) -> bool:
+    """Whether something happens at `step`: every `every` steps (0: never) and at the last one."""
+    return every > 0 and (step % every == 0 or step == last)
+
+
+class Evaluation:
+    """Scores the generator, reduces the learning rates on a plateau and keeps the best state."""
+
+    def __init__(self, run: Run):
+        self.every = run.config.eval_every
+        self._run = run
+        self._reported: set[int] = set()  # unreadable records of the evaluation source
+
+    def __call__(self, state: GanState, step: int, logger: TrainLogger) -> GanState:
+        run = self._run
+        scores = self._score(state, logger)
+        logger.write(step, scores)
+        logger.progress.message(evaluator.summary(step, scores))
+        state = reduce_on_plateau(run, state, scores, logger)
+        score = evaluator.score(run.config.checkpoint.best_metric, scores)
+        with run.watchdog.phase('save'):
+            checkpoint_lib.save_if_best(run.best, step, state, score)
+        return state
+
+    def _score(self, state: GanState, logger: TrainLogger) -> dict[str, float]:
+        run = self._run
+
+        def report(unreadable: np.ndarray) -> None:
+            run.watchdog.beat()
+            sentences = report_unreadable(
+                run.eval_source, unreadable, self._reported, 'is left out'
+            )
+            for sentence in sentences:
+                logger.progress.message(sentence)
+
+        with run.watchdog.phase('evaluate'):
+            inputs = evaluation_input(
+                run.config, run.eval_source, run.mesh, run.config.data.workers
+            )
+            variables = generator_variables(state)
+            images = evaluator.image_scores(run.eval_step, variables, inputs, run.mesh, report)
+        return evaluator.averages(images)
+
+
+class Sampling:
+    """Writes a grid of colorized photographs."""
+
+    def __init__(self, run: Run):
+        self.every = run.config.sample_every
+        self._run = run
+        self._step = evaluator.compile_step(evaluator.render_step, run.model, run.mesh)
+
+    def __call__(self, state: GanState, step: int, logger: TrainLogger) -> GanState:
+        run = self._run
+        with (
+            run.watchdog.phase('sample'),
+            contextlib.closing(evaluation_input(run.config, run.eval_source, run.mesh)) as inputs,
+        ):
+            variables = generator_variables(state)
+            grid = evaluator.sample_grid(self._step, variables, inputs, run.mesh, SAMPLES)
+            if run.writes and grid is not None:
+                files.write_png(run.workdir / 'samples' / f'step_{step:08d}.png', grid)
+                logger.image(step, 'samples', grid)
+        return state
+
+
+class Saving:
+    """Saves the state, in the background."""
+
+    def __init__(self, run: Run):
+        self.every = run.config.checkpoint_every
+        self._run = run
+
+    def __call__(self, state: GanState, step: int, logger: TrainLogger) -> GanState:
+        del logger
+        with self._run.watchdog.phase('save'):
+            checkpoint_lib.save(self._run.checkpoints, step, state)
+        return state
+
+
+def reduce_on_plateau(
+    run: Run, state: GanState, scores: Mapping[str, float], logger: TrainLogger
+) -> GanState:
+    """The state with an evaluation counted, and lower learning rates if it was one too many."""
+    config = run.config.reduce_lr_on_plateau
+    if not config.patience:
+        return state
+    score = evaluator.score(config.metric, scores)
+    plateau = optimizers.update_plateau(config, state.plateau, score)
+    if plateau.scale != state.plateau.scale:
+        logger.progress.message(
+            f'{config.metric} has not improved for {config.patience} evaluations: the learning '
+            f'rates are now {float(plateau.scale):.3g} of their schedule'
+        )
+    return state.replace(plateau=plateau)
