@@ -8,7 +8,6 @@ from chromagan_jax.errors import UserError
 
 DTYPES = ('float32', 'bfloat16')
 ADVERSARIAL_LOSSES = ('bce', 'lsgan', 'hinge', 'wgan')  # keys of losses.ADVERSARIAL
-RANKING_METRICS = ('ab_mae', 'colorfulness_gap', 'psnr', 'ssim')  # keys of metrics.RANKING
 
 
 def validate(config: Any) -> None:
@@ -34,7 +33,6 @@ def validate(config: Any) -> None:
     _require('data.load_ratio', config.data.load_ratio, config.data.load_ratio >= 1, '1 or more')
     most = config.data.max_unreadable
     _require('data.max_unreadable', most, 0 <= most <= 1, '0 <= x <= 1')
-    _choose('checkpoint.best_metric', config.checkpoint.best_metric, RANKING_METRICS)
     most = config.discriminator_max_accuracy
     _require('discriminator_max_accuracy', most, 0 < most <= 1, '0 < x <= 1')
     postprocess.make(config.colorize)
@@ -51,7 +49,6 @@ def _validate_optimizers(config: Any) -> None:
             value = config[group][name]
             _require(f'{group}.{name}', value, 0 <= value < 1, '0 <= x < 1')
     plateau = config.plateau
-    _choose('plateau.metric', plateau.metric, RANKING_METRICS)
     _require('plateau.factor', plateau.factor, 0 < plateau.factor < 1, '0 < x < 1')
     _require('plateau.min_scale', plateau.min_scale, 0 <= plateau.min_scale <= 1, '0 <= x <= 1')
     if plateau.patience and not config.eval_every:

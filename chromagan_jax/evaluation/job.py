@@ -60,7 +60,7 @@ def evaluate_checkpoints(config: Any, workdir: Path) -> None:
             inputs = evaluation_input(run, source, mesh, run.data.workers)
             alive = lambda unreadable: pulse.beat()
             images = evaluator.image_scores(compiled[0], variables, inputs, mesh, alive)
-            scores, step = evaluator.averages(images), int(loaded.state.step)
+            scores, step = evaluator.aggregate_metrics(images), int(loaded.state.step)
             if metrics_file:
                 metrics_file.write(step, scores)
             say(evaluator.summary(step, scores))

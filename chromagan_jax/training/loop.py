@@ -54,6 +54,8 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
         PreemptedError: after SIGTERM or Ctrl-C, once the state is saved.
     """
     config_lib.validate(config)
+    evaluator.check_ranking('checkpoint.best_metric', config.checkpoint.best_metric)
+    evaluator.check_ranking('plateau.metric', config.plateau.metric)
     mesh = sharding.make_mesh(config.mesh.fsdp)
     sharding.check_batch_size('batch_size', config.batch_size, mesh, config.accumulate)
     system = state_lib.make_system(config, mesh)
@@ -105,7 +107,7 @@ def train_and_evaluate(config: Any, workdir: Path, profile: bool = False) -> Gan
                     images = evaluator.image_scores(
                         eval_step, variables, inputs, mesh, report_left_out
                     )
-                scores = evaluator.averages(images)
+                scores = evaluator.aggregate_metrics(images)
                 if metrics_file:
                     metrics_file.write(step, scores)
                 journal.progress.message(evaluator.summary(step, scores))

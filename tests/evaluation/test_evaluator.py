@@ -16,7 +16,7 @@ from chromagan_jax import sharding
 from chromagan_jax.data.pipeline import eval_batches
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
-from chromagan_jax.evaluation import evaluator, metrics
+from chromagan_jax.evaluation import evaluator, metrics, reductions
 from chromagan_jax.gan import state, steps
 from chromagan_jax.models.pretrained import squeezenet
 from chromagan_jax.utils import files, writers
@@ -75,7 +75,7 @@ def one() -> Mesh:
 
 
 def scored(*args: Any) -> dict[str, float]:
-    return evaluator.averages(evaluator.image_scores(*args))
+    return evaluator.aggregate_metrics(evaluator.image_scores(*args))
 
 
 def batches(source: Source, batch_size: int) -> list[dict[str, np.ndarray]]:
@@ -207,9 +207,9 @@ def test_frechet_distances_are_those_of_the_pictures_files(
         squeezenet.features(network, jnp.asarray(np.stack(pictures), jnp.float32) / 255)
         for pictures in (colorized, gray, photographs)
     )
-    expected = metrics.frechet_distance(np.asarray(seen), np.asarray(original))
+    expected = reductions.frechet_distance(np.asarray(seen), np.asarray(original))
     assert got['eval/frechet'] == pytest.approx(expected, rel=1e-2)
-    of_gray = metrics.frechet_distance(np.asarray(of_gray), np.asarray(original))
+    of_gray = reductions.frechet_distance(np.asarray(of_gray), np.asarray(original))
     assert got['eval/frechet_of_gray'] == pytest.approx(expected / of_gray, rel=1e-2)
     again = frechet_scores(system, variables, batches(source, 16), one, features)
     assert again == pytest.approx(got, rel=1e-4)
@@ -335,8 +335,25 @@ def test_the_score_is_lower_for_the_better_of_two(metric, better, worse):
 
 
 def test_every_metric_that_ranks_is_among_the_scores(scores):
-    assert set(metrics.RANKING) == {'psnr', 'ssim', 'ab_mae', 'colorfulness_gap'}
-    assert {f'eval/{metric}' for metric in metrics.RANKING} <= scores.keys()
+    ranking = {name for name, metric in metrics.METRICS.items() if metric.better}
+    assert ranking == {'psnr', 'ssim', 'ab_mae', 'colorfulness_gap'}
+    assert {f'eval/{name}' for name in ranking} <= scores.keys()
+    for name in ranking:
+        evaluator.check_ranking('plateau.metric', name)
+
+
+@pytest.mark.parametrize('name', ['fid', 'colorfulness', 'psnr_gray', ''])
+def test_what_cannot_rank_is_named_with_what_can(name):
+    with pytest.raises(UserError) as error:
+        evaluator.check_ranking('checkpoint.best_metric', name)
+    assert str(error.value) == (
+        f'checkpoint.best_metric is {name!r}; choose one of ab_mae, colorfulness_gap, psnr, ssim.'
+    )
+
+
+def test_a_ranking_metric_that_no_photograph_has_is_the_users_to_mend():
+    with pytest.raises(UserError, match=r'^No photograph of eval\.source has a psnr: '):
+        evaluator.score('psnr', {'eval/ssim': 0.5})
 
 
 def test_the_summary_names_every_figure_beside_grays():
@@ -347,6 +364,44 @@ def test_the_summary_names_every_figure_beside_grays():
         'step 1200: PSNR 21.00 dB (gray 22.00), SSIM 0.900 (gray 0.800), '
         'ab error 7.00 (gray 8.00), colorfulness 31.0 of 42.0'
     )
+
+
+def test_the_summary_shows_a_metric_as_its_entry_says(monkeypatch):
+    entries = {
+        'plain': metrics.Metric(),
+        'exact': metrics.Metric(label='exactness', format='{:.1f}', unit='px', beside='gray'),
+        'warm': metrics.Metric(format='{:.0%}', beside='original'),
+        'absent': metrics.Metric(),
+        'hidden': metrics.Metric(shown=()),
+    }
+    monkeypatch.setattr(metrics, 'METRICS', entries)
+    figures = {'plain': 1.0, 'exact': 2.0, 'exact_gray': 3.0, 'warm': 0.5, 'warm_original': 0.4}
+    scores = {f'eval/{name}': value for name, value in (figures | {'hidden': 1.0}).items()}
+    expected = 'step 3: plain 1.00, exactness 2.0 px (gray 3.0), warm 50% of 40%'
+    assert evaluator.summary(3, scores) == expected
+
+
+def test_figures_follow_from_the_entries(monkeypatch):
+    entries = {
+        'mean': metrics.Metric(lambda a, b: a, beside='gray'),
+        'mean_gray': metrics.Metric(reads=('mean_gray',), reduce=lambda x: float(x.max())),
+        'other': metrics.Metric(lambda a, b: a, beside='original'),
+        'total': metrics.Metric(reads=('eval/mean', 'other'), reduce=lambda m, x: m + x.sum()),
+        'none': metrics.Metric(reads=('mean',), reduce=lambda x: None),
+        'of_none': metrics.Metric(reads=('eval/none',)),
+        'of_what_is_not_measured': metrics.Metric(reads=('features_gray',)),
+    }
+    monkeypatch.setattr(metrics, 'METRICS', entries)
+    rows = {'mean': [1, 3], 'mean_gray': [5, 7], 'other': [10, 20], 'other_original': [2, 4]}
+    values = {name: np.array(row, np.float32) for name, row in rows.items()}
+    assert evaluator.aggregate_metrics(values | {'index': np.arange(2)}) == {
+        'eval/mean': 2,
+        'eval/mean_gray': 7,
+        'eval/other': 15,
+        'eval/other_original': 3,
+        'eval/total': 32,
+        'eval/images': 2,
+    }
 
 
 @pytest.fixture(scope='module')

@@ -139,7 +139,9 @@ def test_the_steps_are_those_that_the_measured_rate_has_in_the_minutes(finished)
 @pytest.mark.slow
 def test_a_system_that_fails_is_named_and_the_others_go_on(finished):
     lines = finished[1].splitlines()
-    assert lines[0].startswith('compare: nonsense failed: There is no system nonsense: configs/ has')
+    assert lines[0].startswith(
+        'compare: nonsense failed: There is no system nonsense: configs/ has'
+    )
     assert any(line.startswith('compare: base: step ') for line in lines)
     assert lines[-1] == 'compare: failed: nonsense'
     assert list(rows_of(finished[0] / 'out')) == ['gray', 'base']
