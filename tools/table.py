@@ -15,6 +15,7 @@ from chromagan_jax import color
 from chromagan_jax.config import Config, from_dict
 from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
+from chromagan_jax.evaluation import metrics
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import make_model
@@ -36,15 +37,7 @@ COLUMNS = {  # of table.md: what table.json calls it -> heading, format
     'updates': ('updates', '{:,}'),
     'images_seen': ('images', '{:,}'),
     'weights': ('weights', '{}'),
-    'psnr': ('PSNR, dB', '{:.2f}'),
-    'ssim': ('SSIM', '{:.3f}'),
-    'ab_mae': ('ab error', '{:.2f}'),
-    'colorfulness': ('colorfulness', '{:.1f}'),
-    'colorfulness_gap': ('its gap', '{:.1f}'),
-    'ab_histogram': ('ab histogram', '{:.3f}'),
-    'frechet_of_gray': ('Frechet / gray', '{:.2f}'),
-    'blotchiness': ('blotchiness', '{:.2f}'),
-    'blotchy_share': ('blotchy', '{:.1%}'),
+    **metrics.columns('table'),
 }
 NOTE = (
     'G, D: parameters. Images/s: of the train step, measured before. Minutes: that the training '
@@ -91,25 +84,11 @@ def write_table(out: Path) -> None:
     if missing := [name for name in ordered if name not in done]:
         say(f'not done, and not in the table: {", ".join(missing)}')
     settings = read_json(out / 'compare.json')
-    rows = [{'system': 'gray', **gray_figures(rows[0])}, *rows]
+    rows = [{'system': 'gray', **metrics.gray_figures(rows[0])}, *rows]
     files.write_json(out / 'table.json', {'settings': settings, 'rows': rows})
     files.write_atomically(out / 'table.md', markdown(rows, settings).encode())
     files.write_atomically(out / 'table.jpg', draw(out, done))
     say(f'wrote table.md, table.json and table.jpg in {out}')
-
-
-def gray_figures(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's columns for the gray picture, from the scores of any system on the same photographs.
-
-    Args:
-        row: scores by their names without 'eval/'.
-    """
-    names = ('psnr', 'ssim', 'ab_mae', 'ab_histogram')
-    figures = {'colorfulness': 0.0} | {name: row.get(f'{name}_gray') for name in names}
-    figures['colorfulness_gap'] = row['colorfulness_original']
-    figures['frechet_of_gray'] = 1.0 if 'frechet_of_gray' in row else None
-    figures |= {name: 0.0 for name in ('blotchiness', 'blotchy_share') if name in row}
-    return figures
 
 
 def minutes(lines: Sequence[Mapping[str, Any]], batch_size: int) -> float:

@@ -120,15 +120,11 @@ def _import_tfds(location: str) -> Any:
     return tensorflow_datasets
 
 
-def find_tfds(source: str, path: pathlib.Path) -> pathlib.Path | None:
-    """The folder in or directly below `path` that TFDS prepared, if there is one."""
+def find_tfds(path: pathlib.Path) -> list[pathlib.Path]:
+    """`path` if TFDS prepared it, or else the folders directly below it that TFDS prepared."""
     if (path / 'dataset_info.json').is_file():
-        return path
-    below = sorted(file.parent for file in path.glob('*/dataset_info.json'))
-    if len(below) > 1:
-        names = ', '.join(folder.name for folder in below)
-        raise UserError(f'{source} holds several data sets: name one of {names} below it.')
-    return below[0] if below else None
+        return [path]
+    return sorted(file.parent for file in path.glob('*/dataset_info.json'))
 
 
 def open_tfds_name(source: str, split: str) -> Tfds:
@@ -149,8 +145,12 @@ def open_tfds_name(source: str, split: str) -> Tfds:
     return _open_tfds(tfds, source, builder, split)
 
 
-def open_tfds_folder(source: str, folder: pathlib.Path, split: str) -> Tfds:
-    """Opens a folder that holds the dataset_info.json of TFDS."""
+def open_tfds_folder(source: str, folders: list[pathlib.Path], split: str) -> Tfds:
+    """Opens the only one of the folders that `find_tfds` found."""
+    folder, *others = folders
+    if others:
+        names = ', '.join(folder.name for folder in folders)
+        raise UserError(f'{source} holds several data sets: name one of {names} below it.')
     tfds = _import_tfds(source)
     json_format: Any = importlib.import_module('google.protobuf.json_format')
     try:

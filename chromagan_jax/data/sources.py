@@ -1,9 +1,9 @@
 """Random-access sources of encoded images: the sample, a folder, ArrayRecord shards, TFDS.
 
 Nothing here decodes. A source is opened once from a string (`make_source`), knows its length and
-hands out the bytes of a record; it pickles, so that worker processes can have their own copy, and
-opens files only when a record is asked for. TensorFlow is never imported; the packages that read
-ArrayRecord and TFDS are imported only by the sources that need them.
+hands out the bytes of a record. A new kind is a class with the members of `Source` and a line in
+`SOURCES`. TensorFlow is never imported; the packages that read ArrayRecord and TFDS are imported
+only by the sources that need them.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ import glob
 import importlib.util
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from chromagan_jax.data.datasets import (
     ArrayRecords,
@@ -39,7 +39,11 @@ SAMPLE = (
 
 
 class Source(Protocol):
-    """A finite random-access sequence of encoded images."""
+    """A finite random-access sequence of encoded images.
+
+    It pickles, so that worker processes can have their own copy, and opens files only when a record
+    is asked for. Several threads read from it at a time.
+    """
 
     @property
     def location(self) -> str:
@@ -68,56 +72,6 @@ class Source(Protocol):
     def name(self, index: int) -> str:
         """What to call record `index` in a message."""
         ...
-
-
-def make_source(source: str, split: str = 'train', labels: bool = False) -> Source:
-    """Opens a source of encoded images.
-
-    Args:
-        source: 'sample' (a handful of photographs that need no download), 'tfds:NAME' (a data set
-            that TFDS prepared as ArrayRecord in TFDS_DATA_DIR; NAME as TFDS writes it, with config
-            and version if need be), a folder of images (searched recursively), a folder that TFDS
-            prepared, or a file, a pattern or a folder of ArrayRecord shards whose records are
-            encoded images.
-        split: the split of a TFDS data set, in TFDS's notation ('train', 'train[:90%]').
-        labels: whether records carry a class: the 'label' feature of a TFDS data set, or the
-            position of the top-level sub-folder among all of them in sorted order.
-
-    Raises:
-        UserError: the source does not exist, holds no images or has no labels.
-    """
-    if source == 'sample':
-        found: Source = _sample()
-    elif source.startswith('tfds:'):
-        found = open_tfds_name(source, split)
-    else:
-        found = _open_path(source, split, labels)
-    if labels and not found.num_classes:
-        raise UserError(
-            f'{source} has no labels: take a data set with a label feature or a folder with one '
-            'sub-folder per class, or a config that needs none.'
-        )
-    return found
-
-
-def _open_path(source: str, split: str, labels: bool) -> Source:
-    path = pathlib.Path(source).expanduser()
-    if path.is_dir():
-        if prepared := find_tfds(source, path):
-            return open_tfds_folder(source, prepared, split)
-        if shards := sorted(path.glob('*.array_record*')):
-            return ArrayRecords.open(source, shards)
-        return Folder.scan(source, path, labels)
-    if '.array_record' in path.name:
-        shards = [path] if path.is_file() else [pathlib.Path(p) for p in glob.glob(str(path))]
-        if shards:
-            return ArrayRecords.open(source, sorted(shards))
-        raise UserError(f'No file matches {source}: correct the path of the ArrayRecord shards.')
-    if path.exists():
-        raise UserError(f'{source} is a file: name the folder that holds the images.')
-    raise UserError(
-        f"{source} does not exist: name a folder of images, a data set as 'tfds:NAME', or 'sample'."
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,3 +195,83 @@ class Picked:
 
     def name(self, index: int) -> str:
         return self.source.name(self.indices[index])
+
+
+def _path(location: str) -> pathlib.Path:
+    return pathlib.Path(location).expanduser()
+
+
+def _has_shards(location: str) -> bool:
+    path = _path(location)
+    if path.is_dir():
+        return any(path.glob('*.array_record*'))
+    return '.array_record' in path.name
+
+
+def _open_shards(location: str) -> ArrayRecords:
+    """The shards in a folder, or those that a path or a pattern names."""
+    path = _path(location)
+    if path.is_dir():
+        shards = [*path.glob('*.array_record*')]
+    else:
+        shards = [path] if path.is_file() else [pathlib.Path(p) for p in glob.glob(str(path))]
+    if not shards:
+        raise UserError(f'No file matches {location}: correct the path of the ArrayRecord shards.')
+    return ArrayRecords.open(location, sorted(shards))
+
+
+class SourceKind(NamedTuple):
+    """A kind of source: how its locations are recognised, and how one is opened."""
+
+    matches: Callable[[str], bool]  # of the location
+    open: Callable[[str, str, bool], Source]  # of location, split, labels, as in `make_source`
+
+
+SOURCES = [  # the first that matches opens the location
+    SourceKind(lambda at: at == 'sample', lambda at, split, labels: _sample()),
+    SourceKind(
+        lambda at: at.startswith('tfds:'), lambda at, split, labels: open_tfds_name(at, split)
+    ),
+    SourceKind(
+        lambda at: bool(find_tfds(_path(at))),
+        lambda at, split, labels: open_tfds_folder(at, find_tfds(_path(at)), split),
+    ),
+    SourceKind(_has_shards, lambda at, split, labels: _open_shards(at)),
+    SourceKind(
+        lambda at: _path(at).is_dir(),
+        lambda at, split, labels: Folder.scan(at, _path(at), labels),
+    ),
+]
+
+
+def make_source(source: str, split: str = 'train', labels: bool = False) -> Source:
+    """Opens a source of encoded images, of the first of the `SOURCES` that matches.
+
+    Args:
+        source: 'sample' (a handful of photographs that need no download), 'tfds:NAME' (a data set
+            that TFDS prepared as ArrayRecord in TFDS_DATA_DIR; NAME as TFDS writes it, with config
+            and version if need be), a folder of images (searched recursively), a folder that TFDS
+            prepared, or a file, a pattern or a folder of ArrayRecord shards whose records are
+            encoded images.
+        split: the split of a TFDS data set, in TFDS's notation ('train', 'train[:90%]').
+        labels: whether records carry a class: the 'label' feature of a TFDS data set, or the
+            position of the top-level sub-folder among all of them in sorted order.
+
+    Raises:
+        UserError: the source does not exist, holds no images or has no labels.
+    """
+    kind = next((kind for kind in SOURCES if kind.matches(source)), None)
+    if kind is None and _path(source).exists():
+        raise UserError(f'{source} is a file: name the folder that holds the images.')
+    if kind is None:
+        raise UserError(
+            f"{source} does not exist: name a folder of images, a data set as 'tfds:NAME', or "
+            "'sample'."
+        )
+    found = kind.open(source, split, labels)
+    if labels and not found.num_classes:
+        raise UserError(
+            f'{source} has no labels: take a data set with a label feature or a folder with one '
+            'sub-folder per class, or a config that needs none.'
+        )
+    return found

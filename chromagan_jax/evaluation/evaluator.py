@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax import color, sharding
 from chromagan_jax.errors import UserError
-from chromagan_jax.evaluation import metrics
+from chromagan_jax.evaluation import measures, metrics
 from chromagan_jax.gan import steps
 from chromagan_jax.gan.model import GanModel, gathered
 from chromagan_jax.models.pretrained import squeezenet
@@ -40,7 +40,7 @@ def eval_step(
     if network is not None:
         pictures = render_step(model, variables, batch)
         for label in LABELS:
-            seen = metrics.quantize(pictures[label])
+            seen = measures.quantize(pictures[label])
             values[f'features_{label}'] = squeezenet.features(network, seen)
     return {**values, 'mask': batch['mask'], 'index': batch['index']}
 
@@ -114,59 +114,81 @@ def image_scores(
     return {name: value[counted] for name, value in values.items()}
 
 
-def averages(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """'eval/psnr' and so on: means over the images of `image_scores`, and distances of the sets.
+def aggregate_metrics(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """'eval/psnr' and so on: the figures of `metrics.METRICS`, and 'eval/images', their number.
 
-    'eval/colorfulness_gap' is the distance of the two mean colorfulnesses, 'eval/images' how many
-    images there are, 'eval/ab_histogram' the total variation between the ab of all pixels and the
-    originals'. Where there are features, 'eval/frechet' is their Frechet distance from the
-    originals', 'eval/frechet_of_gray' that as a share of the gray pictures'. Gray originals say
-    nothing about what gray costs: they are left out of 'eval/psnr_gray', and this and
-    'eval/frechet_of_gray' are missing if all of them are gray. 'eval/blotchiness' is the mean over
-    the images that have one, 'eval/blotchy_share' the share of them above `metrics.BLOTCHY`; both
-    are missing if none has one.
+    A figure is missing where something that it reads is, or where no image has one:
+    'eval/psnr_gray' and 'eval/frechet_of_gray' if all originals are gray, both figures of
+    blotchiness if no original has colour where it is smooth, 'eval/frechet' without features.
+
+    Args:
+        values: of `image_scores`.
     """
-    colored = scores['psnr_gray'] < metrics.PSNR_CAP
-    single = {name: value for name, value in scores.items() if value.ndim == 1 and name != 'index'}
-    means = {name: float(value.mean(dtype=np.float64)) for name, value in single.items()}
-    if colored.any():
-        means['psnr_gray'] = float(scores['psnr_gray'][colored].mean(dtype=np.float64))
-    else:
-        del means['psnr_gray']
-    del means['blotchiness']
-    if (ratios := scores['blotchiness'][~np.isnan(scores['blotchiness'])]).size:
-        means['blotchiness'] = float(ratios.mean(dtype=np.float64))
-        means['blotchy_share'] = float((ratios > metrics.BLOTCHY).mean())
-    means['colorfulness_gap'] = abs(means['colorfulness'] - means['colorfulness_original'])
-    means['images'] = float(len(colored))
-    names = ('ab_histogram', 'ab_histogram_original')
-    made, original = (scores[name].sum(axis=0, dtype=np.int64) for name in names)
-    means['ab_histogram'] = metrics.total_variation(made, original)
-    means['ab_histogram_gray'] = metrics.total_variation(metrics.AB_OF_GRAY, original)
-    if 'features_original' in scores:
-        gray, made, original = (scores[f'features_{label}'] for label in LABELS)
-        means['frechet'] = metrics.frechet_distance(made, original)
-        if colored.any():
-            of_gray = metrics.frechet_distance(gray, original)
-            means['frechet_of_gray'] = means['frechet'] / of_gray
-    return {f'eval/{name}': value for name, value in means.items()}
+    figures: dict[str, float] = {}
+    for name, metric in _figures().items():
+        known = {**values, **figures}
+        if all(read in known for read in metric.reads):
+            figure = metric.reduce(*(known[read] for read in metric.reads))
+            if figure is not None:
+                figures[f'eval/{name}'] = figure
+    return figures | {'eval/images': float(len(values['index']))}
 
 
-def score(metric: str, scores: Mapping[str, float]) -> float:
-    """The lower the better, whatever the metric (a key of `metrics.RANKING`)."""
-    return metrics.RANKING[metric] * scores[f'eval/{metric}']
+def _figures() -> dict[str, metrics.Metric]:
+    """`METRICS` with what each reads, and the figures beside that have no entry of their own."""
+    found = {}
+    for name, metric in metrics.METRICS.items():
+        found[name] = metric._replace(reads=metric.reads or (name,))
+        if metric.beside and not metric.reads:
+            beside = f'{name}_{metric.beside}'
+            found[beside] = metrics.METRICS.get(beside, metric._replace(reads=(beside,)))
+    return found
+
+
+def check_ranking(field: str, name: str) -> None:
+    """Checks that a field of the config names a metric that can rank checkpoints.
+
+    Raises:
+        UserError: if it does not.
+    """
+    choices = sorted(name for name, metric in metrics.METRICS.items() if metric.better)
+    if name not in choices:
+        raise UserError(f'{field} is {name!r}; choose one of {", ".join(choices)}.')
+
+
+def score(name: str, scores: Mapping[str, float]) -> float:
+    """The figure of a metric that can rank, negated if higher is better: the lower the better.
+
+    Raises:
+        UserError: if the photographs have no such figure.
+    """
+    if f'eval/{name}' not in scores:
+        raise UserError(
+            f'No photograph of eval.source has a {name}: rank checkpoints by another metric.'
+        )
+    figure = scores[f'eval/{name}']
+    return figure if metrics.METRICS[name].better == 'lower' else -figure
 
 
 def summary(step: int, scores: Mapping[str, float]) -> str:
-    """One line for people: each figure beside the gray image's."""
-    gray_psnr = f'{scores["eval/psnr_gray"]:.2f}' if 'eval/psnr_gray' in scores else 'no colours'
-    return (
-        f'step {step}: PSNR {scores["eval/psnr"]:.2f} dB (gray {gray_psnr}), '
-        f'SSIM {scores["eval/ssim"]:.3f} (gray {scores["eval/ssim_gray"]:.3f}), '
-        f'ab error {scores["eval/ab_mae"]:.2f} (gray {scores["eval/ab_mae_gray"]:.2f}), '
-        f'colorfulness {scores["eval/colorfulness"]:.1f} '
-        f'of {scores["eval/colorfulness_original"]:.1f}'
-    )
+    """One line for people: each figure of the log beside the gray picture's or the original's."""
+    parts = [
+        _in_words(name, metric, scores)
+        for name, metric in metrics.METRICS.items()
+        if 'log' in metric.shown and f'eval/{name}' in scores
+    ]
+    return f'step {step}: {", ".join(parts)}'
+
+
+def _in_words(name: str, metric: metrics.Metric, scores: Mapping[str, float]) -> str:
+    """'PSNR 22.50 dB (gray 21.10)' or 'colorfulness 31.0 of 42.0'."""
+    figure = metric.format.format(scores[f'eval/{name}'])
+    text = ' '.join(filter(None, (metric.label or name, figure, metric.unit)))
+    beside = scores.get(f'eval/{name}_{metric.beside}')
+    shown = 'no colours' if beside is None else metric.format.format(beside)
+    if metric.beside == 'gray':
+        return f'{text} (gray {shown})'
+    return f'{text} of {shown}' if metric.beside == 'original' else text
 
 
 def sample_grid(

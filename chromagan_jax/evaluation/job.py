@@ -60,7 +60,7 @@ def evaluate_checkpoints(config: Config, workdir: Path) -> None:
             inputs = evaluation_input(run, source, mesh, run.data.workers)
             beat = lambda unreadable: watchdog.beat()
             images = evaluator.image_scores(compiled[0], variables, inputs, mesh, beat)
-            scores, step = evaluator.averages(images), int(loaded.state.step)
+            scores, step = evaluator.aggregate_metrics(images), int(loaded.state.step)
             if metrics_file:
                 metrics_file.write(step, scores)
             log(evaluator.summary(step, scores))

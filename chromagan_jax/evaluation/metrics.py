@@ -1,189 +1,111 @@
-"""Measures of colorized photographs: of each image, in batched jnp functions, and of whole sets.
+"""The metrics, in one table: `METRICS`. A new one is a function and an entry there.
 
-RGB is sRGB in [0, 1]. All but `ab_mae` look at it as a uint8 file would hold it, so that they
-equal what anybody measures on the files. The measures of sets are NumPy's, on the host.
+Everything else follows from the entry: the values of each image, the figures in metrics.jsonl, the
+summary in the log, the tables of tools/, and which metrics can rank checkpoints.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
-import dm_pix
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from chromagan_jax import color
-from chromagan_jax.errors import UserError
+from chromagan_jax.evaluation import measures, reductions
 
 Array = jax.Array
 
-# Metrics that can rank checkpoints, and the sign that makes the lower score the better one.
-RANKING = {'ab_mae': 1, 'colorfulness_gap': 1, 'psnr': -1, 'ssim': -1}
-PSNR_CAP = 60.0
-SSIM_WINDOW = 11  # px, with a Gaussian of sigma 1.5 (Wang et al. 2004)
-AB_BIN = 10  # units of a* and b* that a bin of the histogram is wide, as in Zhang et al. 2016
-AB_BINS = 23  # of either; the one in the middle has gray in its centre, and sRGB fills 22
-AB_OF_GRAY = np.pad([[1]], AB_BINS // 2)  # the histogram of a gray picture of one pixel
-BLOTCH_SIDE = 64  # px of the shorter side at which blotchiness is measured
-BLOTCH_FLOOR = 0.1  # units of ab a pixel: an original below it has no colour to compare with
-BLOTCHY = 2.0  # a photograph whose blotchiness is larger counts as blotchy
+
+class Metric(NamedTuple):
+    """How a metric is computed and shown. Its figure over all images is 'eval/NAME'."""
+
+    # Of each image, compiled on the devices: original and picture, (B, H, W, 3) twice, -> (B, ...).
+    # None: it is made of values that others measure, which `reads` names.
+    measure: Callable[[Array, Array], Array] | None = None
+    label: str = ''  # in the log, and the heading of its column; '': its name
+    format: str = '{:.2f}'
+    unit: str = ''
+    better: Literal['lower', 'higher'] | None = None  # None: it cannot rank checkpoints
+    space: Literal['rgb', 'lab'] = 'rgb'  # what `measure` takes: sRGB in [0, 1], or L*a*b*
+    # A picture that is measured too, as NAME_gray or NAME_original, and shown beside it.
+    beside: Literal['gray', 'original'] | None = None
+    # Of all images, on the host: the values that it reads -> its figure, None where there is none.
+    reduce: Callable[..., float | None] = reductions.mean
+    # Values of each image ('psnr_gray'), or figures of entries above ('eval/psnr'). Empty: its own,
+    # and those of `beside` for a figure NAME_gray or NAME_original.
+    reads: tuple[str, ...] = ()
+    of_gray: float | str = ''  # a gray picture's figure, or which one it is; '': NAME_gray
+    shown: tuple[Literal['log', 'table', 'card'], ...] = ('log', 'table', 'card')
 
 
-def quantize(rgb: Array) -> Array:
-    """RGB in [0, 1], any shape, to the nearest values that a uint8 file holds; float32."""
-    return jnp.round(rgb.astype(jnp.float32) * 255) / 255
+def alone(measure: Callable[[Array], Array]) -> Callable[[Array, Array], Array]:
+    """A measure of the picture that does not look at the original."""
+    return lambda original, picture: measure(picture)
 
 
-def psnr(a: Array, b: Array) -> Array:
-    """Peak signal-to-noise ratio at uint8, (B, H, W, 3) twice -> (B,) dB.
-
-    Capped at `PSNR_CAP`, which identical images reach: JSON has no Infinity. The error is taken
-    over all three channels of an image together.
-    """
-    return jnp.minimum(dm_pix.psnr(quantize(a), quantize(b)), PSNR_CAP)
-
-
-def _gaussian_blur(height: int, width: int) -> Callable[[Array], Array]:
-    """The SSIM window over (B, height, width, C), at the pixels where it lies inside the image.
-
-    Two banded matrices: on a CPU four times as fast as the convolutions of `dm_pix.ssim`.
-    """
-    offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
-    window = np.exp(-0.5 * (offsets / 1.5) ** 2)
-    window /= window.sum()
-
-    def band(size: int) -> Array:
-        rows = size - SSIM_WINDOW + 1
-        return jnp.asarray(
-            [np.pad(window, (i, rows - 1 - i)) for i in range(rows)], dtype=jnp.float32
-        )
-
-    def blur(x: Array) -> Array:
-        return jnp.einsum(
-            'iy,byxc,jx->bijc', band(height), x, band(width), precision=jax.lax.Precision.HIGHEST
-        )
-
-    return blur
-
-
-def ssim(a: Array, b: Array) -> Array:
-    """Structural similarity at uint8 (Wang et al. 2004), (B, H, W, 3) twice -> (B,) in [-1, 1].
-
-    The mean over the three channels, as scikit-image has it with `gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False, channel_axis=-1`.
-
-    Raises:
-      UserError: if a side is shorter than the window's 11 px.
-    """
-    height, width = a.shape[-3:-1]
-    if min(height, width) < SSIM_WINDOW:
-        raise UserError(
-            f'SSIM needs images of {SSIM_WINDOW} px or more a side, these are {height} x {width}: '
-            'evaluate at a larger size'
-        )
-    return dm_pix.ssim(quantize(a), quantize(b), filter_fn=_gaussian_blur(height, width))
-
-
-def ab_mae(condition: Array, target: Array, prediction: Array) -> Array:
-    """Mean absolute error of a* and b*, in units of Lab.
-
-    Args:
-      condition: (B, H, W, 1).
-      target: (B, H, W, 2) in `lab` or (B, H, W, 3) in `rgb` (see `color`).
-      prediction: the same shape as the target.
-
-    Returns:
-      (B,).
-    """
-    error = color.to_lab(condition, prediction) - color.to_lab(condition, target)
-    return jnp.abs(error[..., 1:]).mean(axis=(-3, -2, -1))
-
-
-def colorfulness(rgb: Array) -> Array:
-    """Colorfulness at uint8, on the 0..255 scale, (B, H, W, 3) -> (B,).
-
-    M3 of Hasler & Suesstrunk 2003: with rg = R - G and yb = (R + G)/2 - B,
-    sqrt(var rg + var yb) + 0.3 sqrt(mean rg^2 + mean yb^2) (where "mean rg^2" is the square of the
-    mean). Some code takes |rg| and |yb| first, which gives other, mostly lower values.
-    """
-    red, green, blue = jnp.moveaxis(quantize(rgb) * 255, -1, 0)
-    rg, yb = red - green, (red + green) / 2 - blue
-    spread = jnp.sqrt(rg.var(axis=(-2, -1)) + yb.var(axis=(-2, -1)))
-    offset = jnp.hypot(rg.mean(axis=(-2, -1)), yb.mean(axis=(-2, -1)))
-    return spread + 0.3 * offset
-
-
-def ab_histogram(rgb: Array) -> Array:
-    """How many pixels have which a* and b*: (B, H, W, 3) -> (B, 23, 23) int32.
-
-    Bin [i, j] holds the pixels whose a* is nearest to 10 (i - 11) and whose b* to 10 (j - 11); sRGB
-    lies within.
-    """
-    ab = color.rgb_to_lab(quantize(rgb))[..., 1:]
-    places = jnp.round(ab / AB_BIN).astype(jnp.int32) + AB_BINS // 2
-    flat = (places[..., 0] * AB_BINS + places[..., 1]).reshape(len(rgb), -1)
-    # Of each image apart: a scatter over all of them would gather what devices hold apart.
-    count = jax.vmap(lambda image: jnp.zeros(AB_BINS**2, jnp.int32).at[image].add(1))
-    return count(flat).reshape(-1, AB_BINS, AB_BINS)
-
-
-def _area_mean(size: int, smaller: int) -> np.ndarray:
-    """The matrix (smaller, size) that averages over equal lengths, pixels shared by overlap."""
-    edges = np.arange(smaller + 1)[:, None] * size / smaller
-    pixels = np.arange(size)
-    upper, lower = np.minimum(edges[1:], pixels + 1), np.maximum(edges[:-1], pixels)
-    return (np.maximum(upper - lower, 0) * smaller / size).astype(np.float32)
-
-
-def _shrink(x: Array) -> Array:
-    """Area mean of (B, H, W, C) to a shorter side of `BLOTCH_SIDE`; smaller pictures stay."""
-    height, width = x.shape[1:3]
-    scale = min(1, BLOTCH_SIDE / min(height, width))
-    rows, columns = (_area_mean(side, round(side * scale)) for side in (height, width))
-    precision = jax.lax.Precision.HIGHEST
-    return jnp.einsum('iy,byxc,jx->bijc', rows, x, columns, precision=precision)
-
-
-def _gradient_magnitude(x: Array) -> Array:
-    """Of (B, H, W, C), over all channels, by central differences: (B, H - 2, W - 2)."""
-    down = (x[:, 2:, 1:-1] - x[:, :-2, 1:-1]) / 2
-    right = (x[:, 1:-1, 2:] - x[:, 1:-1, :-2]) / 2
-    return jnp.sqrt((down**2 + right**2).sum(axis=-1))
-
-
-def blotchiness(original: Array, colorized: Array) -> Array:
-    """Gradient of ab where the original's L* is smooth, as a multiple of the original's.
-
-    With Lab of the uint8 pictures, averaged over areas down to a shorter side of 64 px, and S the
-    half of the inner pixels with the smaller |grad L*| of the original:
-
-      mean over S of |grad ab| of the colorized picture / the same of the original,
-      |grad ab|^2 = (da/dy)^2 + (da/dx)^2 + (db/dy)^2 + (db/dx)^2.
-
-    Patches of colour on smooth surfaces make it large; a gray picture has 0. Pictures below 64 px
-    are measured as they are. Of equal |grad L*| at the median all pixels are in S.
-
-    Args:
-      original: (B, H, W, 3) RGB in [0, 1], 3 px or more a side.
-      colorized: the same shape.
-
-    Returns:
-      (B,) float32; NaN where the original has less than `BLOTCH_FLOOR`, as a gray one has.
-    """
-    lab, made = (_shrink(color.rgb_to_lab(quantize(rgb))) for rgb in (original, colorized))
-    steepness = _gradient_magnitude(lab[..., :1])
-    smooth = steepness <= jnp.median(steepness, axis=(-2, -1), keepdims=True)
-    gradients = (_gradient_magnitude(x[..., 1:]) for x in (lab, made))
-    of_original, of_made = (g.mean(axis=(-2, -1), where=smooth) for g in gradients)
-    colored = of_original >= BLOTCH_FLOOR
-    return jnp.where(colored, of_made / jnp.where(colored, of_original, 1), jnp.nan)
+METRICS: dict[str, Metric] = {
+    'psnr': Metric(measures.psnr, 'PSNR', unit='dB', better='higher', beside='gray'),
+    # Takes the place of the mean over all: a gray original says nothing about what gray costs.
+    'psnr_gray': Metric(reads=('psnr_gray',), reduce=reductions.mean_below_cap, shown=()),
+    'ssim': Metric(measures.ssim, 'SSIM', '{:.3f}', better='higher', beside='gray'),
+    'ab_mae': Metric(measures.ab_mae, 'ab error', better='lower', space='lab', beside='gray'),
+    'colorfulness': Metric(
+        alone(measures.colorfulness), 'colorfulness', '{:.1f}', beside='original', of_gray=0.0
+    ),
+    'colorfulness_gap': Metric(
+        label='its gap',
+        format='{:.1f}',
+        better='lower',
+        reads=('eval/colorfulness', 'eval/colorfulness_original'),
+        reduce=lambda made, original: abs(made - original),
+        of_gray='colorfulness_original',
+        shown=('table', 'card'),
+    ),
+    'ab_histogram': Metric(
+        alone(measures.ab_histogram),
+        'ab histogram',
+        '{:.3f}',
+        beside='original',
+        reads=('ab_histogram', 'ab_histogram_original'),
+        reduce=reductions.histogram_distance,
+        of_gray='ab_histogram_gray',
+        shown=('table', 'card'),
+    ),
+    'ab_histogram_gray': Metric(
+        reads=('ab_histogram_original',), reduce=reductions.histogram_distance_of_gray, shown=()
+    ),
+    # Only with eval.features, without which there are no features of the images.
+    'frechet': Metric(
+        reads=('features_colorized', 'features_original'),
+        reduce=reductions.frechet_distance,
+        shown=(),
+    ),
+    'frechet_of_gray': Metric(
+        label='Frechet / gray',
+        reads=('eval/frechet', 'features_gray', 'features_original', 'psnr_gray'),
+        reduce=reductions.share_of_grays_distance,
+        of_gray=1.0,
+        shown=('table', 'card'),
+    ),
+    'blotchiness': Metric(
+        measures.blotchiness,
+        'blotchiness',
+        reduce=reductions.mean_of_known,
+        of_gray=0.0,
+        shown=('table',),
+    ),
+    'blotchy_share': Metric(
+        label='blotchy',
+        format='{:.1%}',
+        reads=('blotchiness',),
+        reduce=reductions.blotchy_share,
+        of_gray=0.0,
+        shown=('table', 'card'),
+    ),
+}
 
 
 def image_metrics(condition: Array, target: Array, prediction: Array) -> dict[str, Array]:
-    """Every measure of each prediction, and those of the gray picture to hold them against.
-
-    The gray picture's colorfulness and blotchiness are 0 and left out, as its histogram is
-    (`AB_OF_GRAY`). An original that is itself gray has `psnr_gray` at `PSNR_CAP` and belongs in no
-    mean of the gray picture's.
+    """What the `METRICS` measure of each prediction, and of the pictures to hold it against.
 
     Args:
       condition: (B, H, W, 1).
@@ -191,69 +113,48 @@ def image_metrics(condition: Array, target: Array, prediction: Array) -> dict[st
       prediction: the same shape as the target.
 
     Returns:
-      'psnr' (dB), 'ssim', 'ab_mae', each also with '_gray'; 'colorfulness' of the prediction and
-      'colorfulness_original'; 'blotchiness', which may be NaN; all (B,) float32. Beside them
-      'ab_histogram' of the prediction and 'ab_histogram_original', (B, 23, 23) int32.
+      NAME of the prediction, NAME_gray of the gray picture and NAME_original of the original, where
+      the metric asks for them; (B, ...) each. 'psnr_gray' is at `PSNR_CAP` where the original is
+      gray itself, 'blotchiness' is NaN there.
 
     Raises:
       UserError: if a side is shorter than 11 px.
     """
-    gray_target = color.gray_target(condition, target.shape[-1])
-    original, colorized, gray = (
-        color.to_rgb(condition, t) for t in (target, prediction, gray_target)
-    )
+    gray = color.gray_target(condition, target.shape[-1])
+    targets = {'original': target, 'colorized': prediction, 'gray': gray}
+    pictures = {
+        'rgb': {label: color.to_rgb(condition, t) for label, t in targets.items()},
+        'lab': {label: color.to_lab(condition, t) for label, t in targets.items()},
+    }
+    values = {}
+    for name, metric in METRICS.items():
+        if metric.measure:
+            seen = pictures[metric.space]
+            values[name] = metric.measure(seen['original'], seen['colorized'])
+            if metric.beside:
+                beside = metric.measure(seen['original'], seen[metric.beside])
+                values[f'{name}_{metric.beside}'] = beside
+    return values
+
+
+def columns(place: str) -> dict[str, tuple[str, str]]:
+    """Of the metrics shown in the 'table' or on the 'card': NAME -> heading, format."""
     return {
-        'psnr': psnr(original, colorized),
-        'ssim': ssim(original, colorized),
-        'ab_mae': ab_mae(condition, target, prediction),
-        'colorfulness': colorfulness(colorized),
-        'colorfulness_original': colorfulness(original),
-        'blotchiness': blotchiness(original, colorized),
-        'psnr_gray': psnr(original, gray),
-        'ssim_gray': ssim(original, gray),
-        'ab_mae_gray': ab_mae(condition, target, gray_target),
-        'ab_histogram': ab_histogram(colorized),
-        'ab_histogram_original': ab_histogram(original),
+        name: (', '.join(filter(None, (metric.label or name, metric.unit))), metric.format)
+        for name, metric in METRICS.items()
+        if place in metric.shown
     }
 
 
-def total_variation(a: np.ndarray, b: np.ndarray) -> float:
-    """Distance of two histograms of the same shape, in [0, 1]; neither may be empty.
-
-    Half the sum of the absolute differences of their shares: the share of the pixels that would
-    have to go to another bin to make one of the other.
-    """
-    return float(np.abs(a / a.sum() - b / b.sum()).sum() / 2)
-
-
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Frechet distance of the Gaussians fitted to two sets of features (Heusel et al. 2017).
-
-    |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)), with covariances of N - 1 degrees of freedom.
-    The trace of the root is the sum of the singular values of A^(1/2) B^(1/2), which takes no root
-    of what rounding left of a zero and so also holds for fewer images than features.
+def gray_figures(scores: Mapping[str, Any]) -> dict[str, float]:
+    """The gray picture's figures, from the scores of any generator on the same photographs.
 
     Args:
-      a: (N, F), a row an image, in any float type; the computation is in float64.
-      b: (M, F).
-
-    Raises:
-      UserError: if a set has fewer than two rows.
+        scores: by their names without 'eval/'.
     """
-    if min(len(a), len(b)) < 2:
-        raise UserError(
-            'A Frechet distance needs two photographs or more: name a larger eval.source, or leave '
-            'eval.features empty.'
-        )
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    covariances = [np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b)]
-    root_a, root_b = (_symmetric_root(covariance) for covariance in covariances)
-    overlap = np.linalg.norm(root_a @ root_b, 'nuc')
-    spread = np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * overlap
-    return float(np.square(a.mean(0) - b.mean(0)).sum() + max(spread, 0))
-
-
-def _symmetric_root(matrix: np.ndarray) -> np.ndarray:
-    """The positive semi-definite root of such a matrix, whatever rounding made of its zeros."""
-    values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    figures: dict[str, float | None] = {}
+    for name, metric in METRICS.items():
+        if metric.shown and name in scores:
+            of_gray = metric.of_gray if metric.of_gray != '' else f'{name}_gray'
+            figures[name] = scores.get(of_gray) if isinstance(of_gray, str) else of_gray
+    return {name: figure for name, figure in figures.items() if figure is not None}

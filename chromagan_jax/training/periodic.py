@@ -63,7 +63,7 @@ class Evaluation:
             )
             variables = generator_variables(state)
             images = evaluator.image_scores(run.eval_step, variables, inputs, run.mesh, report)
-        return evaluator.averages(images)
+        return evaluator.aggregate_metrics(images)
 
 
 class Sampling:

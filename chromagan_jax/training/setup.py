@@ -57,6 +57,9 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
         UserError: if the config, the data or the workdir is impossible.
     """
     config_lib.validate(config)
+    plateau, best_metric = config.reduce_lr_on_plateau, config.checkpoint.best_metric
+    evaluator.check_ranking('reduce_lr_on_plateau.metric', plateau.metric)
+    evaluator.check_ranking('checkpoint.best_metric', best_metric)
     mesh = sharding.make_mesh(config.mesh.fsdp)
     sharding.check_batch_size('batch_size', config.batch_size, mesh, config.grad_accum_steps)
     model = make_model(config, mesh)

@@ -16,7 +16,7 @@ from chromagan_jax import sharding
 from chromagan_jax.data.pipeline import eval_batches
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
-from chromagan_jax.evaluation import evaluator, metrics
+from chromagan_jax.evaluation import evaluator, metrics, reductions
 from chromagan_jax.gan import state, steps
 from chromagan_jax.gan.model import GanModel, make_model
 from chromagan_jax.models.pretrained import squeezenet
@@ -49,16 +49,16 @@ def source(photographs, tmp_path_factory) -> Source:
 
 
 @pytest.fixture(scope='module')
-def system() -> GanModel:
+def model() -> GanModel:
     config = base.get_config('tiny')
     config.data.size = SIZE
     return make_model(config)
 
 
 @pytest.fixture(scope='module')
-def variables(system) -> Any:
+def variables(model) -> Any:
     """Random weights, and batch statistics that are not those of a new network."""
-    init = jax.jit(lambda key: state.init_state(system, key, (SIZE, SIZE, 2)).generator)
+    init = jax.jit(lambda key: state.init_state(model, key, (SIZE, SIZE, 2)).generator)
     network = init(jax.random.key(3))
     moved = jax.tree.map(lambda x: x * 1.3 + 0.05, network.batch_stats)
     vivid = jax.tree.map(lambda x: 50 * x, network.params['out'])
@@ -76,7 +76,7 @@ def one() -> Mesh:
 
 
 def scored(*args: Any) -> dict[str, float]:
-    return evaluator.averages(evaluator.image_scores(*args))
+    return evaluator.aggregate_metrics(evaluator.image_scores(*args))
 
 
 def batches(source: Source, batch_size: int) -> list[dict[str, np.ndarray]]:
@@ -85,8 +85,8 @@ def batches(source: Source, batch_size: int) -> list[dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope='module')
-def scores(system, variables, source, eight) -> dict[str, float]:
-    step = evaluator.compile_step(evaluator.eval_step, system, eight)
+def scores(model, variables, source, eight) -> dict[str, float]:
+    step = evaluator.compile_step(evaluator.eval_step, model, eight)
     return scored(step, variables, batches(source, 8), eight)
 
 
@@ -152,10 +152,10 @@ def plain_shares(pictures: list[np.ndarray]) -> np.ndarray:
 
 @pytest.mark.filterwarnings('ignore:Conversion from CIE-LAB')  # colours out of gamut are clipped
 def test_evaluate_equals_a_plain_loop_over_single_photographs(
-    scores, system, variables, photographs
+    scores, model, variables, photographs
 ):
     single, colorized = zip(
-        *(plain_scores(system.generator, variables, p) for p in photographs), strict=True
+        *(plain_scores(model.generator, variables, p) for p in photographs), strict=True
     )
     expected = {name: np.mean([s[name] for s in single]) for name in single[0]}
     assert [s['psnr_gray'] == 60 for s in single] == [i == GRAY for i in range(11)]
@@ -178,29 +178,27 @@ def test_evaluate_equals_a_plain_loop_over_single_photographs(
 @pytest.mark.parametrize('devices', ['one', 'eight'])
 @pytest.mark.parametrize('batch_size', [8, 16])
 def test_scores_depend_on_neither_the_batch_size_nor_the_devices(
-    request, scores, system, variables, source, batch_size, devices
+    request, scores, model, variables, source, batch_size, devices
 ):
     mesh = request.getfixturevalue(devices)
-    step = evaluator.compile_step(evaluator.eval_step, system, mesh)
+    step = evaluator.compile_step(evaluator.eval_step, model, mesh)
     got = scored(step, variables, batches(source, batch_size), mesh)
     assert got == pytest.approx(scores, rel=1e-5)
 
 
 def frechet_scores(
-    system: GanModel, variables: Any, batches: list, mesh: Mesh, features: str
+    model: GanModel, variables: Any, batches: list, mesh: Mesh, features: str
 ) -> dict[str, float]:
-    config = base.get_config('tiny')
-    config.eval.features = features
-    return scored(evaluator.make_eval_step(config, system, mesh), variables, batches, mesh)
+    return scored(evaluator.make_eval_step(features, model, mesh), variables, batches, mesh)
 
 
 @pytest.mark.filterwarnings('ignore:Conversion from CIE-LAB')
 @pytest.mark.slow
 def test_frechet_distances_are_those_of_the_pictures_files(
-    system, variables, source, photographs, eight, one, features
+    model, variables, source, photographs, eight, one, features
 ):
-    got = frechet_scores(system, variables, batches(source, 8), eight, features)
-    colorized = [plain_scores(system.generator, variables, p)[1] for p in photographs]
+    got = frechet_scores(model, variables, batches(source, 8), eight, features)
+    colorized = [plain_scores(model.generator, variables, p)[1] for p in photographs]
     lightness = [skimage.color.rgb2lab(p) * [1, 0, 0] for p in photographs]
     gray = [np.rint(255 * skimage.color.lab2rgb(lab)) for lab in lightness]
     network = squeezenet.load(features)
@@ -208,11 +206,11 @@ def test_frechet_distances_are_those_of_the_pictures_files(
         squeezenet.features(network, jnp.asarray(np.stack(pictures), jnp.float32) / 255)
         for pictures in (colorized, gray, photographs)
     )
-    expected = metrics.frechet_distance(np.asarray(seen), np.asarray(original))
+    expected = reductions.frechet_distance(np.asarray(seen), np.asarray(original))
     assert got['eval/frechet'] == pytest.approx(expected, rel=1e-2)
-    of_gray = metrics.frechet_distance(np.asarray(of_gray), np.asarray(original))
+    of_gray = reductions.frechet_distance(np.asarray(of_gray), np.asarray(original))
     assert got['eval/frechet_of_gray'] == pytest.approx(expected / of_gray, rel=1e-2)
-    again = frechet_scores(system, variables, batches(source, 16), one, features)
+    again = frechet_scores(model, variables, batches(source, 16), one, features)
     assert again == pytest.approx(got, rel=1e-4)
 
 
@@ -220,11 +218,9 @@ def test_without_features_there_is_no_frechet_distance(scores):
     assert not [name for name in scores if 'frechet' in name]
 
 
-def test_features_that_cannot_be_read_are_the_users_to_mend(system, eight, tmp_path):
-    config = base.get_config('tiny')
-    config.eval.features = str(tmp_path / 'gone.npz')
+def test_features_that_cannot_be_read_are_named(model, eight, tmp_path):
     with pytest.raises(UserError, match=r'there is no file of SqueezeNet 1\.1 weights .*gone\.npz'):
-        evaluator.make_eval_step(config, system, eight)
+        evaluator.make_eval_step(str(tmp_path / 'gone.npz'), model, eight)
 
 
 def test_among_gray_originals_no_share_of_grays_frechet_distance_is_taken(eight):
@@ -336,8 +332,25 @@ def test_the_score_is_lower_for_the_better_of_two(metric, better, worse):
 
 
 def test_every_metric_that_ranks_is_among_the_scores(scores):
-    assert set(metrics.RANKING) == {'psnr', 'ssim', 'ab_mae', 'colorfulness_gap'}
-    assert {f'eval/{metric}' for metric in metrics.RANKING} <= scores.keys()
+    ranking = {name for name, metric in metrics.METRICS.items() if metric.better}
+    assert ranking == {'psnr', 'ssim', 'ab_mae', 'colorfulness_gap'}
+    assert {f'eval/{name}' for name in ranking} <= scores.keys()
+    for name in ranking:
+        evaluator.check_ranking('reduce_lr_on_plateau.metric', name)
+
+
+@pytest.mark.parametrize('name', ['fid', 'colorfulness', 'psnr_gray', ''])
+def test_what_cannot_rank_is_named_with_what_can(name):
+    with pytest.raises(UserError) as error:
+        evaluator.check_ranking('checkpoint.best_metric', name)
+    assert str(error.value) == (
+        f'checkpoint.best_metric is {name!r}; choose one of ab_mae, colorfulness_gap, psnr, ssim.'
+    )
+
+
+def test_a_ranking_metric_that_no_photograph_has_is_the_users_to_mend():
+    with pytest.raises(UserError, match=r'^No photograph of eval\.source has a psnr: '):
+        evaluator.score('psnr', {'eval/ssim': 0.5})
 
 
 def test_the_summary_names_every_figure_beside_grays():
@@ -350,20 +363,60 @@ def test_the_summary_names_every_figure_beside_grays():
     )
 
 
+def test_the_summary_shows_a_metric_as_its_entry_says(monkeypatch):
+    entries = {
+        'plain': metrics.Metric(),
+        'exact': metrics.Metric(label='exactness', format='{:.1f}', unit='px', beside='gray'),
+        'warm': metrics.Metric(format='{:.0%}', beside='original'),
+        'absent': metrics.Metric(),
+        'hidden': metrics.Metric(shown=()),
+    }
+    monkeypatch.setattr(metrics, 'METRICS', entries)
+    figures = {'plain': 1.0, 'exact': 2.0, 'exact_gray': 3.0, 'warm': 0.5, 'warm_original': 0.4}
+    scores = {f'eval/{name}': value for name, value in (figures | {'hidden': 1.0}).items()}
+    expected = 'step 3: plain 1.00, exactness 2.0 px (gray 3.0), warm 50% of 40%'
+    assert evaluator.summary(3, scores) == expected
+
+
+def test_figures_follow_from_the_entries(monkeypatch):
+    entries = {
+        'mean': metrics.Metric(lambda a, b: a, beside='gray'),
+        'mean_gray': metrics.Metric(reads=('mean_gray',), reduce=lambda x: float(x.max())),
+        'other': metrics.Metric(lambda a, b: a, beside='original'),
+        'total': metrics.Metric(reads=('eval/mean', 'other'), reduce=lambda m, x: m + x.sum()),
+        'none': metrics.Metric(reads=('mean',), reduce=lambda x: None),
+        'of_none': metrics.Metric(reads=('eval/none',)),
+        'of_what_is_not_measured': metrics.Metric(reads=('features_gray',)),
+    }
+    monkeypatch.setattr(metrics, 'METRICS', entries)
+    rows = {'mean': [1, 3], 'mean_gray': [5, 7], 'other': [10, 20], 'other_original': [2, 4]}
+    values = {name: np.array(row, np.float32) for name, row in rows.items()}
+    assert evaluator.aggregate_metrics(values | {'index': np.arange(2)}) == {
+        'eval/mean': 2,
+        'eval/mean_gray': 7,
+        'eval/other': 15,
+        'eval/other_original': 3,
+        'eval/total': 32,
+        'eval/images': 2,
+    }
+
+
 @pytest.fixture(scope='module')
-def render(system, eight) -> Callable[..., dict[str, jax.Array]]:
-    return evaluator.compile_step(evaluator.render_step, system, eight)
+def render(model, eight) -> Callable[..., dict[str, jax.Array]]:
+    return evaluator.compile_step(evaluator.render_step, model, eight)
 
 
 @pytest.mark.filterwarnings('ignore:Conversion from CIE-LAB')
 def test_render_step_shows_the_gray_the_colorized_and_the_original(
-    render, system, variables, source, photographs
+    render, model, variables, source, photographs
 ):
     batch = batches(source, 8)[0]
     inputs = {name: batch[name] for name in ('condition', 'target', 'mask')}
     got = jax.device_get(render(variables, inputs))
     lab = np.stack([skimage.color.rgb2lab(p) for p in photographs[:7]])
-    target = np.asarray(steps.predict(system, variables, jnp.asarray(batch['condition'])))[:7]
+    target = np.asarray(steps.predict(model.generator, variables, jnp.asarray(batch['condition'])))[
+        :7
+    ]
     gray, colorized = (
         skimage.color.lab2rgb(np.concatenate([lab[..., :1], 110 * ab], axis=-1))
         for ab in (np.zeros_like(target), target)
@@ -425,7 +478,7 @@ def test_a_sample_grid_finds_the_photographs_between_padding(render, variables, 
         np.testing.assert_array_equal(row, whole[index])
 
 
-def test_large_pictures_are_shown_at_their_own_size(system, variables, eight):
+def test_large_pictures_are_shown_at_their_own_size(model, variables, eight):
     def rendered(variables: Any, batch: Any) -> dict[str, Any]:
         picture = np.zeros((8, 96, 200, 3), np.float32)
         return dict.fromkeys(evaluator.LABELS, picture) | {'mask': np.ones(8)}

@@ -3,14 +3,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.linalg
 import skimage.color
 import skimage.data
 import skimage.metrics
 
 from chromagan_jax import color
 from chromagan_jax.errors import UserError
-from chromagan_jax.evaluation import metrics
+from chromagan_jax.evaluation import measures, metrics, reductions
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +58,7 @@ def plain_blotchiness(original: np.ndarray, colorized: np.ndarray) -> float:
 
 def test_quantize_gives_the_nearest_uint8_values(originals):
     noise = np.random.default_rng(1).uniform(-0.49, 0.49, originals.shape)
-    got = metrics.quantize(unit(np.clip(originals + noise, 0, 255)))
+    got = measures.quantize(unit(np.clip(originals + noise, 0, 255)))
     np.testing.assert_allclose(got * 255, originals, atol=1e-4)
 
 
@@ -68,9 +67,9 @@ def test_psnr_equals_scikit_images_at_uint8(originals, spoiled):
         skimage.metrics.peak_signal_noise_ratio(a, b, data_range=255)
         for a, b in zip(originals, spoiled, strict=True)
     ]
-    got = metrics.psnr(unit(originals), unit(spoiled))
+    got = measures.psnr(unit(originals), unit(spoiled))
     np.testing.assert_allclose(got, expected, rtol=1e-4)
-    np.testing.assert_allclose(metrics.psnr(unit(originals), unit(spoiled) + 1e-3), got, rtol=1e-6)
+    np.testing.assert_allclose(measures.psnr(unit(originals), unit(spoiled) + 1e-3), got, rtol=1e-6)
 
 
 def test_ssim_equals_scikit_images_on_photographs(originals, spoiled):
@@ -87,7 +86,7 @@ def test_ssim_equals_scikit_images_on_photographs(originals, spoiled):
         for a, b in zip(originals, spoiled, strict=True)
     ]
     assert np.ptp(expected) > 0.05
-    got = metrics.ssim(unit(originals), unit(spoiled))
+    got = measures.ssim(unit(originals), unit(spoiled))
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
@@ -95,21 +94,21 @@ def test_ssim_needs_an_image_as_large_as_its_window():
     for shape in [(1, 10, 30, 3), (1, 30, 10, 3)]:
         x = jnp.zeros(shape)
         with pytest.raises(UserError, match=f'11 px.*{shape[1]} x {shape[2]}'):
-            metrics.ssim(x, x)
+            measures.ssim(x, x)
     x = jnp.ones((1, 11, 11, 3))
-    assert metrics.ssim(x, x)[0] == pytest.approx(1, abs=1e-5)
+    assert measures.ssim(x, x)[0] == pytest.approx(1, abs=1e-5)
 
 
 def test_colorfulness_equals_plain_numpy_on_photographs(originals):
     expected = [plain_colorfulness(image) for image in originals]
-    np.testing.assert_allclose(metrics.colorfulness(unit(originals)), expected, rtol=1e-4)
+    np.testing.assert_allclose(measures.colorfulness(unit(originals)), expected, rtol=1e-4)
 
 
 def test_colorfulness_keeps_the_signs_of_the_opponent_channels():
     # Half red, half green: rg = +-255 has mean 0, and the variant with abs() would give 76.5.
     image = np.zeros((1, 2, 2, 3), np.uint8)
     image[0, 0, :, 0] = image[0, 1, :, 1] = 255
-    assert metrics.colorfulness(unit(image))[0] == pytest.approx(255 + 0.3 * 127.5, rel=1e-5)
+    assert measures.colorfulness(unit(image))[0] == pytest.approx(255 + 0.3 * 127.5, rel=1e-5)
 
 
 @pytest.mark.parametrize('space', color.SPACES)
@@ -118,7 +117,7 @@ def test_ab_mae_equals_scikit_images_lab(originals, spoiled, space):
     _, prediction = color.encode(spoiled, space)
     difference = skimage.color.rgb2lab(originals) - skimage.color.rgb2lab(spoiled)
     expected = np.abs(difference[..., 1:]).mean(axis=(1, 2, 3))
-    got = metrics.ab_mae(*map(jnp.asarray, (condition, target, prediction)))
+    got = measures.ab_mae(*(color.to_lab(condition, x) for x in (target, prediction)))
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
@@ -141,12 +140,12 @@ def test_image_metrics_measures_the_decoded_pictures_one_by_one(originals, spoil
         ]
         np.testing.assert_allclose(values, alone, rtol=1e-4, err_msg=name)
 
-    colorized = np.asarray(metrics.quantize(color.to_rgb(condition, prediction)) * 255)
+    colorized = np.asarray(measures.quantize(color.to_rgb(condition, prediction)) * 255)
     lightness = skimage.color.rgb2lab(originals)[..., :1]
     gray = skimage.color.lab2rgb(lightness * [1, 0, 0])
     gray = np.round(gray * 255).astype(np.uint8)
     ab = skimage.color.rgb2lab(originals)[..., 1:]
-    np.testing.assert_array_equal(together['ab_histogram'], metrics.ab_histogram(colorized / 255))
+    np.testing.assert_array_equal(together['ab_histogram'], measures.ab_histogram(colorized / 255))
     for i, original in enumerate(originals):
         expected = {
             'colorfulness': plain_colorfulness(colorized[i]),
@@ -161,7 +160,7 @@ def test_image_metrics_measures_the_decoded_pictures_one_by_one(originals, spoil
         for name, value in expected.items():
             assert together[name][i] == pytest.approx(value, rel=1e-3), name
     np.testing.assert_allclose(
-        together['ssim_gray'], metrics.ssim(unit(originals), unit(gray)), atol=1e-3
+        together['ssim_gray'], measures.ssim(unit(originals), unit(gray)), atol=1e-3
     )
 
 
@@ -171,17 +170,17 @@ def test_a_perfect_prediction_and_a_gray_original_reach_the_cap(originals, space
     for photographs, at_cap in [(originals, False), (gray, True)]:
         condition, target = map(jnp.asarray, color.encode(photographs, space))
         result = metrics.image_metrics(condition, target, target)
-        np.testing.assert_array_equal(result['psnr'], metrics.PSNR_CAP)
+        np.testing.assert_array_equal(result['psnr'], measures.PSNR_CAP)
         np.testing.assert_allclose(result['ssim'], 1, atol=1e-5)
         np.testing.assert_array_equal(result['ab_mae'], 0)
-        assert (result['psnr_gray'] >= metrics.PSNR_CAP).all() == at_cap
-        assert (result['psnr_gray'] >= metrics.PSNR_CAP).any() == at_cap
+        assert (result['psnr_gray'] >= measures.PSNR_CAP).all() == at_cap
+        assert (result['psnr_gray'] >= measures.PSNR_CAP).any() == at_cap
     np.testing.assert_array_equal(result['colorfulness'], 0)
 
 
 def test_ab_histogram_counts_pixels_by_the_nearest_tens_of_their_ab(originals, spoiled):
     for images in (originals, spoiled):
-        got = jax.jit(metrics.ab_histogram)(unit(images))
+        got = jax.jit(measures.ab_histogram)(unit(images))
         assert (got.shape, got.dtype) == ((3, 23, 23), jnp.int32)
         ab = skimage.color.rgb2lab(images)[..., 1:].reshape(3, -1, 2)
         edges = np.arange(-115, 116, 10)
@@ -193,9 +192,11 @@ def test_ab_histogram_counts_pixels_by_the_nearest_tens_of_their_ab(originals, s
 
 def test_ab_histogram_holds_the_extremes_of_srgb_and_all_grays_in_the_middle():
     corners = np.stack(np.meshgrid([0, 255], [0, 255], [0, 255]), -1).reshape(1, 2, 4, 3)
-    assert metrics.ab_histogram(unit(corners)).sum() == 8
+    assert measures.ab_histogram(unit(corners)).sum() == 8
     grays = np.arange(256).reshape(1, 16, 16, 1).repeat(3, axis=-1)
-    np.testing.assert_array_equal(metrics.ab_histogram(unit(grays))[0], 256 * metrics.AB_OF_GRAY)
+    np.testing.assert_array_equal(
+        measures.ab_histogram(unit(grays))[0], 256 * reductions.AB_OF_GRAY
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ def test_blotchiness_equals_plain_numpy_on_photographs(window):
     colorized = np.clip(tinted + strengths * patches, 0, 255).astype(np.uint8)
     expected = [plain_blotchiness(a, b) for a, b in zip(originals, colorized, strict=True)]
     assert np.ptp(expected) > 0.3
-    got = jax.jit(metrics.blotchiness)(unit(originals), unit(colorized))
+    got = jax.jit(measures.blotchiness)(unit(originals), unit(colorized))
     np.testing.assert_allclose(got, expected, rtol=2e-3)
 
 
@@ -235,7 +236,7 @@ def half_smooth(place: str | None = None) -> np.ndarray:
 
 def test_blotchiness_sees_patches_of_colour_only_where_lightness_is_smooth():
     original = unit(half_smooth())
-    measure = jax.jit(metrics.blotchiness)
+    measure = jax.jit(measures.blotchiness)
     ratio = lambda colorized: float(measure(original, colorized)[0])
     assert ratio(original) == 1
     assert ratio(unit(half_smooth('checkered'))) == pytest.approx(1, abs=0.02)
@@ -247,59 +248,32 @@ def test_an_original_without_colour_on_its_smooth_half_has_no_blotchiness(origin
     mixed = originals.copy()
     mixed[0] = mixed[0, ..., :1]  # gray
     mixed[1, :60] = 255
-    got = jax.jit(metrics.blotchiness)(unit(mixed), unit(spoiled))
+    got = jax.jit(measures.blotchiness)(unit(mixed), unit(spoiled))
     assert np.isnan(got).tolist() == [True, True, False]
 
 
-def test_total_variation_is_the_share_that_would_have_to_move():
-    a, b = np.array([[6, 2], [2, 0]]), np.array([[0, 1], [2, 1]])
-    assert metrics.total_variation(a, b) == pytest.approx(0.6)  # .6 .2 .2 0 and 0 .25 .5 .25
-    assert metrics.total_variation(a, 7 * a) == pytest.approx(0, abs=1e-12)
-    assert metrics.total_variation(np.array([3, 0]), np.array([0, 5])) == 1
-    assert metrics.total_variation(a, b) == metrics.total_variation(b, a)
+def test_the_columns_of_the_tables_are_those_of_the_entries():
+    assert list(metrics.columns('table').values()) == [
+        ('PSNR, dB', '{:.2f}'),
+        ('SSIM', '{:.3f}'),
+        ('ab error', '{:.2f}'),
+        ('colorfulness', '{:.1f}'),
+        ('its gap', '{:.1f}'),
+        ('ab histogram', '{:.3f}'),
+        ('Frechet / gray', '{:.2f}'),
+        ('blotchiness', '{:.2f}'),
+        ('blotchy', '{:.1%}'),
+    ]
+    assert list(metrics.columns('card')) == [
+        name for name in metrics.columns('table') if name != 'blotchiness'
+    ]
 
 
-def plain_frechet(a, b):
-    """As Heusel et al. compute it."""
-    mean_a, mean_b = a.mean(0), b.mean(0)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
-    return np.square(mean_a - mean_b).sum() + np.trace(cov_a + cov_b - 2 * root)
-
-
-def test_frechet_distance_is_that_of_the_matrix_root():
-    random = np.random.default_rng(0)
-    mix = random.standard_normal((2, 20, 20))
-    a = random.standard_normal((300, 20)) @ mix[0]
-    b = random.standard_normal((200, 20)) @ mix[1] + 0.5
-    assert metrics.frechet_distance(a, b) == pytest.approx(plain_frechet(a, b), rel=1e-8)
-    assert metrics.frechet_distance(b, a) == pytest.approx(plain_frechet(a, b), rel=1e-8)
-
-
-@pytest.mark.parametrize('rows', [400, 10])  # more and fewer than features
-def test_frechet_distance_has_its_closed_forms(rows):
-    a = np.random.default_rng(0).standard_normal((rows, 50))
-    variance = a.var(0, ddof=1).sum()
-    distance = metrics.frechet_distance
-    assert distance(a, a[::-1]) == pytest.approx(0, abs=1e-10 * variance)
-    shift = np.linspace(-1, 1, 50)
-    assert distance(a, a + shift) == pytest.approx(np.square(shift).sum(), rel=1e-8)
-    assert distance(a, 3 * a - 2 * a.mean(0)) == pytest.approx(4 * variance, rel=1e-8)
-
-
-def test_frechet_distance_of_diagonal_covariances_is_that_of_their_deviations():
-    signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), -1).reshape(8, 3)  # uncorrelated columns
-    scale_a, scale_b = np.array([1.0, 2, 3]), np.array([2.0, 0, 0.5])
-    expected = 8 / 7 * np.square(scale_a - scale_b).sum()
-    got = metrics.frechet_distance(scale_a * signs, (scale_b * signs).astype(np.float32))
-    assert got == pytest.approx(expected, rel=1e-7)
-
-
-def test_frechet_distance_keeps_the_differences_of_large_features():
-    a = np.random.default_rng(0).standard_normal((30, 40)) * 1e-3 + 1e3
-    assert metrics.frechet_distance(a, a + 1e-3) == pytest.approx(40e-6, rel=1e-4)
-
-
-def test_frechet_distance_of_a_single_photograph_is_the_users_to_mend():
-    with pytest.raises(UserError, match='two photographs or more'):
-        metrics.frechet_distance(np.ones((1, 3)), np.ones((5, 3)))
+def test_the_gray_picture_has_a_figure_wherever_the_colorized_one_has():
+    scores = dict.fromkeys(('psnr', 'ab_histogram', 'colorfulness', 'colorfulness_gap'), 9.0)
+    scores |= dict.fromkeys(('frechet_of_gray', 'blotchiness', 'blotchy_share', 'ssim'), 9.0)
+    scores |= {'psnr_gray': 1.0, 'ab_histogram_gray': 2.0, 'colorfulness_original': 3.0}
+    of_gray = {'psnr': 1, 'ab_histogram': 2, 'colorfulness': 0, 'colorfulness_gap': 3}
+    of_gray |= {'frechet_of_gray': 1, 'blotchiness': 0, 'blotchy_share': 0}
+    assert metrics.gray_figures(scores) == of_gray  # ssim's is not among the scores
+    assert metrics.gray_figures({'psnr': 9.0}) == {}

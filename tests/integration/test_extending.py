@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chromagan_jax import config as config_lib
+from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
+from chromagan_jax.training import loop
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / 'docs/extending.md').read_text()
@@ -86,7 +89,7 @@ def test_new_networks_are_described_in_the_workdir(run):
 
 @pytest.mark.slow
 def test_a_generator_starts_from_new_pretrained_weights(run):
-    _, workdir, said = run
+    _, _, said = run
     assert "the generator's a stem starts from stem.npz" in said
 
 
@@ -94,3 +97,42 @@ def test_a_generator_starts_from_new_pretrained_weights(run):
 def test_a_new_source_is_trained_on(run):
     data = checkpoints.read_run(run[1])['data']
     assert data == {'records': 8, 'fingerprint': 'noise'}
+
+
+TABLE = """
+import json, sys
+from tools import table
+
+lines = map(json.loads, open(sys.argv[1]))
+scores = [line for line in lines if 'eval/images' in line][-1]
+row = {name.removeprefix('eval/'): value for name, value in scores.items()}
+rows = [{'system': 'gray', **metrics.gray_figures(row)}, {'system': 'base', **row}]
+print(table.grid(rows, table.COLUMNS))
+"""
+
+
+@pytest.mark.slow
+def test_a_new_metric_has_a_column_in_tables(run):
+    folder, workdir, _ = run
+    program = '\n'.join([*BLOCKS[:-1], TABLE])
+    done = subprocess.run(
+        [sys.executable, '-c', program, str(workdir / 'metrics.jsonl')],
+        cwd=folder,
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    heading, _, gray, made = (row.split(' | ') for row in done.stdout.splitlines())
+    column = next(i for i, cell in enumerate(heading) if cell.startswith('redness'))
+    last = [line for line in lines_of(workdir) if 'eval/redness' in line][-1]
+    assert gray[column].startswith(f'{last["eval/redness_gray"]:.4f}')
+    assert made[column].startswith(f'{last["eval/redness"]:.4f}')
+
+
+@pytest.mark.parametrize('field', ['checkpoint.best_metric', 'reduce_lr_on_plateau.metric'])
+def test_a_metric_that_cannot_rank_is_refused_before_the_run_begins(small, field, tmp_path):
+    config_lib.set_field(small, field, 'red')
+    with pytest.raises(UserError, match=f'^{field} is .red.; choose one of ab_mae, colorfulness_'):
+        loop.train_and_evaluate(small, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
