@@ -107,9 +107,12 @@ def ab_histogram(rgb: Array) -> Array:
     ab = color.rgb_to_lab(quantize(rgb))[..., 1:]
     places = jnp.round(ab / AB_BIN).astype(jnp.int32) + AB_BINS // 2
     flat = (places[..., 0] * AB_BINS + places[..., 1]).reshape(len(rgb), -1)
-    # Of each image apart: a scatter over all of them would gather what devices hold apart.
-    count = jax.vmap(lambda image: jnp.zeros(AB_BINS**2, jnp.int32).at[image].add(1))
-    return count(flat).reshape(-1, AB_BINS, AB_BINS)
+
+    def count(image: Array) -> Array:
+        return jnp.zeros(AB_BINS**2, jnp.int32).at[image].add(1)
+
+    # One image at a time: a scatter over the batch would gather what devices hold apart.
+    return jax.vmap(count)(flat).reshape(-1, AB_BINS, AB_BINS)
 
 
 def _area_mean(size: int, smaller: int) -> np.ndarray:

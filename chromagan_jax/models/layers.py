@@ -213,7 +213,10 @@ def _group_moments(x: Array, groups: int) -> tuple[Array, Array]:
     """`moments` of (B, H, W, C) over pixels and groups of neighbouring channels, (B, 1, 1, C)."""
     b, h, w, c = x.shape
     mean, variance = moments(x.reshape(b, h, w, groups, c // groups), (1, 2, 4))
-    spread = lambda value: jnp.repeat(value.reshape(b, 1, 1, groups), c // groups, axis=-1)
+
+    def spread(value: Array) -> Array:
+        return jnp.repeat(value.reshape(b, 1, 1, groups), c // groups, axis=-1)
+
     return spread(mean), spread(variance)
 
 

@@ -1,6 +1,7 @@
 """Watchdog of a long job: time spent in each phase, a heartbeat file, and an end if it hangs."""
 
 import contextlib
+import faulthandler
 import json
 import os
 import sys
@@ -133,6 +134,7 @@ class Watchdog:
 
 
 def _end(sentence: str) -> NoReturn:
-    """Ends the process at once: what hangs would also hold up an orderly end."""
+    """Shows where each thread hangs and ends the process at once: an orderly end would hang too."""
+    faulthandler.dump_traceback(sys.stderr)
     print(f'chromagan_jax: {sentence}', file=sys.stderr, flush=True)
     os._exit(75)

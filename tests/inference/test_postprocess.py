@@ -1,5 +1,7 @@
 """Colour correction, contrast and denoising against closed forms and by property."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ from skimage import data
 from skimage.color import lab2rgb, rgb2lab
 from skimage.util import view_as_blocks
 
-from chromagan_jax.config.postprocess import OFF, PostProcess, make
+from chromagan_jax import config as config_lib
+from chromagan_jax.config import Config
+from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import photos, postprocess
 from chromagan_jax.inference.postprocess import treat_chroma
@@ -35,14 +39,16 @@ def ab_of_sample(pixels):
 # Fields
 
 
-def test_the_group_of_the_config_is_off_and_has_these_fields():
-    assert make(base.get_config().colorize) == OFF
-    assert set(base.get_config().colorize) == set(PostProcess._fields)
+def test_the_group_of_the_config_is_off():
+    assert base.get_config().colorize == PostProcess() == OFF
 
 
-def test_fields_that_an_older_config_lacks_are_off():
-    assert make({}) == OFF
-    assert make({'contrast': 1}) == OFF._replace(contrast=1)
+def test_fields_that_a_saved_config_lacks_are_off():
+    saved = config_lib.to_dict(base.get_config())
+    saved['colorize'] = {'contrast': 1}
+    assert config_lib.from_dict(Config, saved).colorize == dataclasses.replace(OFF, contrast=1)
+    del saved['colorize']
+    assert config_lib.from_dict(Config, saved).colorize == OFF
 
 
 @pytest.mark.parametrize(
@@ -56,24 +62,28 @@ def test_fields_that_an_older_config_lacks_are_off():
         ({'saturation': -0.1}, 'colorize.saturation must be 0 <= x <= 10, not -0.1.'),
         ({'saturation': float('nan')}, 'colorize.saturation must be 0 <= x <= 10, not nan.'),
         ({'contrast': 1.01}, 'colorize.contrast must be 0 <= x <= 1, not 1.01.'),
-        ({'contrast': 'much'}, "colorize.contrast must be 0 <= x <= 1, not 'much'."),
-        ({'contrast': True}, 'colorize.contrast must be 0 <= x <= 1, not True.'),
-        (
-            {'clahe_tiles': 8.5},
-            'colorize.clahe_tiles must be a whole number, 1 <= x <= 64, not 8.5.',
-        ),
+        ({'contrast': 'much'}, "colorize.contrast must be a number, not 'much'."),
+        ({'contrast': True}, 'colorize.contrast must be a number, not True.'),
+        ({'clahe_tiles': 8.5}, 'colorize.clahe_tiles must be a whole number, not 8.5.'),
+        ({'clahe_tiles': 65}, 'colorize.clahe_tiles must be 1 <= x <= 64, not 65.'),
         ({'clahe_clip': 0}, 'colorize.clahe_clip must be 1 <= x <= 256, not 0.'),
         ({'denoise_before': -1}, 'colorize.denoise_before must be 0 <= x <= 100, not -1.'),
         ({'denoise_after': 101}, 'colorize.denoise_after must be 0 <= x <= 100, not 101.'),
         ({'sample_noise': 1}, 'colorize.sample_noise must be true or false, not 1.'),
         ({'white_balance_strength': 2}, 'colorize.white_balance_strength must be 0 <= x <= 1'),
-        ({'gain': 1.2}, 'colorize.gain is no field: sample_noise, saturation, '),
     ],
 )
 def test_a_mistake_is_one_sentence(fields, sentence):
+    config = base.get_config()
+    config.colorize = PostProcess(**fields)
     with pytest.raises(UserError) as caught:
-        make(fields)
+        config_lib.validate(config)
     assert str(caught.value).startswith(sentence)
+
+
+def test_a_field_that_does_not_exist_is_named():
+    with pytest.raises(UserError, match=r"^There is no field 'colorize\.gain' in the config"):
+        config_lib.set_field(base.get_config(), 'colorize.gain', 1.2)
 
 
 # Off

@@ -55,7 +55,7 @@ def parse(args: list[str]) -> tuple[Config, dict[str, Any]]:
     line = command_line.split(args)
     values = flags.FlagValues()
     for flag in flags.FLAGS.get_flags_for_module(main.__name__):
-        values[flag.name] = copy.copy(flag)  # parsing changes a flag
+        values[flag.name] = copy.deepcopy(flag)  # parsing changes a flag
     assert not cli.parse(values, ['main', *line.rest])
     set_here = {
         name: value for name, value in values.flag_values_dict().items() if values[name].present
