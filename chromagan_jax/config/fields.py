@@ -12,7 +12,7 @@ import difflib
 import functools
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from flax import linen as nn
 
@@ -22,6 +22,12 @@ T = TypeVar('T')
 
 # Fields of networks that follow from other fields of the config.
 DERIVED = ('channels', 'size', 'dtype', 'param_dtype', 'remat')
+
+
+class Group(Protocol):
+    """A config, or a group of it: any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 class Range(NamedTuple):
@@ -53,18 +59,18 @@ class Leaf(NamedTuple):
     value: Any
 
 
-def leaves(node: Any, prefix: str = '') -> Iterator[Leaf]:
+def leaves(node: Group, prefix: str = '') -> Iterator[Leaf]:
     """All leaves of a config, or of a group of it, in order."""
     for name, hint in type_hints(type(node)).items():
         yield from _leaves(prefix + name, hint, getattr(node, name))
 
 
-def flatten(node: Any) -> dict[str, Any]:
+def flatten(node: Group) -> dict[str, Any]:
     """{'group.field': value} of all leaves, in order."""
     return {leaf.name: leaf.value for leaf in leaves(node)}
 
 
-def to_dict(node: Any) -> dict[str, Any]:
+def to_dict(node: Group) -> dict[str, Any]:
     """Nested dicts of plain values, ready for JSON."""
     nested: dict[str, Any] = {}
     for name, hint in type_hints(type(node)).items():
@@ -98,7 +104,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     return cls(**made)
 
 
-def set_field(config: Any, name: str, value: Any) -> None:
+def set_field(config: Group, name: str, value: Any) -> None:
     """Sets one leaf by its dotted name; 'generator.name' puts a network with its defaults there.
 
     Raises:
@@ -107,7 +113,7 @@ def set_field(config: Any, name: str, value: Any) -> None:
     _find(config, name).put(value)
 
 
-def set_text(config: Any, name: str, text: str) -> None:
+def set_text(config: Group, name: str, text: str) -> None:
     """Sets one leaf from the text of a command line.
 
     Raises:
@@ -117,7 +123,7 @@ def set_text(config: Any, name: str, text: str) -> None:
     field.put(parse(f'--config.{name}', field.hint, text))
 
 
-def has_type(config: Any, name: str, kind: type) -> bool:
+def has_type(config: Group, name: str, kind: type) -> bool:
     """Whether a leaf has a type; raises UserError if there is no such field."""
     return _plain(_find(config, name).hint) is kind
 
@@ -144,7 +150,7 @@ def parse(flag: str, hint: Any, text: str) -> Any:
     raise UserError(f'{flag} must be {_described(kind)}, not {text!r}.')
 
 
-def check_types(node: Any, prefix: str = '') -> None:
+def check_types(node: Group, prefix: str = '') -> None:
     """Raises UserError for the first leaf that has another type, or is out of its range."""
     for name, hint, value in leaves(node, prefix):
         kind = _plain(hint)
@@ -158,7 +164,7 @@ def check_types(node: Any, prefix: str = '') -> None:
                 raise UserError(f'{name} must be {note.text}, not {value!r}.')
 
 
-def unknown_field(config: Any, name: str) -> UserError:
+def unknown_field(config: Group, name: str) -> UserError:
     """The error for a field that does not exist, with the nearest one that does."""
     names = list(flatten(config))
     close = difflib.get_close_matches(name, names, 1)
@@ -184,7 +190,7 @@ class _Field(NamedTuple):
     put: Callable[[Any], None]
 
 
-def _find(config: Any, name: str) -> _Field:
+def _find(config: Group, name: str) -> _Field:
     if field := _find_below(config, None, lambda value: None, name.split('.')):
         return field
     raise unknown_field(config, name)
