@@ -77,7 +77,7 @@ def to_dict(node: Group) -> dict[str, Any]:
         value = getattr(node, name)
         if isinstance(value, nn.Module):
             nested[name] = {leaf.name: leaf.value for leaf in _network_leaves(hint, value)}
-        elif dataclasses.is_dataclass(value):
+        elif _is_group(value) and not isinstance(value, dict):
             nested[name] = to_dict(value)
         else:
             nested[name] = dict(value) if isinstance(value, dict) else value

@@ -4,10 +4,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
-import tarfile
-import zipfile
 from pathlib import Path
 
 import jax
@@ -270,20 +266,3 @@ def test_no_text_of_the_release_holds_a_path_of_a_machine():
             text = path.read_text()
             assert not re.search(r'(?<![\w:/.*])/[A-Za-z_.]\w*/', text), path.name
             assert not re.search(r'~/|[A-Z]:\\|file:', text), path.name
-
-
-@pytest.mark.slow
-def test_wheel_and_source_distribution_hold_the_release(tmp_path):
-    tree = tmp_path / 'tree'
-    ignored = shutil.ignore_patterns('__pycache__')
-    shutil.copytree(ROOT / 'chromagan_jax', tree / 'chromagan_jax', ignore=ignored)
-    for name in ('setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE'):
-        shutil.copy(ROOT / name, tree)
-    build = 'from setuptools import build_meta as b; b.build_sdist(".."); b.build_wheel("..")'
-    subprocess.run([sys.executable, '-c', build], cwd=tree, check=True, capture_output=True)
-    (wheel,), (source,) = tmp_path.glob('*.whl'), tmp_path.glob('*.tar.gz')
-    names = set(zipfile.ZipFile(wheel).namelist())
-    assert {f'chromagan_jax/weights/{name}' for name in FILES} <= names
-    with tarfile.open(source) as archive:
-        names = {name.partition('/')[2] for name in archive.getnames()}
-    assert {f'chromagan_jax/weights/{name}' for name in FILES} <= names
