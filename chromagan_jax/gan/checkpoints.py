@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import linen as nn
@@ -27,7 +26,7 @@ from chromagan_jax.config import Config
 from chromagan_jax.errors import UserError, is_lost_process
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import GanModel, abstract_variables, make_generator, make_model
-from chromagan_jax.gan.state import GanState, NetworkState
+from chromagan_jax.gan.state import GanState
 
 Manager: TypeAlias = ocp.CheckpointManager
 PyTree = Any
@@ -324,43 +323,3 @@ def _restore_named(
         raise UserError(
             f'Checkpoint {step} in {manager.directory} cannot be read ({reason}).'
         ) from error
-
-
-def load_weights(config: Config, workdir: Path, state: GanState, mesh: Mesh) -> GanState:
-    """`state` with the weights of the newest checkpoint of another run, for fine-tuning.
-
-    Parameters, batch statistics and moving average come from there; optimizer states, step and
-    random key stay new.
-
-    Raises:
-        UserError: if there is no such run, no checkpoint, or its networks are others.
-    """
-    config_lib.check_same_networks(config, read_run(workdir)['config'], workdir)
-    old = load(workdir, 'newest', mesh).state
-
-    def weights(new: NetworkState, old: NetworkState) -> NetworkState:
-        return new.replace(params=old.params, batch_stats=old.batch_stats)
-
-    _check_fit(old, state, workdir)
-    ema = state.ema
-    if ema is not None:  # copied: a buffer that stands twice in the state could not be donated
-        ema = jax.tree.map(jnp.copy, state_lib.generator_variables(old))
-    return state.replace(
-        generator=weights(state.generator, old.generator),
-        discriminator=weights(state.discriminator, old.discriminator),
-        ema=ema,
-    )
-
-
-def _check_fit(old: GanState, new: GanState, workdir: Path) -> None:
-    """Raises UserError if the weights of `old` have other shapes or types than those of `new`."""
-    for name in ('generator', 'discriminator'):
-        weights = [
-            (getattr(state, name).params, getattr(state, name).batch_stats) for state in (old, new)
-        ]
-        layouts = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), w) for w in weights]
-        if layouts[0] != layouts[1]:
-            raise UserError(
-                f'init_from: the weights of the {name} in {workdir} have other shapes or types: '
-                'set data.size, generator.depth and param_dtype as they were there.'
-            )

@@ -17,6 +17,7 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints as checkpoint_lib
 from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan.init_from import load_weights
 from chromagan_jax.gan.model import GanModel, class_targets, make_model
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.models.pretrained import PRETRAINED
@@ -131,7 +132,7 @@ def starting_state(
     state = state_lib.create_state(model, config, mesh)
     if config.init_from:
         log(f'starts from the weights in {config.init_from}')
-        return checkpoint_lib.load_weights(config, Path(config.init_from), state, mesh)
+        return load_weights(config, Path(config.init_from), state, mesh)
     for name, network in PRETRAINED.items():
         if network.backbone not in state.generator.params:
             continue

@@ -10,6 +10,7 @@ from chromagan_jax import sharding
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan import state as state_lib
+from chromagan_jax.gan.init_from import load_weights
 from chromagan_jax.gan.model import make_model
 from chromagan_jax.utils import files
 
@@ -207,7 +208,7 @@ def test_init_from_takes_the_weights_and_nothing_else(small, finished_run):
     small.seed = 5
     small.generator_optimizer.grad_clip_norm = 1.0  # another optimizer state
     new, _ = state_of(small, mesh)
-    state = checkpoints.load_weights(small, workdir, new, mesh)
+    state = load_weights(small, workdir, new, mesh)
     assert_same_bits(state.generator.params, old.generator.params)
     assert_same_bits(state.discriminator.params, old.discriminator.params)
     assert_same_bits(state.ema, old.ema)
@@ -227,7 +228,7 @@ def test_init_from_a_run_without_average_starts_the_average_at_its_weights(small
     small.ema_decay = 0.9
     small.seed = 2
     new, _ = state_of(small, mesh)
-    state = checkpoints.load_weights(small, tmp_path, new, mesh)
+    state = load_weights(small, tmp_path, new, mesh)
     assert_same_bits(state.ema['params'], old.generator.params)
     donated = jax.jit(lambda state: state, donate_argnums=0)(state)  # no buffer stands twice
     assert_same_bits(donated.ema['params'], old.generator.params)
@@ -239,17 +240,17 @@ def test_init_from_other_networks_names_the_field(small, finished_run):
     new, _ = state_of(small, mesh)
     small.generator = small.generator.clone(width=8)
     with pytest.raises(UserError, match=r'trained with generator\.width=16, not 8'):
-        checkpoints.load_weights(small, workdir, new, mesh)
+        load_weights(small, workdir, new, mesh)
 
 
 def test_init_from_nothing_is_named(small, tmp_path):
     mesh = sharding.make_mesh()
     new, _ = state_of(small, mesh)
     with pytest.raises(UserError, match='is not a workdir of a run'):
-        checkpoints.load_weights(small, tmp_path / 'nowhere', new, mesh)
+        load_weights(small, tmp_path / 'nowhere', new, mesh)
     write_config(tmp_path, small)
     with pytest.raises(UserError, match='holds no checkpoint yet'):
-        checkpoints.load_weights(small, tmp_path, new, mesh)
+        load_weights(small, tmp_path, new, mesh)
     (tmp_path / 'config.json').write_text('{"config": ')
     with pytest.raises(UserError, match=r'config\.json is damaged'):
         checkpoints.read_run(tmp_path)
