@@ -1,21 +1,20 @@
-"""What won when single changes to pix2pix were trained under equal budgets.
+"""The best variant of pix2pix for small budgets, by the comparisons in docs/recipe.md.
 
     python -m chromagan_jax.main --config=configs/best.py --config.pretrained.squeezenet=FILE \
         --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
 
-pix2pix at a size and width that a CPU can train, beside whose way down a classifier sees the
-photograph too (SqueezeNet, from a file of its weights, and trained on); colours made and judged at
-half the resolution of the lightness, one discriminator update a step, half the weight of the
-adversary, and learning rates that fall along a cosine. docs/recipe.md says what else was tried.
+It differs from pix2pix in these points:
 
-Measured on two cores of a Xeon with 14,910 photographs: 85 images/s, 18 minutes; on 500 others at
-64 px PSNR 22.0 dB (gray 22.2), ab error 10.9 (11.4), colorfulness 35 of 42, 0.24 of gray's Frechet
-distance. tools/train_released.sh goes on from there at 128 px and 29 images/s, 25 minutes more:
-PSNR 22.5 dB (22.2), ab error 10.3 (11.4), colorfulness 37 of 43, 0.21 of gray's distance. Skies,
-plants, fur and skin are mostly found; the rest is guessed at, with patches in all colours.
+- The networks are narrower and the images smaller, so that a CPU can train them.
+- SqueezeNet's features are added to the encoder of the U-Net. SqueezeNet starts from a file of
+  pretrained weights and is fine-tuned.
+- Generator and discriminator work on ab at half the resolution of the lightness.
+- The adversarial loss has half the weight. Both learning rates follow a cosine schedule.
 
-configs/best.py:CHANGE+CHANGE is the recipe with some of the CHANGES below, each one thing to try;
-python -m tools.compare --systems=best,best:hinge,... trains and scores them side by side.
+docs/recipe.md lists what was compared and the figures.
+
+configs/best.py:CHANGE+CHANGE applies some of the CHANGES below.
+`python -m tools.compare --systems=best,best:hinge,...` trains and scores them side by side.
 """
 
 from typing import Any
@@ -27,13 +26,13 @@ from chromagan_jax.models.unet import UNet
 
 SPECTRAL = {'discriminator.norm': 'none', 'discriminator.spectral_norm': True}
 CHANGES: dict[str, dict[str, Any]] = {
-    'constant': {  # as pix2pix begins
+    'constant': {  # pix2pix's rates before its linear decay
         'generator_optimizer.schedule': 'constant',
         'discriminator_optimizer.schedule': 'constant',
     },
     'discriminator_constant': {'discriminator_optimizer.schedule': 'constant'},
     'no_encoder': {'generator.encoder': 'none'},
-    'chroma_1': {  # colours as sharp as the lightness
+    'chroma_1': {  # ab at the resolution of the lightness
         'generator.output_stride': 1,
         'discriminator.target_stride': 1,
         'discriminator.layers': 3,
@@ -59,19 +58,23 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def get_config(arg: str = '') -> Config:
-    """The config; `arg` is '' or some of the CHANGES, with + between."""
+    """The config; `arg` is '' or names of CHANGES joined by +.
+
+    Raises:
+        UserError: if CHANGES lacks a name.
+    """
     config = Config()
     config.steps = 5_600
     config.batch_size = 16
     config.discriminator_steps = 1
     config.generator = UNet(
         width=32,
-        depth=6,  # down to 1x1 at 64 px, where training begins
+        depth=6,  # the bottleneck is 1 x 1 at 64 px
         dropout=0.5,
-        encoder='squeezenet',  # starts from a file and is trained further
+        encoder='squeezenet',  # fine-tuned from pretrained.squeezenet
         output_stride=2,
     )
-    config.discriminator = PatchGAN(width=32, target_stride=2, layers=2)  # patches of 68 px
+    config.discriminator = PatchGAN(width=32, target_stride=2, layers=2)  # 68 x 68 px a patch
     config.loss.weights['adversarial'] = 0.5
     for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
         optimizer.schedule = 'cosine'
@@ -89,7 +92,7 @@ def get_config(arg: str = '') -> Config:
     for change in filter(None, arg.split('+')):
         if change not in CHANGES:
             raise UserError(
-                f'configs/best.py takes {", ".join(CHANGES)}, with + between, not {change!r}.'
+                f'configs/best.py takes {", ".join(CHANGES)}, joined by +, not {change!r}.'
             )
         for field, value in CHANGES[change].items():
             set_field(config, field, value)

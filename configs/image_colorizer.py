@@ -1,25 +1,30 @@
-"""U-Net with LeakyReLU both ways against a max-pool and dense discriminator, in Lab.
+"""U-Net with LeakyReLU against a max-pool and dense discriminator, in Lab.
 
     python -m chromagan_jax.main --config=configs/image_colorizer.py \
         --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
 
-The reference ("IMAGE COLORIZER") says: L in, a and b out through tanh; G is a U-Net of Conv,
-BatchNorm, LeakyReLU down and ConvTranspose, BatchNorm, LeakyReLU up; D is convolutions with max
-pooling, flatten, linear layers, sigmoid (here in the loss); binary cross-entropy with label
-smoothing 0.1 plus 100 x L1; ReduceLROnPlateau; batch norm and regularization against overfitting;
-25,000 images. It is silent on the rest, chosen so: the widths, dropout, Adam 2e-4 (0.5, 0.999) and
-batch 16 of a related public code; 256 px (its seven halvings need 128 or more); D's widths;
-smoothing of the real labels only; one D update a step; the plateau watches the L1 of the evaluation
-(`ab_mae` is 110 times it) with PyTorch's factor and patience; weight decay 0.01, decoupled.
+From the reference ("IMAGE COLORIZER"):
 
-It names its own problems. For rates that diverge: reduce_lr_on_plateau. For a discriminator that
-wins: its own learning rate, discriminator_steps, or discriminator_max_accuracy=0.8, above which it
-is not updated. For noise and overfitting: generator.norm='instance' and generator.dropout, which it
-names as what to try next. No data set is too large: photographs are read as they are needed.
+- Input L, output a and b through tanh.
+- G: U-Net; encoder of Conv, BatchNorm, LeakyReLU; decoder of ConvTranspose, BatchNorm, LeakyReLU.
+- D: convolutions with max pooling, flatten, dense layers, sigmoid (here part of the loss).
+- Loss: binary cross-entropy with label smoothing 0.1, plus 100 x L1. ReduceLROnPlateau.
+- Batch norm and regularization against overfitting. 25,000 images.
 
-Measured on two cores of a Xeon at 128 px, batch 4: 3.9 images/s. After what fits into 15 minutes of
-one core (594 updates, tools/compare.py): PSNR 20.1 dB (gray 22.2), colorfulness 32 of 43. At its
-own size, and to its end, it was not run yet: that takes an accelerator.
+Chosen here, because the reference does not say:
+
+- Widths, dropout, Adam 2e-4 (0.5, 0.999) and batch 16: from related public code.
+- 256 px: seven downsampling stages need 128 or more.
+- D's widths; smoothing of real labels only; one D update a step; decoupled weight decay 0.01.
+- The plateau watches `ab_mae` of the evaluation, which is 110 times its L1, with PyTorch's factor
+  and patience.
+
+The reference names three problems:
+
+- Divergence: reduce_lr_on_plateau.
+- A discriminator that wins: a lower learning rate of D, fewer discriminator_steps, or
+  discriminator_max_accuracy=0.8.
+- Noise and overfitting: generator.norm='instance' or another generator.dropout.
 """
 
 from chromagan_jax.config import Config
@@ -28,29 +33,29 @@ from chromagan_jax.models.unet import UNet
 
 
 def get_config() -> Config:
-    """`base` with the reference's networks, and rates that fall on a plateau."""
+    """`base` with the reference's networks, and learning rates that drop on a plateau."""
     config = Config()
     config.steps = 100_000  # 64 epochs of 25,000 photographs
     config.batch_size = 16
     config.discriminator_steps = 1
-    config.ema_decay = 0.0  # the raw weights count
+    config.ema_decay = 0.0  # no moving average
 
     config.generator = UNet(
-        widths=(64, 128, 256, 512, 512, 512, 512),  # seven halvings
-        stem=64,  # features at full resolution, before the first halving
-        activation='leaky_relu',  # of the way up too
-        dropout=0.5,  # after the three transposed convolutions of 512 features ...
-        dropout_from=0,  # ... which are the innermost
+        widths=(64, 128, 256, 512, 512, 512, 512),  # seven downsampling stages
+        stem=64,  # features at full resolution
+        activation='leaky_relu',  # of the decoder
+        dropout=0.5,  # after the three innermost transposed convolutions,
+        dropout_from=0,  # which have 512 features
     )
     config.discriminator = DenseDiscriminator(
-        widths=(32, 64, 128, 256, 256),  # of the blocks, each halved by max pooling
+        widths=(32, 64, 128, 256, 256),  # of the blocks, each with 2x2 max pooling
         kernels=(3, 3, 3, 3, 3),  # px, of their convolutions
         convolutions=1,  # in each block
         padding='same',
         hidden=(128,),  # dense layers before the logit
         slope=0.2,  # of LeakyReLU
         norm='batch',
-        conditional=True,  # judges the whole Lab picture
+        conditional=True,  # takes L and ab
     )
 
     config.loss.label_smoothing = 0.1

@@ -5,9 +5,9 @@
         --config.pretrained.efficientnet_lite=lite0.safetensors --config.data.source=DIR \
         --config.eval.source=HELD_OUT_DIR
 
-Without the file the encoder starts from random weights. The discriminator is a PatchGAN that judges
-colours at half the resolution, as the generator makes them. The released weights were trained
-with another discriminator: see their model card.
+Without the file the encoder starts from random weights. Generator and discriminator, a PatchGAN,
+work on ab at half the resolution of the lightness. The released weights were trained with another
+discriminator, which chromagan_jax/weights/MODEL_CARD.md describes.
 """
 
 from chromagan_jax.config import Config, load
@@ -15,12 +15,12 @@ from chromagan_jax.models.lite_unet import LiteUNet
 
 
 def get_config() -> Config:
-    """`best` with another generator, at 128 px."""
+    """`best` with this generator, at 128 px."""
     config = load('best')
     config.generator = LiteUNet(
         encoder='lite0',  # lite0, lite1 or lite2
         decoder_widths=(384, 256, 192, 128, 64),  # at strides 32, 16, 8, 4 and 2
-        output_stride=2,  # px of the picture per pixel of colour, a side
+        output_stride=2,  # ab at half the resolution of the lightness
         dropout=0.0,  # rate, after the decoder levels at strides 32, 16 and 8
     )
     config.data.size = 128

@@ -1,13 +1,10 @@
-"""The real recipe: the networks of pix2pix at 256 px on photographs of your own.
+"""The networks of pix2pix at 256 px, for training on your own photographs.
 
     python -m chromagan_jax.main --config=configs/photos.py \
         --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
 
-On a CPU make it smaller: --config.data.size=128 --config.generator.width=32
---config.discriminator.width=32 --config.dtype=float32 --config.batch_size=8. Measured so on two
-cores of a Xeon with 7,697 photographs: 14 images/s; after 2,400 steps (19,200 images, 23 minutes)
-PSNR 21.4 dB on 500 held-out photographs (gray 22.2) and colorfulness 32 of 43: skies and grass are
-found, objects are guessed at. The full recipe was not run to its end on an accelerator yet.
+For a CPU reduce it: --config.data.size=128 --config.generator.width=32
+--config.discriminator.width=32 --config.dtype=float32 --config.batch_size=8.
 """
 
 import os
@@ -18,7 +15,7 @@ from chromagan_jax.models.unet import UNet
 
 
 def get_config() -> Config:
-    """`base` with pix2pix's widths, mixed precision and cadences for a long run."""
+    """`base` with pix2pix's widths, mixed precision and the intervals of a long run."""
     config = Config()
     config.steps = 100_000
     config.batch_size = 16
@@ -26,7 +23,7 @@ def get_config() -> Config:
     config.generator = UNet(width=64, dropout=0.0)
     config.discriminator = PatchGAN(width=64)
 
-    config.data.source = ''  # to be named on the command line
+    config.data.source = ''  # set on the command line
     config.data.size = 256
     config.data.workers = min(8, (os.cpu_count() or 2) // 2)
     config.eval.source = ''
