@@ -1,13 +1,13 @@
-"""Colour spaces: RGB <-> (condition, target), the gray input and the colour to be learnt.
+"""Colour spaces: RGB <-> (condition, target), the gray input and the colour to predict.
 
 | space | condition (..., 1)                               | target                     |
 |-------|--------------------------------------------------|----------------------------|
 | lab   | L*/50 - 1, in [-1, 1]                            | a*, b* over 110 (..., 2)   |
 | rgb   | sRGB value of the gray with the same L*, [0, 1]  | R, G, B in [0, 1] (..., 3) |
 
-RGB is sRGB (IEC 61966-2-1), Lab is CIE 1976 under D65 seen by the 2 degree observer, with the
-matrix, the white point and the rounded constants of scikit-image, so that the two agree. The
-functions of arrays take NumPy arrays and JAX arrays (traced ones too) and return the same kind.
+RGB is sRGB (IEC 61966-2-1). Lab is CIE 1976 under D65 for the 2 degree observer. The matrix, the
+white point and the rounded constants are those of scikit-image, so that results agree. Functions of
+arrays take NumPy or JAX arrays (traced ones too) and return the same kind.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ ArrayT = TypeVar('ArrayT', np.ndarray, jax.Array)
 SPACES = ('lab', 'rgb')
 TARGET_CHANNELS = {'lab': 2, 'rgb': 3}
 
-AB_SCALE = 110.0  # a*, b* of sRGB lie in [-107.9, 98.2]: nothing is clipped
+AB_SCALE = 110.0  # a*, b* of sRGB lie in [-107.9, 98.2], so |target| < 1
 
 _WHITE = np.array([0.95047, 1.0, 1.08883])
 _RGB_TO_XYZ = np.array(
@@ -36,9 +36,9 @@ _RGB_TO_XYZ = np.array(
         [0.019334, 0.119193, 0.950227],
     ]
 )
-_TO_XYZ = _RGB_TO_XYZ / _WHITE[:, None]  # XYZ as a share of the white's
+_TO_XYZ = _RGB_TO_XYZ / _WHITE[:, None]  # to XYZ relative to the white point
 _FROM_XYZ = np.linalg.inv(_TO_XYZ)
-_F_KNEE = 0.008856  # below it Lab's cube root gives way to its tangent
+_F_KNEE = 0.008856  # linear below, cube root above
 _F_SLOPE = 7.787
 _F_ZERO = 16 / 116
 _SRGB_KNEE = 0.04045
@@ -50,10 +50,10 @@ def _namespace(x: np.ndarray | jax.Array) -> ModuleType:
 
 
 def _transform(matrix: np.ndarray, x: ArrayT) -> ArrayT:
-    """`matrix @ x` over the last axis of three.
+    """`matrix @ x` over the last axis of length 3.
 
-    Written out because a matmul of float32 runs at TF32 or bfloat16 precision on accelerators,
-    and with Python floats because those leave the type of `x` alone.
+    Products are written out because a float32 matmul runs at TF32 or bfloat16 precision on
+    accelerators. The weights are Python floats because those do not change the type of `x`.
     """
     rows: Sequence[Sequence[float]] = matrix.tolist()
     return _namespace(x).stack(
@@ -61,12 +61,12 @@ def _transform(matrix: np.ndarray, x: ArrayT) -> ArrayT:
     )
 
 
-# `where` evaluates both of its branches, and the gradient of a power at 0 is infinite or NaN: each
-# power below is kept on its own side of the knee by `maximum`.
+# `where` evaluates both branches, and the gradient of a power at 0 is infinite or NaN. So `maximum`
+# clamps the input of each power below to its side of the knee.
 
 
 def _power(x: ArrayT, exponent: float) -> ArrayT:
-    """The power of x > 0. XLA's CPU back end takes 15 ms for 1.6 million, for exp and log 4."""
+    """`x**exponent` for x > 0. XLA's CPU back end computes exp and log faster than a power."""
     if isinstance(x, jax.Array):
         return jnp.exp(exponent * jnp.log(x))
     return x**exponent
@@ -105,7 +105,7 @@ def _lab_to_linear(lab: ArrayT) -> ArrayT:
     xp = _namespace(lab)
     y = (lab[..., 0] + 16) / 116
     x = y + lab[..., 1] / 500
-    z = xp.maximum(y - lab[..., 2] / 200, 0)  # no light has a negative Z: scikit-image's rule
+    z = xp.maximum(y - lab[..., 2] / 200, 0)  # as scikit-image: no light has a negative Z
     return _transform(_FROM_XYZ, _f_inverse(xp.stack([x, y, z], axis=-1)))
 
 
@@ -115,19 +115,18 @@ def lab_to_rgb(lab: ArrayT) -> ArrayT:
 
 
 def lab_to_rgb_of_lightness(lab: ArrayT) -> ArrayT:
-    """`lab_to_rgb` for colours that may lie outside sRGB, whose lightness clipping would change.
+    """`lab_to_rgb` that preserves L* of colours outside sRGB; clipping would change it.
 
-    Such a colour is mixed, in linear light, with the gray of its own lightness until it lies
-    inside. Y is linear in that mixture and the same at both of its ends: L* stays what it was, and
-    so does the dominant wavelength.
+    Such a colour is mixed in linear light with the gray of equal L* until it lies inside sRGB. Both
+    have the same Y, and Y is linear in the mixture, so L* and the dominant wavelength stay.
     """
     xp = _namespace(lab)
     linear = _lab_to_linear(lab)
     gray = _f_inverse((lab[..., 0] + 16) / 116)
-    r, g, b = linear[..., 0], linear[..., 1], linear[..., 2]  # 8 x as fast as max(axis=-1)
+    r, g, b = linear[..., 0], linear[..., 1], linear[..., 2]  # faster than max(axis=-1)
     over = xp.maximum(xp.maximum(r, g), b) - gray
     under = gray - xp.minimum(xp.minimum(r, g), b)
-    # The share of the colour that the brightest and the darkest channel allow.
+    # The largest share of the colour that leaves all channels in [0, 1].
     share = xp.minimum((1 - gray) / xp.maximum(over, 1e-6), gray / xp.maximum(under, 1e-6))
     share = xp.clip(share, 0, 1)[..., None]
     mixed = gray[..., None] + share * (linear - gray[..., None])
@@ -135,7 +134,7 @@ def lab_to_rgb_of_lightness(lab: ArrayT) -> ArrayT:
 
 
 def lightness_to_gray(lightness: ArrayT) -> ArrayT:
-    """L* in [0, 100] to the sRGB value in [0, 1] of the gray that has it; any shape."""
+    """L* in [0, 100] to the sRGB value in [0, 1] of the gray with that L*; any shape."""
     linear = _f_inverse((lightness + 16) / 116)
     return _namespace(lightness).clip(_linear_to_srgb(linear), 0, 1)
 
@@ -147,7 +146,7 @@ def gray_to_lightness(gray: ArrayT) -> ArrayT:
 
 _LINEAR_OF_BYTE = _srgb_to_linear(np.arange(256)[None] / 255).astype(np.float32)
 _TO_XYZ32 = _TO_XYZ.astype(np.float32)
-# L*/50 - 1, a*/110 and b*/110 of the f of X, Y and Z; the last column is added.
+# (f(X), f(Y), f(Z), 1) to L*/50 - 1, a*/110 and b*/110.
 _ENCODED_OF_F = np.array(
     [
         [0, 116 / 50, 0, -16 / 50 - 1],
@@ -161,29 +160,29 @@ _ENCODED_OF_F = np.array(
 def encode(
     rgb: np.ndarray, space: str, out: tuple[np.ndarray, np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Condition and target of photographs, for the input pipeline.
+    """Converts images to condition and target, for the input pipeline.
 
-    L*, a* and b* lie within 3e-4 of scikit-image's `rgb2lab` (1.9e-4 measured over all 2^24
-    colours), the gray of `rgb` within 1e-6 of the value whose L* is the picture's. A photograph of
-    256 x 256 takes 0.4 ms on one core (`rgb2lab`: 6 ms).
+    L*, a* and b* lie within 3e-4 of scikit-image's `rgb2lab`. The gray value of `rgb` lies within
+    1e-6 of the gray with the same L*.
 
     Args:
       rgb: (H, W, 3) or (B, H, W, 3), uint8.
       space: 'lab' or 'rgb'.
-      out: where condition and target go, C-contiguous, as they are returned; new arrays if None.
+      out: C-contiguous arrays for condition and target, of the returned shapes; new ones if None.
 
     Returns:
-      `(condition, target)`, float32, (..., H, W, 1) and (..., H, W, 2 or 3), as the module says.
+      `(condition, target)`, float32, (..., H, W, 1) and (..., H, W, 2 or 3), in the ranges of the
+      table at the top of this module.
 
     Raises:
-      UserError: if the space is neither.
+      UserError: if `space` is neither.
     """
     if space not in SPACES:
-        raise UserError(f'there is no colour space {space!r}: choose one of {", ".join(SPACES)}')
+        raise UserError(f'color_space is {space!r}: choose one of {", ".join(SPACES)}.')
     if out is None:
         shapes = [(*rgb.shape[:-1], channels) for channels in (1, TARGET_CHANNELS[space])]
         out = np.empty(shapes[0], np.float32), np.empty(shapes[1], np.float32)
-    # OpenCV knows images, not batches: a batch is one tall image.
+    # OpenCV has no batch axis: a batch becomes one tall image.
     image = rgb.reshape(-1, *rgb.shape[-2:])
     condition, target = out[0].reshape(image.shape[:2]), out[1].reshape(*image.shape[:2], -1)
     linear: np.ndarray = cv2.LUT(image, _LINEAR_OF_BYTE)
@@ -192,12 +191,12 @@ def encode(
         np.clip(_linear_to_srgb(gray), 0, 1, out=condition)
         np.multiply(image, np.float32(1 / 255), out=target)
     else:
-        # _f in place: above the knee the linear term is 0, below it the root is constant.
+        # `_f` in place: above the knee f - root is 0, below it the root is constant.
         f: np.ndarray = cv2.transform(linear, _TO_XYZ32)
-        root = np.maximum(f, np.float32(_F_KNEE), out=linear)  # cv2.max takes 1 x 1 for a number
+        root = np.maximum(f, np.float32(_F_KNEE), out=linear)  # cv2.max reads 1 x 1 as a scalar
         f -= root
         cv2.scaleAdd(f, _F_SLOPE, np.cbrt(root, out=root), dst=f)
-        # OpenCV is quick with 3 channels to 3 and NumPy slow to copy 2 of 3: hence two calls.
+        # Two calls: OpenCV is fast from 3 channels to 3, NumPy is slow at copying 2 of 3.
         cv2.transform(f, _ENCODED_OF_F, dst=root)
         cv2.mixChannels([root], [condition, target], [0, 0, 1, 1, 2, 2])
     return out
@@ -211,10 +210,10 @@ def _is_lab(target: np.ndarray | jax.Array) -> bool:
 
 
 def to_lab(condition: ArrayT, target: ArrayT) -> ArrayT:
-    """The picture that a condition and a target make, in Lab.
+    """Combines a condition and a target to an image in Lab.
 
     Args:
-      condition: (..., 1), as the module says; `rgb` does not use it.
+      condition: (..., 1); `rgb` does not use it.
       target: (..., 2) in `lab`, which may leave the gamut, or (..., 3) in `rgb`, clipped to [0, 1].
 
     Returns:
@@ -232,10 +231,10 @@ def to_lab(condition: ArrayT, target: ArrayT) -> ArrayT:
 
 
 def to_rgb(condition: ArrayT, target: ArrayT) -> ArrayT:
-    """The picture that a condition and a target make, in sRGB: the inverse of `encode`.
+    """Combines a condition and a target to an image in sRGB: the inverse of `encode`.
 
     Args:
-      condition: (..., 1), as the module says; `rgb` does not use it.
+      condition: (..., 1); `rgb` does not use it.
       target: (..., 2) in `lab` or (..., 3) in `rgb`.
 
     Returns:
@@ -253,22 +252,22 @@ def gray_of_condition(condition: jax.Array, channels: int) -> jax.Array:
     """The sRGB value in [0, 1] of a condition; (..., 1) float32.
 
     Args:
-      condition: (..., 1), as the module says.
-      channels: of the target: 2 for `lab`, 3 for `rgb`.
+      condition: (..., 1).
+      channels: of the target, 2 for `lab` or 3 for `rgb`.
     """
     gray = jnp.asarray(condition, jnp.float32)
     return lightness_to_gray((gray + 1) * 50) if channels == TARGET_CHANNELS['lab'] else gray
 
 
 def gray_target(condition: ArrayT, channels: int) -> ArrayT:
-    """The target of the gray picture: no chroma in `lab`, the condition thrice in `rgb`.
+    """The target of the gray image: no chroma in `lab`, the condition in each channel in `rgb`.
 
     Args:
       condition: (..., 1).
       channels: of the target, 2 for `lab` or 3 for `rgb`.
 
     Returns:
-      (..., channels), of the type of the condition.
+      (..., channels), with the type of the condition.
     """
     xp = _namespace(condition)
     value = xp.zeros_like(condition) if channels == TARGET_CHANNELS['lab'] else condition

@@ -1,7 +1,7 @@
-"""The device mesh, what lies where on it, and how a process's rows become a global array.
+"""The device mesh, the sharding of state and batches, and global arrays from per-process rows.
 
-Two axes: over `data` the batch is split and parameters are copied; over `fsdp` the batch is split
-as well, and parameters and optimizer state are split too (fully sharded data parallelism).
+The mesh has two axes. `data` splits the batch and replicates the parameters. `fsdp` splits the
+batch, the parameters and the optimizer state (fully sharded data parallelism).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,30 +16,31 @@ from chromagan_jax.errors import UserError
 PyTree = Any
 
 BATCH_AXES = ('data', 'fsdp')
-# A leaf smaller than this many elements costs less copied than gathered at every use.
+# Leaves with fewer elements cost less to replicate than to gather at every use.
 _MIN_SHARDED = 2**14
 
 
 def disable_async_cpu_dispatch() -> None:
-    """Makes the CPU compute in the thread that asks for it; to be called before JAX is used.
+    """Runs CPU computations in the calling thread. Call it before JAX is used.
 
-    JAX's own thread gets its memory from a small arena of glibc, which maps and clears the
-    temporaries of a program anew at every call. Accelerators, and computations on several devices,
-    are not concerned.
+    JAX's dispatch thread allocates from a small glibc arena, which maps and clears the temporaries
+    of a program at every call. Accelerators and computations on several devices are unaffected.
     """
     jax.config.update('jax_cpu_enable_async_dispatch', False)
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A (data, fsdp) mesh over all devices, `fsdp` of them to a copy of the parameters.
+    """A (data, fsdp) mesh over all devices; each copy of the parameters spans `fsdp` of them.
 
     Raises:
         UserError: if `fsdp` does not divide the number of devices.
     """
     count = len(devices or jax.devices())
     if fsdp < 1 or count % fsdp:
-        raise UserError(f'mesh.fsdp is {fsdp}, which does not divide the {count} devices.')
-    # Axes are Auto: flax's dropout and reshapes to micro-batches refuse Explicit ones.
+        raise UserError(
+            f'mesh.fsdp is {fsdp}, which does not divide the {count} devices: set it to a divisor.'
+        )
+    # Axes are Auto: Flax's dropout and reshapes to micro-batches fail with Explicit axes.
     return jax.make_mesh(
         (count // fsdp, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
     )
@@ -60,17 +61,16 @@ def state_shardings(state: PyTree, mesh: Mesh) -> PyTree:
 
 
 def batch_sharding(mesh: Mesh, accumulate: int = 1) -> NamedSharding:
-    """Of a batch (B, ...), or (accumulate, B / accumulate, ...) where there are micro-batches.
+    """The sharding of a batch (B, ...), or (accumulate, B / accumulate, ...) with micro-batches.
 
-    With the micro-batches on an axis of their own, taking one moves nothing between devices;
-    splitting a sharded batch would.
+    Micro-batches have a separate axis, so that selecting one moves no data between devices.
     """
     spec = (BATCH_AXES,) if accumulate == 1 else (None, BATCH_AXES)
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
 def check_batch_size(field: str, batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Raises UserError if the devices and micro-batches do not divide the batch."""
+    """Raises UserError unless devices x micro-batches divides the batch size."""
     devices = mesh.size
     if batch_size < 1 or batch_size % (devices * accumulate):
         parts = f'{devices} devices' + (f' x {accumulate} micro-batches' if accumulate > 1 else '')
@@ -81,10 +81,10 @@ def check_batch_size(field: str, batch_size: int, mesh: Mesh, accumulate: int = 
 
 
 def local_rows(mesh: Mesh, batch_size: int, accumulate: int = 1) -> list[int]:
-    """Which rows of the global batch this process's devices hold, in the order they want them.
+    """The rows of the global batch that this process's devices hold, in the order of `to_global`.
 
-    The rows of all processes together are 0 .. batch_size - 1 wherever the mesh puts a process, so
-    the global array is the same whatever the number of processes.
+    All processes together hold the rows 0 .. batch_size - 1, so the global array does not depend
+    on the number of processes.
     """
     sharding = batch_sharding(mesh, accumulate)
     rows = np.arange(batch_size).reshape((accumulate, -1) if accumulate > 1 else (-1,))
@@ -94,7 +94,7 @@ def local_rows(mesh: Mesh, batch_size: int, accumulate: int = 1) -> list[int]:
 
 
 def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh, accumulate: int = 1) -> PyTree:
-    """This process's rows of a batch -> arrays of the whole batch, spread over the mesh."""
+    """Builds arrays of the whole batch, sharded over the mesh, from this process's rows."""
     sharding = batch_sharding(mesh, accumulate)
 
     def place(rows: np.ndarray) -> jax.Array:
