@@ -156,7 +156,7 @@ def test_gpus_that_cannot_be_shared_out_are_refused(run: Run) -> None:
     code, started, said = run(LOCAL, PROCESSES='2', CUDA_VISIBLE_DEVICES='0', JAX_PLATFORMS='cuda')
     assert (code, started) == (1, [])
     assert said == (
-        'local.sh: 1 GPUs cannot be shared out evenly to 2 processes: change PROCESSES.\n'
+        'local.sh: 1 GPUs cannot be divided evenly among 2 processes: change PROCESSES.\n'
     )
 
 
