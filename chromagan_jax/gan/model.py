@@ -1,4 +1,4 @@
-"""The model under training, from a config: networks, losses and optimizers."""
+"""The GAN model that a config describes: networks, losses and optimizers."""
 
 import dataclasses
 import functools
@@ -20,26 +20,26 @@ PyTree = Any
 
 
 class GanModel(NamedTuple):
-    """The networks, how they are updated, and on which devices: all that a step closes over."""
+    """Networks, optimizers, loss settings and sharding: everything static in a train step."""
 
     generator: nn.Module
     discriminator: nn.Module
     generator_optimizer: optimizers.Optimizer
     discriminator_optimizer: optimizers.Optimizer
     loss: LossConfig
-    discriminator_steps: int  # discriminator updates a step
-    discriminator_max_accuracy: float  # of the last step, above which it is not updated
-    grad_accum_steps: int  # micro-batches a step
-    ema_decay: float  # of the generator's moving average; 0: none is kept
-    teacher: nn.Module | None = None  # whose class probabilities the class head learns
-    replicated: NamedSharding | None = None  # where gathered parameters go; None: any device
+    discriminator_steps: int  # discriminator updates per step
+    discriminator_max_accuracy: float  # above it the next update is skipped
+    grad_accum_steps: int  # micro-batches per step
+    ema_decay: float  # of the generator's moving average; 0: no average
+    teacher: nn.Module | None = None  # class head learns its probabilities
+    replicated: NamedSharding | None = None  # of gathered parameters; None: no mesh
 
 
 def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
-    """The model that a config describes.
+    """Builds the model that a config describes.
 
     Raises:
-        UserError: for a network option, loss term or schedule that is impossible.
+        UserError: for an unknown loss term or a contradictory network option.
     """
     losses.check_terms(config.loss.weights)
     targets, weights = class_targets(config), dict(config.loss.weights)
@@ -52,7 +52,7 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
         discriminator_optimizer=optimizers.make_optimizer(
             config.discriminator_optimizer, config.steps
         ),
-        loss=dataclasses.replace(config.loss, weights=weights),  # a copy: a config may change
+        loss=dataclasses.replace(config.loss, weights=weights),  # a copy: configs are mutable
         discriminator_steps=config.discriminator_steps,
         discriminator_max_accuracy=config.discriminator_max_accuracy,
         grad_accum_steps=config.grad_accum_steps,
@@ -63,7 +63,7 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
 
 
 def replicated(mesh: Mesh | None) -> NamedSharding | None:
-    """The sharding of arrays that are whole on every device of a mesh."""
+    """Sharding that replicates an array on every device of the mesh; None without a mesh."""
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
@@ -71,16 +71,16 @@ def make_generator(config: Config) -> nn.Module:
     """The generator of a config: condition (B, H, W, 1) -> target (B, H, W, C).
 
     Raises:
-        UserError: for an option that the rest of the config contradicts.
+        UserError: for a network option that contradicts the rest of the config.
     """
     network = _with_derived_fields('generator', config.generator, config)
     targets, classes = class_targets(config), getattr(network, 'classes', None)
     if classes is None:
         return network
     if targets == 'none':
-        return network.clone(classes=0)  # a head that nothing teaches would only take memory
+        return network.clone(classes=0)  # an untrained head would waste memory
     if targets == 'teacher' and classes != 1000:
-        raise UserError(f'generator.classes is {classes}, and VGG16 has 1000: leave it at 1000.')
+        raise UserError(f'generator.classes is {classes}, but VGG16 has 1000: set it to 1000.')
     return network
 
 
@@ -88,7 +88,7 @@ def make_discriminator(config: Config) -> nn.Module:
     """The discriminator of a config: condition (B, H, W, 1), target (B, H, W, C) -> logits.
 
     Raises:
-        UserError: for an option that the rest of the config contradicts.
+        UserError: for a network option that contradicts the rest of the config.
     """
     return _with_derived_fields('discriminator', config.discriminator, config)
 
@@ -110,7 +110,7 @@ def _with_derived_fields(kind: str, network: nn.Module, config: Config) -> nn.Mo
 
 
 def abstract_variables(generator: nn.Module, size: int) -> dict[str, PyTree]:
-    """Shapes and dtypes of a generator's 'params' and 'batch_stats', at the training `size`, px."""
+    """Shapes and dtypes of a generator's 'params' and 'batch_stats'; `size` of the crop in px."""
     condition = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
     rngs = {'params': jax.random.key(0), 'noise': jax.random.key(0)}
     init = functools.partial(generator.init, train=True)
@@ -119,7 +119,7 @@ def abstract_variables(generator: nn.Module, size: int) -> dict[str, PyTree]:
 
 
 def class_targets(config: Config) -> Literal['teacher', 'labels', 'none']:
-    """What a class head learns from: VGG16 as a teacher, the labels of the data, or nothing."""
+    """Source of the class head's targets: VGG16 as a teacher, labels of the data, or none."""
     if not config.loss.weights.get('classes'):
         return 'none'
     if config.pretrained.get('vgg16'):
@@ -130,14 +130,17 @@ def class_targets(config: Config) -> Literal['teacher', 'labels', 'none']:
 def load_pretrained(
     paths: Mapping[str, str], names: Collection[str] = tuple(PRETRAINED)
 ) -> dict[str, PyTree]:
-    """Parameters of pretrained networks, by name, from the files of `config.pretrained`.
+    """Loads the parameters of pretrained networks from the files of `config.pretrained`.
 
     Args:
-        paths: file of each network's weights; '' for none.
-        names: which networks to load, of those that have a file.
+        paths: weight file of each network, by name; '' for none.
+        names: networks to load; those without a file are skipped.
+
+    Returns:
+        Parameters by network name.
 
     Raises:
-        UserError: for a file that is missing, damaged or of another network.
+        UserError: if a file is missing, damaged, or belongs to another network.
     """
     loaded = {}
     for name in names:
@@ -151,7 +154,7 @@ def load_pretrained(
 
 
 def gathered(sharding: NamedSharding | None, variables: PyTree) -> PyTree:
-    """Parameters whole on every device, whatever their sharding at rest."""
+    """All-gathers FSDP-sharded variables; returns them unchanged without a sharding."""
     if sharding is None:
         return variables
     return jax.lax.with_sharding_constraint(variables, sharding)

@@ -1,6 +1,6 @@
-"""The train step: one generator update, then the discriminator updates, as pure functions.
+"""The train step as pure functions: one generator update, then the discriminator updates.
 
-The losses of both networks are `generator_loss` and `discriminator_loss`.
+The losses are `generator_loss` and `discriminator_loss`.
 """
 
 import functools
@@ -31,16 +31,16 @@ def train_step(
 ) -> tuple[GanState, Metrics]:
     """One generator update and `model.discriminator_steps` discriminator updates.
 
-    The generator runs forward once and is updated through the discriminator as it stands; every
-    discriminator update sees that same fake. If any metric is not finite the parameters stay as
-    they were, from then on, and the state remembers the first such step and term.
+    The generator runs forward once. Its update uses the discriminator of the previous step, and all
+    discriminator updates use the same fake images. After the first non-finite metric the
+    parameters no longer change, and the state records that step.
 
     Args:
-        model: the networks, optimizers and losses.
-        state: where training stands; donate it.
+        model: networks, optimizers and losses.
+        state: the state before the step; donate it.
         batch: {'condition': (B, H, W, 1), 'target': (B, H, W, C)[, 'label': (B,)]}, with a leading
             axis of micro-batches, (M, B / M, ...), if `model.grad_accum_steps` M is greater than 1.
-        teacher: parameters of `model.teacher`, if there is one; nothing changes them.
+        teacher: parameters of `model.teacher`, if there is one; they are not trained.
 
     Returns:
         The new state and scalar float32 metrics.
@@ -60,7 +60,7 @@ def train_step(
         discriminator, judged = _update_discriminator(model, state, batch, fake, key)
     accuracy = 0.5 * (judged['discriminator/accuracy_real'] + judged['discriminator/accuracy_fake'])
     metrics |= judged
-    # Not before it is known whether all is finite: the old state need not be kept beside the new.
+    # Updating only after the finite check avoids holding the old and the new state at once.
     good = all_finite(state, metrics)
     generator = _update(model.generator_optimizer, state, state.generator, gradients, stats, good)
     updated = state.replace(
@@ -75,9 +75,9 @@ def train_step(
 def pretrain_step(
     model: GanModel, state: GanState, batch: Batch, teacher: PyTree = None
 ) -> tuple[GanState, Metrics]:
-    """One generator update without the adversarial term; the discriminator stays as it is.
+    """One generator update without the adversarial term; the discriminator is not updated.
 
-    Arguments and results as of `train_step`, whose first steps this can replace.
+    It replaces `train_step` during pretraining. Arguments and results are the same.
     """
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
     gradients, stats, _, metrics = _generator_gradient(
@@ -99,13 +99,14 @@ def generator_loss(
     teacher: PyTree = None,
     reconstruction_only: bool = False,
 ) -> tuple[Array, tuple[PyTree, PyTree, Metrics]]:
-    """The sum of the adversarial term and those of `losses.TERMS`, each times its weight.
+    """The weighted sum of the adversarial term and the terms of `losses.TERMS`.
 
-    Terms without a weight are not computed, but for those of `losses.REPORTED`; nor is the
-    adversarial one with `reconstruction_only`.
+    Terms without a weight are skipped, except those in `losses.REPORTED`. With
+    `reconstruction_only` the adversarial term is skipped.
 
     Returns:
-        The loss, and (batch statistics, the fake target (B, H, W, C), the unweighted terms).
+        The loss, and (new batch statistics, fake target (B, H, W, C), metrics). The metrics are
+        the loss and the unweighted terms.
     """
     weights = {name: weight for name, weight in model.loss.weights.items() if weight}
     output, batch_stats = _apply(
@@ -122,8 +123,7 @@ def generator_loss(
     )
     terms = {}
     if 'adversarial' in weights and not reconstruction_only:
-        # The discriminator's parameters get no gradient, and the batch statistics of this pass are
-        # dropped.
+        # The discriminator gets no gradient here, and its new batch statistics are discarded.
         judge = state.discriminator
         logits, _ = _apply(
             *(model, model.discriminator, judge.params, judge.batch_stats, key),
@@ -139,7 +139,7 @@ def generator_loss(
 
 
 def _class_target(model: GanModel, batch: Batch, teacher: PyTree) -> Array:
-    """(B, classes) probabilities of the teacher, or (B,) labels without one."""
+    """Class probabilities (B, classes) of the teacher, or labels (B,) without a teacher."""
     if model.teacher is None:
         return batch['label']
     variables = gathered(model.replicated, {'params': teacher})
@@ -151,10 +151,20 @@ def _class_target(model: GanModel, batch: Batch, teacher: PyTree) -> Array:
 def discriminator_loss(
     model: GanModel, params: PyTree, batch_stats: PyTree, batch: tuple[Batch, Array], key: Array
 ) -> tuple[Array, tuple[PyTree, PyTree, Metrics]]:
-    """The adversarial loss on real, then on fake, plus the gradient penalty.
+    """The adversarial loss on real and fake targets, plus the weighted gradient penalty.
 
-    Two calls, not one on a concatenated batch: that would mix the batch statistics of real and
-    fake, and gather sharded batches.
+    Real and fake targets are not concatenated: that would mix their batch statistics and gather
+    sharded batches.
+
+    Args:
+        model: networks and losses.
+        params: of the discriminator.
+        batch_stats: of the discriminator.
+        batch: the real batch, and the fake target (B, H, W, C).
+        key: PRNG key of the noise and the penalty.
+
+    Returns:
+        The loss, and (new batch statistics, None, metrics).
     """
     (real_batch, fake), condition = batch, batch[0]['condition']
     keys = jax.random.split(key, 4)
@@ -185,9 +195,9 @@ def discriminator_loss(
 def predict(
     generator: nn.Module, variables: PyTree, condition: Array, noise: Array | None = None
 ) -> Array:
-    """The generator at test time: condition (B, H, W, 1) -> target (B, H, W, C), float32.
+    """Runs the generator in inference mode: condition (B, H, W, 1) -> target (B, H, W, C), float32.
 
-    With a PRNG key for `noise` the generator's noise (its dropout) is on.
+    Dropout stays active if `noise` is a PRNG key.
     """
     rngs = {} if noise is None else {'noise': noise}
     output: Any = generator.apply(variables, condition, train=False, rngs=rngs)
@@ -202,7 +212,7 @@ def _generator_gradient(
     teacher: PyTree,
     reconstruction_only: bool = False,
 ) -> tuple[PyTree, PyTree, Array, Metrics]:
-    """Gradients, new batch statistics, the fake target and metrics."""
+    """Gradients, new batch statistics, fake target and metrics of the generator."""
 
     def loss(params: PyTree, stats: PyTree, batch: Batch, key: Array) -> Any:
         return generator_loss(model, state, params, stats, batch, key, teacher, reconstruction_only)
@@ -217,7 +227,7 @@ def _generator_gradient(
 def _update_discriminator(
     model: GanModel, state: GanState, batch: Batch, fake: Array, key: Array
 ) -> tuple[NetworkState, Metrics]:
-    """All updates of one step, and the means of their metrics."""
+    """All discriminator updates of one step, and the means of their metrics."""
 
     def loss(params: PyTree, stats: PyTree, batch: tuple[Batch, Array], key: Array) -> Any:
         return discriminator_loss(model, params, stats, batch, key)
@@ -239,7 +249,7 @@ def _update_discriminator(
 def _skip_discriminator(
     model: GanModel, state: GanState, batch: Batch, fake: Array, key: Array
 ) -> tuple[NetworkState, Metrics]:
-    """The discriminator as it was, and the metrics of an update that is not made."""
+    """The unchanged discriminator, and the metrics of its losses without an update."""
     network = state.discriminator
 
     def judge(batch: tuple[Batch, Array]) -> Metrics:
@@ -264,7 +274,7 @@ def _update(
     batch_stats: PyTree,
     good: Array | bool = True,
 ) -> NetworkState:
-    """One optimizer step of one network, or the network as it was unless `good`."""
+    """One optimizer step of one network; the old network if `good` is false."""
     params, opt_state = optimizers.apply_gradients(
         *(optimizer, gradients, network.opt_state, network.params),
         *(optimizer.learning_rate(state.step) * state.plateau.scale, good),
@@ -290,7 +300,7 @@ def _apply(
     key: Array,
     *inputs: Any,
 ) -> tuple[Any, PyTree]:
-    """One training pass: the output and the new batch statistics."""
+    """A forward pass in train mode: the output and the new batch statistics."""
     variables = gathered(model.replicated, {'params': params, 'batch_stats': batch_stats})
     output, changed = module.apply(
         variables, *inputs, train=True, mutable=['batch_stats'], rngs={'noise': key}
