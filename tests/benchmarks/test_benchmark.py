@@ -87,4 +87,4 @@ def test_an_unknown_part_is_a_mistake():
     done = measure('--only=speed')
     assert done.returncode == 1
     assert done.stderr.count('\n') == 1
-    assert '--only takes names of parts with commas between: matmul, compile,' in done.stderr
+    assert '--only takes comma-separated names of parts: matmul, compile,' in done.stderr
