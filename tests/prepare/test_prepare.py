@@ -217,7 +217,7 @@ def test_a_second_run_says_so_and_other_settings_or_pictures_are_refused(
     shutil.copytree(prepared, output)
     before = contents(output)
     assert prepare(f'--input={pile}', f'--output={output}') == 0
-    assert 'is there already' in capsys.readouterr().err
+    assert 'is already prepared' in capsys.readouterr().err
     assert prepare(f'--input={pile}', f'--output={output}', '--size=64') == 1
     assert 'prepared from other settings: remove it' in capsys.readouterr().err
     assert prepare(f'--input={pile / "cats"}', f'--output={output}') == 1
@@ -455,14 +455,14 @@ def test_without_beam_the_extra_is_named(pile, tmp_path, monkeypatch, capsys):
     [
         ([], 'either --input=DIR or --source=tfds:NAME'),
         (['--input=a', '--source=tfds:b'], 'either --input=DIR or --source=tfds:NAME'),
-        (['--input=a'], 'No output is named'),
-        (['--input=a', '--output=b', 'c'], "'c' is no flag"),
+        (['--input=a'], '--output is missing'),
+        (['--input=a', '--output=b', 'c'], "'c' is not a flag"),
         (['--input=a', '--output=b', '--test=2'], '--test=2.0 is out of range'),
         (['--input=a', '--output=b', '--workers=x'], '--workers'),
         (['--input=a', '--output=b', '--wokers=2'], '--wokers'),
-        (['--input=missing', '--output=b'], 'missing is no folder'),
-        (['--input=.', '--output=b'], '. holds no pictures'),
-        (['--source=tfds:b', '--labels=c', '--output=b'], '--labels goes with --input'),
+        (['--input=missing', '--output=b'], 'missing is not a folder'),
+        (['--input=.', '--output=b'], '. holds no images'),
+        (['--source=tfds:b', '--labels=c', '--output=b'], '--labels works only with --input'),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):
