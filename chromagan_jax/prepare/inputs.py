@@ -1,7 +1,7 @@
 """The listing of all input images, and reading of images from it.
 
-Workers receive offsets into the listing file. So neither the graph of the pipeline nor its shuffles
-contain the names of all images.
+Workers receive offsets into the listing file, so that the graph and the shuffles of the pipeline do
+not contain the names of all images.
 """
 
 import csv

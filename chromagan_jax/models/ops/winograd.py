@@ -23,7 +23,7 @@ Array = jax.Array
 Padding = tuple[int, int]  # before and after, of both rows and columns
 Matrix = np.ndarray
 
-# Interpolation points besides infinity; a tile takes the first n - 1. The pair 1/2, -2 has half the
+# Interpolation points; a tile takes the first n - 1 and infinity. The pair 1/2, -2 has half the
 # error of 2, -2 (Barabasz et al. 2020, https://arxiv.org/abs/1803.10986).
 _POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-2))
 
