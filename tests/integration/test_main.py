@@ -60,7 +60,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ('arguments', 'sentence'),
     [
         ([], 'No config is named: add --config=configs/base.py.'),
-        ([TINY, 'steps=3'], "'steps=3' is no flag: write --config.FIELD=VALUE."),
+        ([TINY, 'steps=3'], "'steps=3' is not a flag: write --config.FIELD=VALUE."),
         (
             [TINY, '--config.generator.name=resnet'],
             "generator.name is 'resnet'; choose one of unet, lite_unet, encoder_decoder, "
