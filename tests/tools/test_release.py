@@ -172,7 +172,7 @@ def test_a_run_whose_origin_is_gone_says_so_and_one_that_moved_is_found(runs, ca
     code, said = call(workdir=tmp_path / 'moved/second')
     assert code == 0, said
     text = (tmp_path / 'out/MODEL_CARD.md').read_text()
-    assert '`second` was started from weights in `first`, of which there is no record left.' in text
+    assert '`second` was started from weights in `first`, now deleted.' in text
     assert '\n3 photographs.\n' in text
 
 
@@ -180,7 +180,7 @@ def test_a_run_whose_origin_is_gone_says_so_and_one_that_moved_is_found(runs, ca
 def test_photographs_that_were_trained_on_are_called_so(runs, call, tmp_path):
     assert call(f'--val={runs / "photographs"}', '--sizes=16', workdir='first')[0] == 0
     text = (tmp_path / 'out/MODEL_CARD.md').read_text()
-    assert 'On 3 photographs of its training: nothing is said about others' in text
+    assert 'On 3 photographs of its training, so the scores say nothing about others' in text
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def test_commands_that_were_used_take_the_place_of_those_made(call, tmp_path):
     code, said = call('--command=one', workdir='second')
     assert (code, said) == (
         1,
-        'release: --command is named 1 times, and there are 2 stages (first, second): name it once '
+        'release: --command is given 1 times for 2 stages (first, second): give it once '
         'for each.\n',
     )
     assert call('--command=launch/local.sh one', '--command=two')[0] == 0
@@ -216,8 +216,8 @@ def test_a_note_with_a_path_is_refused_and_nothing_is_written(call, tmp_path):
     code, said = call(f'--data_note={tmp_path / "note.md"}', '--sizes=16')
     assert code == 1
     assert said.splitlines()[-1] == (
-        "release: MODEL_CARD.md would hold '/srv/photographs,', a path of this machine: leave it "
-        'out of what you name.'
+        "release: MODEL_CARD.md would contain '/srv/photographs,', a path of this machine: remove "
+        'it from the texts and flags.'
     )
     assert not list((tmp_path / 'out').iterdir())
 
@@ -247,16 +247,16 @@ def test_weights_that_are_too_large_are_refused(call, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('argv', 'sentence'),
     [
-        (['--val=v'], 'No --workdir is named: add --workdir=DIR.'),
-        (['--workdir=w'], 'No --val is named: add --val=DIR.'),
+        (['--val=v'], '--workdir is missing: add --workdir=DIR.'),
+        (['--workdir=w'], '--val is missing: add --val=DIR.'),
         (['--wrokdir=w'], 'unrecognized arguments: --wrokdir=w: --help lists the flags.'),
         (
             ['--workdir=w', '--val=v', '--sizes=128,x'],
-            "--sizes must be whole numbers from 11 on, with commas between, not '128,x'.",
+            "--sizes must be comma-separated integers of 11 or more, not '128,x'.",
         ),
         (
             ['--workdir=w', '--val=v', '--sizes=8'],
-            "--sizes must be whole numbers from 11 on, with commas between, not '8'.",
+            "--sizes must be comma-separated integers of 11 or more, not '8'.",
         ),
         (
             ['--workdir=w', '--val=v', '--data_note=n'],

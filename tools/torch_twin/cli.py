@@ -1,4 +1,4 @@
-"""What the two commands share: flags, and mistakes told in one sentence."""
+"""Parsing of flags and exit codes, shared by the commands of this package."""
 
 import argparse
 import sys
