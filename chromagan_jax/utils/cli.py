@@ -52,7 +52,7 @@ def exit_with(code: int, sentence: str) -> NoReturn:
     print_error(sentence)
     if jax.distributed.is_initialized():
         # At exit JAX waits for the other processes, so that an error of all ends all with its code.
-        # The timer ends this process if it alone has failed.
+        # The timer ends this process if the others have not failed.
         timer = threading.Timer(_EXIT_WAIT, os._exit, (code,))
         timer.daemon = True
         timer.start()
