@@ -253,11 +253,8 @@ def lightness(rgb: np.ndarray) -> np.ndarray:
     y = cv2.transform(linear, weights).reshape(rgb.shape[:2])
     root = np.maximum(y, np.float32(_F_KNEE))
     y -= root  # as in `encode`
-    y *= np.float32(_F_SLOPE)
-    y += np.cbrt(root, out=root)
-    y *= 116
-    y -= 16
-    return y
+    y = y * np.float32(_F_SLOPE) + np.cbrt(root, out=root)
+    return 116 * y - 16
 
 
 def _is_lab(target: np.ndarray | jax.Array) -> bool:

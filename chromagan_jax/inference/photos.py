@@ -112,8 +112,8 @@ def recolor(
         wide = [_resized(image[strip], width, image[strip].shape[0]) for image in tall]
         guide = lightness(pixels[strip])
         light = guide if change is None else np.clip(guide + change[strip], 0, 100)
-        chroma = (_chroma(*wide[index : index + 4], guide) for index in (0, 4))
-        for index, plane in enumerate(color.lab_to_rgb_of_lightness(light, *chroma)):
+        a, b = (_chroma(guide, *wide[index : index + 4]) for index in (0, 4))
+        for index, plane in enumerate(color.lab_to_rgb_of_lightness(light, a, b)):
             channel = cv2.convertScaleAbs(plane, alpha=255)
             cv2.mixChannels([channel], [result[strip]], [0, index])
     if result.shape[2] == 4:
@@ -122,9 +122,9 @@ def recolor(
 
 
 def _chroma(
-    rest: np.ndarray, slope: np.ndarray, low: np.ndarray, high: np.ndarray, guide: np.ndarray
+    guide: np.ndarray, rest: np.ndarray, slope: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
-    """a* or b* from its maps and L*, (h, w) each."""
+    """a* or b* from L* and its maps, (h, w) each."""
     chroma = slope * guide
     chroma += rest
     return np.minimum(np.maximum(chroma, low, out=chroma), high, out=chroma)
@@ -252,7 +252,7 @@ def write(path: Path, pixels: np.ndarray) -> None:
         raise
 
 
-def _encoded(pixels: np.ndarray, suffix: str) -> bytes | np.ndarray:
+def _encoded(pixels: np.ndarray, suffix: str) -> bytes:
     """The content of a file."""
     if suffix == '.jpg':
         data = io.BytesIO()
@@ -266,7 +266,7 @@ def _encoded(pixels: np.ndarray, suffix: str) -> bytes | np.ndarray:
         cv2.IMWRITE_PNG_FILTER: cv2.IMWRITE_PNG_FILTER_PAETH,
     }
     parameters = [number for option in options.items() for number in option]
-    return cv2.imencode('.png', cv2.cvtColor(pixels, order), parameters)[1]
+    return cv2.imencode('.png', cv2.cvtColor(pixels, order), parameters)[1].tobytes()
 
 
 def check_writable(output: Path) -> None:
