@@ -24,6 +24,13 @@ from chromagan_jax.inference.released import Trained
 
 PyTree = Any
 
+# Matrix products are Eigen's, faster here than YNNPACK's. XLA's older emitters make vector code of
+# loops over bands, which its newer ones do not, and compile faster.
+_CPU_OPTIONS: dict[str, str | bool] = {
+    'xla_cpu_experimental_ynn_fusion_type': '',
+    'xla_cpu_use_fusion_emitters': False,
+}
+
 
 def colorize(
     photographs: Sequence[np.ndarray],
@@ -156,7 +163,7 @@ def _make_predict_at(
         return color.to_lab(condition, target)[..., 1:]
 
     # Compiled here, since threads that call it for the first time would each compile it.
-    compiled = colors.lower(shape, jax.ShapeDtypeStruct((batch_size,), jnp.uint32)).compile()
+    compiled = _compile(colors.lower(shape, jax.ShapeDtypeStruct((batch_size,), jnp.uint32)))
 
     def predict(small: Sequence[np.ndarray], seeds: Sequence[int]) -> np.ndarray:
         images = np.zeros((batch_size, size, size, 3), np.uint8)
@@ -166,6 +173,16 @@ def _make_predict_at(
         return np.array(compiled(color.encode(images, space)[0], all_seeds)[: len(small)])
 
     return predict
+
+
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles for this back end; without the options that make it fast where XLA lacks one."""
+    if jax.default_backend() != 'cpu':
+        return lowered.compile()
+    try:
+        return lowered.compile(_CPU_OPTIONS)
+    except jax.errors.JaxRuntimeError:
+        return lowered.compile()
 
 
 def _seed(small: np.ndarray, sample: int | None) -> int:
