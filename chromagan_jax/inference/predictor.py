@@ -122,7 +122,10 @@ def make_predict(
     }
 
     def predict(small: Sequence[np.ndarray], samples: Sequence[int | None]) -> np.ndarray:
-        seeds = [_seed(*pair) for pair in zip(small, samples, strict=True)]
+        pairs = zip(small, samples, strict=True)
+        seeds = [_seed(*pair) for pair in pairs] if noise else [0] * len(small)
+        if len(networks) == 1:
+            return networks[largest](small, seeds)
         total = np.zeros((len(small), largest, largest, 2), np.float32)
         for size, network in networks.items():
             same = size == largest
@@ -170,9 +173,17 @@ def _make_predict_at(
         images[: len(small)] = small
         all_seeds = np.zeros(batch_size, np.uint32)
         all_seeds[: len(small)] = seeds
-        return np.array(compiled(color.encode(images, space)[0], all_seeds)[: len(small)])
+        return np.array(compiled(_condition(images, space), all_seeds)[: len(small)])
 
     return predict
+
+
+def _condition(images: np.ndarray, space: str) -> np.ndarray:
+    """That of `color.encode`, (B, size, size, 1), of (B, size, size, 3) photographs."""
+    if space != 'lab':
+        return color.encode(images, space)[0]
+    lightness = color.lightness(images.reshape(-1, *images.shape[2:]))
+    return (lightness / 50 - 1).reshape(*images.shape[:3], 1)
 
 
 def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
