@@ -259,7 +259,7 @@ def _encoded(pixels: np.ndarray, suffix: str) -> bytes:
         Image.fromarray(pixels).save(data, 'JPEG', quality=95, subsampling=0)
         return data.getvalue()
     order = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
-    # Half the time of Pillow's level 2, and smaller files: in photographs nothing but runs repeats.
+    # Half the time of Pillow's level 2, and 4 % larger files: little but runs repeats in photographs.
     options = {
         cv2.IMWRITE_PNG_COMPRESSION: 2,
         cv2.IMWRITE_PNG_STRATEGY: cv2.IMWRITE_PNG_STRATEGY_RLE,
