@@ -41,6 +41,7 @@ _FROM_XYZ = np.linalg.inv(_TO_XYZ)
 _F_KNEE = 0.008856  # linear below, cube root above
 _F_SLOPE = 7.787
 _F_ZERO = 16 / 116
+_F_INVERSE_KNEE = 0.2068966
 _SRGB_KNEE = 0.04045
 _LINEAR_KNEE = 0.0031308
 
@@ -90,7 +91,7 @@ def _f(t: ArrayT) -> ArrayT:
 
 
 def _f_inverse(f: ArrayT) -> ArrayT:
-    return _namespace(f).where(f > 0.2068966, f**3, (f - _F_ZERO) / _F_SLOPE)
+    return _namespace(f).where(f > _F_INVERSE_KNEE, f**3, (f - _F_ZERO) / _F_SLOPE)
 
 
 def rgb_to_lab(rgb: ArrayT) -> ArrayT:
@@ -114,23 +115,64 @@ def lab_to_rgb(lab: ArrayT) -> ArrayT:
     return _namespace(lab).clip(_linear_to_srgb(_lab_to_linear(lab)), 0, 1)
 
 
-def lab_to_rgb_of_lightness(lab: ArrayT) -> ArrayT:
+def lab_to_rgb_of_lightness(
+    lightness: np.ndarray, a: np.ndarray, b: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`lab_to_rgb` that preserves L* of colours outside sRGB; clipping would change it.
 
     Such a colour is mixed in linear light with the gray of equal L* until it lies inside sRGB. Both
     have the same Y, and Y is linear in the mixture, so L* and the dominant wavelength stay.
+
+    It works in place on separate planes, which is faster than on interleaved pixels.
+
+    Args:
+        lightness: L* in [0, 100], float32, any shape.
+        a: a*, of the same shape.
+        b: b*, of the same shape.
+
+    Returns:
+        R, G and B in [0, 1], float32, of the same shape.
     """
-    xp = _namespace(lab)
-    linear = _lab_to_linear(lab)
-    gray = _f_inverse((lab[..., 0] + 16) / 116)
-    r, g, b = linear[..., 0], linear[..., 1], linear[..., 2]  # faster than max(axis=-1)
-    over = xp.maximum(xp.maximum(r, g), b) - gray
-    under = gray - xp.minimum(xp.minimum(r, g), b)
+    f = (lightness + np.float32(16)) * np.float32(1 / 116)
+    x = _cubed_f(f + a * np.float32(1 / 500))
+    z = _cubed_f(np.maximum(f - b * np.float32(1 / 200), 0))  # as in _lab_to_linear
+    gray = _cubed_f(f)
+    rgb = [np.float32(u) * x + np.float32(v) * gray + np.float32(w) * z for u, v, w in _FROM_XYZ]
+    over = np.maximum(np.maximum(rgb[0], rgb[1]), rgb[2]) - gray
+    under = gray - np.minimum(np.minimum(rgb[0], rgb[1]), rgb[2])
     # The largest share of the colour that leaves all channels in [0, 1].
-    share = xp.minimum((1 - gray) / xp.maximum(over, 1e-6), gray / xp.maximum(under, 1e-6))
-    share = xp.clip(share, 0, 1)[..., None]
-    mixed = gray[..., None] + share * (linear - gray[..., None])
-    return xp.clip(_linear_to_srgb(mixed), 0, 1)
+    share = (1 - gray) / np.maximum(over, 1e-6)
+    share = np.minimum(share, gray / np.maximum(under, 1e-6))
+    share = np.minimum(np.maximum(share, 0), 1)
+    for channel in rgb:
+        channel -= gray
+        channel *= share
+        channel += gray
+    red, green, blue = map(_encoded, rgb)
+    return red, green, blue
+
+
+def _cubed_f(f: np.ndarray) -> np.ndarray:
+    """`_f_inverse`, computed in place; above the knee the linear term is 0."""
+    above = np.maximum(f, np.float32(_F_INVERSE_KNEE))
+    f -= above
+    f *= np.float32(1 / _F_SLOPE)
+    cube = above * above
+    cube *= above
+    f += cube
+    return f
+
+
+def _encoded(linear: np.ndarray) -> np.ndarray:
+    """`_linear_to_srgb` clipped to [0, 1], computed in place."""
+    above = np.maximum(linear, np.float32(_LINEAR_KNEE))
+    linear -= above
+    linear *= np.float32(12.92)
+    np.power(above, np.float32(1 / 2.4), out=above)
+    above *= np.float32(1.055)
+    above -= np.float32(0.055)
+    linear += above
+    return np.minimum(np.maximum(linear, 0, out=linear), 1, out=linear)
 
 
 def lightness_to_gray(lightness: ArrayT) -> ArrayT:
@@ -200,6 +242,18 @@ def encode(
         cv2.transform(f, _ENCODED_OF_F, dst=root)
         cv2.mixChannels([root], [condition, target], [0, 0, 1, 1, 2, 2])
     return out
+
+
+def lightness(rgb: np.ndarray) -> np.ndarray:
+    """(H, W) float32 L* of (H, W, 3) or (H, W, 4) uint8 sRGB, as exact as `encode`."""
+    linear = cv2.LUT(rgb, _LINEAR_OF_BYTE)
+    weights = np.zeros((1, rgb.shape[2]), np.float32)
+    weights[:, :3] = _TO_XYZ32[1]
+    y = cv2.transform(linear, weights).reshape(rgb.shape[:2])
+    root = np.maximum(y, np.float32(_F_KNEE))
+    y -= root  # as in `encode`
+    y = y * np.float32(_F_SLOPE) + np.cbrt(root, out=root)
+    return 116 * y - 16
 
 
 def _is_lab(target: np.ndarray | jax.Array) -> bool:

@@ -69,7 +69,7 @@ def balance_percentiles(lightness: np.ndarray, ab: np.ndarray, strength: float) 
     counts = _counts(lightness)
     if not counts.any():
         return ab
-    rgb = color.lab_to_rgb_of_lightness(np.dstack([lightness, ab]))
+    rgb = np.dstack(color.lab_to_rgb_of_lightness(lightness, ab[..., 0], ab[..., 1]))
     low, high = np.percentile(rgb[counts], (1, 99), axis=0)
     common = (low.mean(), high.mean())
     stretched = [

@@ -211,9 +211,20 @@ def test_a_file_in_the_place_of_the_workdir_is_named(inside: str, tmp_path: Path
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        ([TINY, '--config.widht=3'], "There is no field 'widht' in the config."),
-        ([TINY, '--config.gen.width=3'], "There is no field 'gen' in the config."),
-        ([TINY, '--config.seed.x=3'], "There is no field 'seed.x' in the config."),
+        ([TINY, '--config.qqq=3'], "There is no field 'qqq' in the config."),
+        (
+            [TINY, '--config.widht=3'],
+            "There is no field 'widht' in the config: did you mean 'generator.width' or "
+            "'generator.widths'?",
+        ),
+        (
+            [TINY, '--config.gen.width=3'],
+            "There is no field 'gen.width' in the config: did you mean 'generator.width'?",
+        ),
+        (
+            [TINY, '--config.seed.x=3'],
+            "There is no field 'seed.x' in the config: did you mean 'seed'?",
+        ),
         (
             [TINY, '--config.generator.widht=3'],
             "There is no field 'generator.widht' in the config: did you mean 'generator.width'?",
