@@ -72,7 +72,9 @@ def main(config: Config) -> None:
     flop = step.cost_analysis()['flops']
     print(f'\n{flop / 1e12:.2f} TFLOP a device and step, batch {_BATCH.value}\n')
     print(
-        '| devices | ' + ' | '.join(f'{c.name}: ms, with collectives, kept' for c in CHIPS) + ' |'
+        '| devices | '
+        + ' | '.join(f'{c.name}: ms, with collectives, efficiency' for c in CHIPS)
+        + ' |'
     )
     print('|---:|' + '---|' * len(CHIPS))
     for count in COUNTS:

@@ -114,7 +114,7 @@ def plant(photos: Path, odd: Path | None, pile: Path, count: int) -> list[Plante
 
 
 def expected_of_odd(manifest: Path) -> Iterator[tuple[str, str]]:
-    """Yields the odd files that must be dropped, and the reason; others may be kept or dropped."""
+    """Yields the odd files that must be dropped, with the reason; others may stay or be dropped."""
     with manifest.open(newline='') as file:
         for row in csv.DictReader(file):
             if row['pil_load'] != 'ok':

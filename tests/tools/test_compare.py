@@ -310,7 +310,7 @@ def test_other_settings_are_refused_and_change_nothing(finished, call):
         ),
         (
             ['--train=t', '--val=v', '--output=o'],
-            'v is no folder: name one of photographs with --val.',
+            'v is no folder: name a folder of photographs with --val.',
         ),
     ],
 )
