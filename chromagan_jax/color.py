@@ -37,13 +37,13 @@ _RGB_TO_XYZ = np.array(
     ]
 )
 _TO_XYZ = _RGB_TO_XYZ / _WHITE[:, None]  # to XYZ relative to the white point
-_FROM_XYZ = np.linalg.inv(_TO_XYZ)
+FROM_XYZ = np.linalg.inv(_TO_XYZ)
 _F_KNEE = 0.008856  # linear below, cube root above
-_F_SLOPE = 7.787
+F_SLOPE = 7.787
 _F_ZERO = 16 / 116
-_F_INVERSE_KNEE = 0.2068966
+F_INVERSE_KNEE = 0.2068966
 _SRGB_KNEE = 0.04045
-_LINEAR_KNEE = 0.0031308
+LINEAR_KNEE = 0.0031308
 
 
 def _namespace(x: np.ndarray | jax.Array) -> ModuleType:
@@ -81,17 +81,17 @@ def _srgb_to_linear(rgb: ArrayT) -> ArrayT:
 
 def _linear_to_srgb(linear: ArrayT) -> ArrayT:
     xp = _namespace(linear)
-    power = 1.055 * _power(xp.maximum(linear, _LINEAR_KNEE), 1 / 2.4) - 0.055
-    return xp.where(linear > _LINEAR_KNEE, power, 12.92 * linear)
+    power = 1.055 * _power(xp.maximum(linear, LINEAR_KNEE), 1 / 2.4) - 0.055
+    return xp.where(linear > LINEAR_KNEE, power, 12.92 * linear)
 
 
 def _f(t: ArrayT) -> ArrayT:
     xp = _namespace(t)
-    return xp.where(t > _F_KNEE, _power(xp.maximum(t, _F_KNEE), 1 / 3), _F_SLOPE * t + _F_ZERO)
+    return xp.where(t > _F_KNEE, _power(xp.maximum(t, _F_KNEE), 1 / 3), F_SLOPE * t + _F_ZERO)
 
 
 def _f_inverse(f: ArrayT) -> ArrayT:
-    return _namespace(f).where(f > _F_INVERSE_KNEE, f**3, (f - _F_ZERO) / _F_SLOPE)
+    return _namespace(f).where(f > F_INVERSE_KNEE, f**3, (f - _F_ZERO) / F_SLOPE)
 
 
 def rgb_to_lab(rgb: ArrayT) -> ArrayT:
@@ -107,72 +107,12 @@ def _lab_to_linear(lab: ArrayT) -> ArrayT:
     y = (lab[..., 0] + 16) / 116
     x = y + lab[..., 1] / 500
     z = xp.maximum(y - lab[..., 2] / 200, 0)  # as scikit-image: no light has a negative Z
-    return _transform(_FROM_XYZ, _f_inverse(xp.stack([x, y, z], axis=-1)))
+    return _transform(FROM_XYZ, _f_inverse(xp.stack([x, y, z], axis=-1)))
 
 
 def lab_to_rgb(lab: ArrayT) -> ArrayT:
     """(..., 3) L* in [0, 100], a*, b* to (..., 3) sRGB clipped to [0, 1], same float type."""
     return _namespace(lab).clip(_linear_to_srgb(_lab_to_linear(lab)), 0, 1)
-
-
-def lab_to_rgb_of_lightness(
-    lightness: np.ndarray, a: np.ndarray, b: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`lab_to_rgb` that preserves L* of colours outside sRGB; clipping would change it.
-
-    Such a colour is mixed in linear light with the gray of equal L* until it lies inside sRGB. Both
-    have the same Y, and Y is linear in the mixture, so L* and the dominant wavelength stay.
-
-    It works in place on separate planes, which is faster than on interleaved pixels.
-
-    Args:
-        lightness: L* in [0, 100], float32, any shape.
-        a: a*, of the same shape.
-        b: b*, of the same shape.
-
-    Returns:
-        R, G and B in [0, 1], float32, of the same shape.
-    """
-    f = (lightness + np.float32(16)) * np.float32(1 / 116)
-    x = _cubed_f(f + a * np.float32(1 / 500))
-    z = _cubed_f(np.maximum(f - b * np.float32(1 / 200), 0))  # as in _lab_to_linear
-    gray = _cubed_f(f)
-    rgb = [np.float32(u) * x + np.float32(v) * gray + np.float32(w) * z for u, v, w in _FROM_XYZ]
-    over = np.maximum(np.maximum(rgb[0], rgb[1]), rgb[2]) - gray
-    under = gray - np.minimum(np.minimum(rgb[0], rgb[1]), rgb[2])
-    # The largest share of the colour that leaves all channels in [0, 1].
-    share = (1 - gray) / np.maximum(over, 1e-6)
-    share = np.minimum(share, gray / np.maximum(under, 1e-6))
-    share = np.minimum(np.maximum(share, 0), 1)
-    for channel in rgb:
-        channel -= gray
-        channel *= share
-        channel += gray
-    red, green, blue = map(_encoded, rgb)
-    return red, green, blue
-
-
-def _cubed_f(f: np.ndarray) -> np.ndarray:
-    """`_f_inverse`, computed in place; above the knee the linear term is 0."""
-    above = np.maximum(f, np.float32(_F_INVERSE_KNEE))
-    f -= above
-    f *= np.float32(1 / _F_SLOPE)
-    cube = above * above
-    cube *= above
-    f += cube
-    return f
-
-
-def _encoded(linear: np.ndarray) -> np.ndarray:
-    """`_linear_to_srgb` clipped to [0, 1], computed in place."""
-    above = np.maximum(linear, np.float32(_LINEAR_KNEE))
-    linear -= above
-    linear *= np.float32(12.92)
-    np.power(above, np.float32(1 / 2.4), out=above)
-    above *= np.float32(1.055)
-    above -= np.float32(0.055)
-    linear += above
-    return np.minimum(np.maximum(linear, 0, out=linear), 1, out=linear)
 
 
 def lightness_to_gray(lightness: ArrayT) -> ArrayT:
@@ -237,7 +177,7 @@ def encode(
         f: np.ndarray = cv2.transform(linear, _TO_XYZ32)
         root = np.maximum(f, np.float32(_F_KNEE), out=linear)  # cv2.max reads 1 x 1 as a scalar
         f -= root
-        cv2.scaleAdd(f, _F_SLOPE, np.cbrt(root, out=root), dst=f)
+        cv2.scaleAdd(f, F_SLOPE, np.cbrt(root, out=root), dst=f)
         # Two calls: OpenCV is fast from 3 channels to 3, NumPy is slow at copying 2 of 3.
         cv2.transform(f, _ENCODED_OF_F, dst=root)
         cv2.mixChannels([root], [condition, target], [0, 0, 1, 1, 2, 2])
@@ -252,7 +192,7 @@ def lightness(rgb: np.ndarray) -> np.ndarray:
     y = cv2.transform(linear, weights).reshape(rgb.shape[:2])
     root = np.maximum(y, np.float32(_F_KNEE))
     y -= root  # as in `encode`
-    y = y * np.float32(_F_SLOPE) + np.cbrt(root, out=root)
+    y = y * np.float32(F_SLOPE) + np.cbrt(root, out=root)
     return 116 * y - 16
 
 

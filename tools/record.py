@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from chromagan_jax.config import Config, flatten, from_dict, load
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan.workdir import read_run
 from tools.compare import ROOT, processor
 from tools.table import minutes, read_json
 
@@ -38,7 +39,7 @@ def stages(workdir: Path) -> list[Stage]:
     found: dict[Path, Stage] = {}
     following: Path | None = workdir
     while following is not None and following.resolve() not in found:
-        run = checkpoints.read_run(following)
+        run = read_run(following)
         found[following.resolve()] = _stage(following, run)
         origin = Path(run['config'].get('init_from') or following)
         places = (origin, following.resolve().parent / origin.name)
@@ -93,9 +94,12 @@ def command(config: Mapping[str, Any]) -> str:
     for path in sorted((ROOT / 'configs').glob('*.py')):
         declared = flatten(load(str(path)))
         own = {field for field in declared if field.startswith(('generator.', 'discriminator.'))}
-        if own == networks and set(wanted) <= set(declared):
-            changed = [field for field, value in wanted.items() if value != declared[field]]
-            flags = [shlex.quote(f'--config.{field}={wanted[field]}') for field in changed]
+        if own == networks:
+            # A weight that one side lacks is 0 there; all other fields are on both sides.
+            fields = dict.fromkeys([*declared, *wanted])
+            pairs = {field: (declared.get(field, 0.0), wanted.get(field, 0.0)) for field in fields}
+            changed = {field: now for field, (before, now) in pairs.items() if now != before}
+            flags = [shlex.quote(f'--config.{field}={now}') for field, now in changed.items()]
             start = f'python -m chromagan_jax.main --config=configs/{path.name}'
             commands.append([start, *flags])
     nearest: list[str] = min(commands, key=len, default=[])

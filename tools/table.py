@@ -16,9 +16,9 @@ from chromagan_jax.config import Config, from_dict
 from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import metrics
-from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import make_model
+from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.utils import files, writers
 
 SYSTEMS = (
@@ -106,7 +106,7 @@ def make_row(name: str, folder: Path) -> dict[str, Any]:
     rate = read_json(folder / 'rate.json')
     if not rate or not (scores := last_scores(folder, rate['steps'])):
         return {}
-    described = checkpoints.read_run(folder / 'run')
+    described = read_run(folder / 'run')
     config = from_dict(Config, described['config'])
     lines = read_json(folder / 'run' / 'metrics.jsonl')
     model, shape = make_model(config), state_lib.target_shape(config)

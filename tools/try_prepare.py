@@ -139,24 +139,26 @@ def compare(planted: Sequence[Planted], pictures: Path) -> dict[str, Any]:
         tally = counts.setdefault(one.kind, Counter())
         # Either of two duplicates may be dropped.
         pair = (one.name, one.base) if one.outcome == 'duplicate' else (one.name,)
-        found = any(rows[name]['fate'] not in ('train', 'test') for name in pair)
+        found = any(rows[name]['decision'] not in ('train', 'test') for name in pair)
         tally['found' if found else 'missed'] += 1
         if not found:
-            missed.append({**one._asdict(), 'was': rows[one.name]['fate']})
+            missed.append({**one._asdict(), 'was': rows[one.name]['decision']})
     dropped = [
-        {'file': name, 'fate': row['fate'], 'detail': row['detail']}
+        {'file': name, 'decision': row['decision'], 'detail': row['detail']}
         for name, row in rows.items()
         if name.startswith('photos/')
-        and row['fate'] not in ('train', 'test')
+        and row['decision'] not in ('train', 'test')
         # A photograph may be dropped as the duplicate of an added file.
-        and not (name in partners and row['fate'] == 'duplicate' and ' planted/' in row['detail'])
+        and not (
+            name in partners and row['decision'] == 'duplicate' and ' planted/' in row['detail']
+        )
     ]
     return {
         'planted': {kind: dict(tally) for kind, tally in counts.items()},
         'missed': missed,
         'photographs': sum(name.startswith('photos/') for name in rows),
-        'photographs_dropped': dict(Counter(row['fate'] for row in dropped)),
-        'dropped': sorted(dropped, key=lambda row: (row['fate'], row['file'])),
+        'photographs_dropped': dict(Counter(row['decision'] for row in dropped)),
+        'dropped': sorted(dropped, key=lambda row: (row['decision'], row['file'])),
     }
 
 
@@ -208,7 +210,7 @@ def memory(pid: int) -> float:
     return total
 
 
-def work_alone(paths: Sequence[Path]) -> float:
+def work_without_pipeline(paths: Sequence[Path]) -> float:
     """Reads, decodes, resizes and encodes without the pipeline; returns CPU seconds."""
     begun = time.process_time()
     cv2.setNumThreads(1)
@@ -245,9 +247,9 @@ def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
     paths = [photos / name for name in sorted(image_names(str(photos)))]
     parts = [paths[index::workers] for index in range(workers)]
     with ProcessPoolExecutor(workers) as pool:
-        list(pool.map(work_alone, [part[:4] for part in parts]))  # imports
+        list(pool.map(work_without_pipeline, [part[:4] for part in parts]))  # imports
         begun = time.monotonic()
-        alone = sum(pool.map(work_alone, parts))
+        floor = sum(pool.map(work_without_pipeline, parts))
         floor = time.monotonic() - begun
     seconds, busy, most = run_prepare(photos, output, f'--workers={workers}', '--distance=-1')
     number = len(make_source(str(output)))
@@ -257,7 +259,7 @@ def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
         'floor_pictures_per_second': round(len(paths) / floor, 1),
         'pictures_per_second': round(len(paths) / seconds, 1),
         'share_of_floor': round(floor / seconds, 3),
-        'floor_processor_ms_per_picture': round(1000 * alone / len(paths), 2),
+        'floor_processor_ms_per_picture': round(1000 * floor / len(paths), 2),
         'processor_ms_per_picture': round(1000 * busy / len(paths), 2),
         'memory_mb': round(most),
         'read_folder_per_second': read_speed(str(photos), number),

@@ -5,8 +5,8 @@ A config file defines `get_config()` or `get_config(argument)`, which returns a 
 
 import inspect
 import runpy
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from chromagan_jax.config.schema import Config
 from chromagan_jax.errors import UserError
@@ -28,7 +28,7 @@ def load(spec: str) -> Config:
     name, colon, argument = spec.partition(':')
     path = find(name)
     try:
-        get_config: Any = runpy.run_path(str(path))['get_config']
+        get_config: Callable[..., object] = runpy.run_path(str(path))['get_config']
     except UserError:
         raise
     except KeyError:

@@ -18,6 +18,7 @@ from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
+from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.utils import files, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
@@ -37,7 +38,7 @@ def evaluate_checkpoints(config: Config, workdir: Path) -> None:
             appears within `eval.timeout`.
         PreemptedError: after SIGTERM or Ctrl-C; all scores are saved.
     """
-    run = from_dict(Config, checkpoints.read_run(workdir)['config'])
+    run = from_dict(Config, read_run(workdir)['config'])
     run.eval = config.eval
     mesh = sharding.make_mesh()
     source = open_sources(run)[1]

@@ -146,34 +146,18 @@ def colorize_files(
         UserError: if nothing more can be written.
     """
     counts = Counts(len(jobs))
-    batch: list[Photograph] = []
     seen: deque[Future[list[Writing]]] = deque()
     writing: deque[Writing] = deque()
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(networks) as network_pool:
         try:
             readings = (pool.submit(_read, job, size, max_pixels, post) for job in jobs)
-            for job, reading in _ahead(zip(jobs, readings, strict=True), threads):
-                if stopping():
-                    batch = []
-                    break
-                try:
-                    photograph, notes = reading.result()
-                except _FAILURES as error:
-                    counts.fail(job, error)
-                    continue
-                for note in notes:
-                    counts.message(f'{job.source}: {note}')
-                batch.append(photograph)
-                pixels = sum(p.pixels.shape[0] * p.pixels.shape[1] for p in batch)
-                if len(batch) == batch_size or pixels >= _BATCH_PIXELS:
-                    seen.append(network_pool.submit(_start_writing, batch, predict, pool, post))
-                    batch = []
+            pairs = _ahead(zip(jobs, readings, strict=True), threads)
+            for batch in _batches(pairs, batch_size, counts, stopping):
+                seen.append(network_pool.submit(_start_writing, batch, predict, pool, post))
                 while len(seen) > networks:
                     writing += seen.popleft().result()
                 while len(writing) > threads:
                     counts.collect(*writing.popleft())
-            if batch:
-                seen.append(network_pool.submit(_start_writing, batch, predict, pool, post))
             for future_batch in seen:
                 writing += future_batch.result()
             for job, future in writing:
@@ -185,6 +169,33 @@ def colorize_files(
         finally:
             counts.close()
     return counts.colorized, counts.failed
+
+
+def _batches(
+    readings: Iterable[tuple[Job, Future[tuple[Photograph, list[str]]]]],
+    batch_size: int,
+    counts: Counts,
+    stopping: Callable[[], bool],
+) -> Iterator[list[Photograph]]:
+    """Batches of the photographs that can be read; once `stopping()`, none of what is left."""
+    batch: list[Photograph] = []
+    for job, reading in readings:
+        if stopping():
+            return
+        try:
+            photograph, notes = reading.result()
+        except _FAILURES as error:
+            counts.fail(job, error)
+            continue
+        for note in notes:
+            counts.message(f'{job.source}: {note}')
+        batch.append(photograph)
+        pixels = sum(p.pixels.shape[0] * p.pixels.shape[1] for p in batch)
+        if len(batch) == batch_size or pixels >= _BATCH_PIXELS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _ahead(items: Iterable[T], ahead: int) -> Iterator[T]:

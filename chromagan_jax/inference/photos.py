@@ -21,6 +21,7 @@ from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import count_frames, load, resize, to_srgb
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import postprocess
+from chromagan_jax.inference.gamut import lab_to_rgb_of_lightness
 
 _STRIP = 2**15  # pixels whose colours are computed at a time: their floats stay in a cache
 _NOISE = 4.0  # variance of L* that is taken for grain, not for an edge
@@ -113,7 +114,7 @@ def recolor(
         guide = lightness(pixels[strip])
         light = guide if change is None else np.clip(guide + change[strip], 0, 100)
         a, b = (_chroma(guide, *wide[index : index + 4]) for index in (0, 4))
-        for index, plane in enumerate(color.lab_to_rgb_of_lightness(light, a, b)):
+        for index, plane in enumerate(lab_to_rgb_of_lightness(light, a, b)):
             channel = cv2.convertScaleAbs(plane, alpha=255)
             cv2.mixChannels([channel], [result[strip]], [0, index])
     if result.shape[2] == 4:

@@ -106,16 +106,16 @@ def _run(
     runner = values.workers, tuple(beam_arguments)
     report = run.prepare(inputs, output, settings, runner, stopping)
     if report is None:
-        run.say(f'{output} is already prepared from the same pictures with these settings.')
+        run.log(f'{output} is already prepared from the same pictures with these settings.')
     else:
         dropped = ', '.join(
             f'{count} {reason}' for reason, count in report['dropped'].items() if count
         )
         splits = ', '.join(f'{count} {split}' for split, count in report['splits'].items())
-        run.say(f'{output}: kept {report["kept"]} ({splits}); dropped {dropped or "none"}')
+        run.log(f'{output}: kept {report["kept"]} ({splits}); dropped {dropped or "none"}')
     if values.export:
         export(output, Path(values.export), values.workers)
-        run.say(f'{values.export}: the same images as folders of files')
+        run.log(f'{values.export}: the same images as folders of files')
 
 
 def _check(values: flags.FlagValues, beam_arguments: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
     digest: str
     name: str
     category: str
-    fate: str  # a split, or the reason for dropping it; '' while undecided
+    decision: str  # a split, or the reason for dropping it; '' while undecided
     detail: str
     kept: tuple[Any, ...]  # the fields of `Kept` from width to phash; () if dropped
     file: str  # in the staging folder; '' without a JPEG
@@ -56,13 +56,13 @@ class Outcome(NamedTuple):
 
     def duplicate(self, detail: str) -> 'Outcome':
         """The outcome of the image as a dropped duplicate; its JPEG serves as the example."""
-        return self._replace(fate='duplicate', detail=detail, kept=())
+        return self._replace(decision='duplicate', detail=detail, kept=())
 
     def result(self, image: bytes = b'') -> Kept | Dropped:
         """The result of `pictures.process` with the JPEG `image`, or `Dropped` if dropped later."""
-        if self.fate in ('', *SPLITS):
+        if self.decision in ('', *SPLITS):
             return Kept._make((image, *self.kept, self.digest))
-        return Dropped(self.fate, self.detail, image or None, self.digest)
+        return Dropped(self.decision, self.detail, image or None, self.digest)
 
 
 def stage(file: BinaryIO, name: str, result: Kept | Dropped, labels: tuple[str, str]) -> bytes:

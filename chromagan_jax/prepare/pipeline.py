@@ -193,15 +193,15 @@ def _settle(job: Job, bucket: int, joined: Mapping[str, Iterable[Any]]) -> None:
     first: dict[str, str] = {}  # of equal files, by digest
     plans: dict[str, list[Outcome]] = {plan: [] for plan in (*outcomes.SPLITS, 'dropped')}
     for one in sorted(outcomes.read_staged(job.staging, ticket) for ticket in tickets):
-        if not one.fate:
+        if not one.decision:
             if one.digest in first:
                 one = one.duplicate(f'the same file as {first[one.digest]}')
             elif one.digest in better:
                 one = one.duplicate(f'looks like {better[one.digest][-1]}')
             else:
-                one = one._replace(fate=pictures.split_of(one.digest, job.test, job.seed))
+                one = one._replace(decision=pictures.split_of(one.digest, job.test, job.seed))
             first.setdefault(one.digest, one.name)
-        plans[one.fate if one.fate in outcomes.SPLITS else 'dropped'].append(one)
+        plans[one.decision if one.decision in outcomes.SPLITS else 'dropped'].append(one)
     for plan, some in plans.items():
         if some:
             outcomes.write_plan(job.staging, (plan, outcomes.BUCKETS[bucket]), some)

@@ -24,7 +24,7 @@ from chromagan_jax.prepare.pictures import Options
 from chromagan_jax.utils import files
 from chromagan_jax.utils.progress import Progress, format_duration
 
-COLUMNS = ('file', 'name', 'fate', 'detail', 'category', 'width', 'height')  # of pictures.csv
+COLUMNS = ('file', 'name', 'decision', 'detail', 'category', 'width', 'height')  # of pictures.csv
 
 
 class Settings(NamedTuple):
@@ -61,7 +61,7 @@ def prepare(
         request = {'settings': _plain(settings), 'pictures': listing.fingerprint}
         if _is_prepared(output, request):
             return None
-        say(f'{listing.number} pictures to look at')
+        log(f'{listing.number} pictures to look at')
         begun = time.monotonic()
         _build(inputs, listing, hidden, settings, runner, stopping)
         made = hidden / 'made'
@@ -71,11 +71,11 @@ def prepare(
         with files.writing(output):
             made.replace(output)
         seconds = time.monotonic() - begun
-        say(f'{format_duration(seconds)}, {listing.number / seconds:.1f} pictures/s in all')
+        log(f'{format_duration(seconds)}, {listing.number / seconds:.1f} pictures/s in all')
     return json.loads((output / 'report.json').read_text())
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Prints a line to standard error."""
     print(text, file=sys.stderr, flush=True)
 
@@ -257,9 +257,11 @@ def _write_reports(staging: Path, made: Path, request: Mapping[str, Any]) -> Non
         table.writerow(COLUMNS)
         for plan in (*outcomes.SPLITS, 'dropped'):
             for one in outcomes.read_plan(str(staging), plan):
-                split = one.fate if plan != 'dropped' else ''
+                split = one.decision if plan != 'dropped' else ''
                 image = outcomes.read_picture(str(staging), one)
                 summary = report.add(summary, one.result(image), one.name, one.category, split)
                 size = one.kept[:2] if split else ('', '')
-                table.writerow((one.name, one.digest, one.fate, one.detail, one.category, *size))
+                table.writerow(
+                    (one.name, one.digest, one.decision, one.detail, one.category, *size)
+                )
     report.write_report(made, summary, request['settings'])

@@ -49,12 +49,7 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
     """
     with contextlib.ExitStack() as stack:
         run = open_run(config, workdir, stack)
-        pretrained = load_pretrained(config.pretrained)
-        with run.watchdog.phase('restore'):
-            state = starting_state(
-                config, run.model, run.mesh, run.checkpoints, pretrained, run.log
-            )
-        teacher = place_teacher(run.model, pretrained, run.mesh)
+        state, teacher = restore(run)
         start = int(state.step)
         if start >= config.steps:
             run.log(f'step {start} is the last one: nothing is left to do')
@@ -78,9 +73,7 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
             logger.push(step, metrics, **records)
             if profile:
                 trace(step - start, config.steps - start, workdir / 'profile', state)
-            stop = step < config.steps and (
-                run.stopping() or run.checkpoints.reached_preemption(step)
-            )
+            stop = step < config.steps and stop_requested(run, step)
             due = [each for each in actions if is_due(each.every, step, config.steps)]
             if stop and actions[-1] not in due:
                 due.append(actions[-1])
@@ -92,6 +85,21 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
             if stop:
                 raise PreemptedError(f'stopped at step {step}, which is saved: start it again.')
         return state
+
+
+def restore(run: Run) -> tuple[GanState, PyTree | None]:
+    """The state to start from, and the parameters of the teacher, if there is one."""
+    pretrained = load_pretrained(run.config.pretrained)
+    with run.watchdog.phase('restore'):
+        state = starting_state(
+            *(run.config, run.model, run.mesh, run.checkpoints, pretrained, run.log)
+        )
+    return state, place_teacher(run.model, pretrained, run.mesh)
+
+
+def stop_requested(run: Run, step: int) -> bool:
+    """Whether the run was asked to stop; all processes get the same answer at a step."""
+    return run.stopping() or run.checkpoints.reached_preemption(step)
 
 
 def compile_steps(run: Run, start: int) -> tuple[Step, Step]:

@@ -20,6 +20,7 @@ from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.init_from import load_weights
 from chromagan_jax.gan.model import GanModel, class_targets, make_model
 from chromagan_jax.gan.state import GanState
+from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.models.pretrained import PRETRAINED
 from chromagan_jax.utils import files, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
@@ -93,7 +94,7 @@ def check_workdir(config: Config, workdir: Path, source: Source, resume: bool) -
     """
     data = {'records': len(source), 'fingerprint': source.fingerprint}
     if resume:
-        run = checkpoint_lib.read_run(workdir)
+        run = read_run(workdir)
         config_lib.check_resume(config, run['config'])
         if run['data'] != data:
             raise UserError(

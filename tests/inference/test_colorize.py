@@ -25,6 +25,7 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints, steps
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import make_model
+from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.inference import photos as photo_lib
 from chromagan_jax.inference import predictor
 from chromagan_jax.utils import files
@@ -798,7 +799,7 @@ def test_all_steps_off_give_the_bits_of_a_run_that_knows_none(restoring, tmp_pat
     off += ['--denoise_before=0', '--denoise_after=0']
     (plain,) = predictor.colorize([read(path)], *network, SIZE)
     np.testing.assert_array_equal(colorized_by(workdir, path, tmp_path / 'off', *off), plain)
-    run = checkpoints.read_run(workdir)
+    run = read_run(workdir)
     run['config'].pop('colorize')
     older = tmp_path / 'older'
     older.mkdir()

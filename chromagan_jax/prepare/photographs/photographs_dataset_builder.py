@@ -65,7 +65,7 @@ class Photographs(tfds.core.ShardBasedBuilder):
         numbers = {category: number for number, category in enumerate(categories)}
         shards = {split: divide(staging, split) for split in SPLITS}
         if not any(shards.values()):
-            reasons = Counter(outcome.fate for outcome in read_plan(staging, 'dropped'))
+            reasons = Counter(outcome.decision for outcome in read_plan(staging, 'dropped'))
             found = ', '.join(f'{count} {reason}' for reason, count in sorted(reasons.items()))
             raise UserError(
                 f'No picture is left ({found}): use other pictures or relax the limits.'
