@@ -13,6 +13,7 @@ from PIL import Image
 from skimage import data
 
 from chromagan_jax import config as config_lib
+from chromagan_jax.config import command_line
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
@@ -305,6 +306,16 @@ def test_the_command_made_from_a_config_names_its_file_and_what_was_changed(name
         '--config.generator_optimizer.b1=0.25',
         '--config.seed=5',
     ]
+
+
+def test_the_command_sets_loss_weights_that_only_one_side_has():
+    config = base.get_config()
+    config.loss.weights = {'adversarial': 1.0, 'huber': 1000.0}
+    made = record.command(config_lib.to_dict(config))
+    (spec, *flags) = made.removeprefix('python -m chromagan_jax.main ').split(' \\\n    ')
+    line = command_line.split([spec.replace('configs/', f'{ROOT}/configs/'), *flags])
+    weights = command_line.make_config(line).loss.weights
+    assert {name: w for name, w in weights.items() if w} == config.loss.weights
 
 
 def test_a_network_that_no_config_has_gets_no_command():
