@@ -76,6 +76,7 @@ def test_the_loop_is_held_against_the_step(lines):
     assert 0 <= lines['loop']['waiting_for_data'] < 1
 
 
+@pytest.mark.slow
 def test_a_part_can_be_measured_alone():
     done = measure('--only=pipeline')
     (line,) = map(json.loads, done.stdout.splitlines())

@@ -35,6 +35,7 @@ def test_a_level_in_bands_is_two_convolutions_of_the_doubled_map_and_its_skip(si
     np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_a_generator_has_the_same_colours_with_bands_and_without(monkeypatch):
     generator = lite_unet.LiteUNet(decoder_widths=(16, 16, 16, 8, 8))
     x = np.random.default_rng(0).uniform(-1, 1, (1, 128, 160, 1)).astype(np.float32)
