@@ -27,11 +27,11 @@ from typing import Any
 import cv2
 import jax
 from absl import flags, logging
-from PIL import Image
 
 from chromagan_jax import sharding
 from chromagan_jax.config.fields import check_types, flatten
 from chromagan_jax.config.postprocess import OFF, PostProcess
+from chromagan_jax.data.decode import MAX_PIXELS
 from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.inference import batch, photos
 from chromagan_jax.inference.predictor import load, make_predict
@@ -81,7 +81,11 @@ def make_flags() -> flags.FlagValues:
             'Results of each photograph, from the noise of the network; 0: one without.',
         ),
         ('threads', min(8, os.cpu_count() or 1), 'Threads that read and write photographs.'),
-        ('max_megapixels', 200, 'Larger photographs are named and left out; 20 bytes a pixel.'),
+        (
+            'max_megapixels',
+            MAX_PIXELS // 10**6,
+            'Larger photographs are left out; 20 bytes a pixel.',
+        ),
     ):
         flags.DEFINE_integer(
             name, default, help_string, lower_bound=0 if default == 0 else 1, flag_values=values
@@ -199,5 +203,4 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 if __name__ == '__main__':
     logging.set_verbosity(logging.ERROR)
-    Image.MAX_IMAGE_PIXELS = None  # --max_megapixels is the bound
     sys.exit(main(sys.argv))

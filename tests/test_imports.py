@@ -23,7 +23,7 @@ MAY_IMPORT = {
     'training': {'evaluation', 'gan', 'config', 'data', 'models', 'utils'},
     'inference': {'gan', 'config', 'data', 'models', 'utils'},
     'prepare': {'data', 'utils'},
-    'colorize': {'inference', 'config', 'utils'},
+    'colorize': {'inference', 'config', 'data', 'utils'},
     'main': {'training', 'evaluation', 'config', 'utils'},
     '__init__': set(),
 }

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from chromagan_jax.config.postprocess import OFF, PostProcess
-from chromagan_jax.data.decode import UnreadableImage
+from chromagan_jax.data.decode import MAX_PIXELS, UnreadableImage, read
 from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import photos
@@ -126,7 +126,7 @@ def colorize_files(
     batch_size: int = 1,
     threads: int = 2,
     networks: int = 2,
-    max_pixels: int = 200_000_000,
+    max_pixels: int = MAX_PIXELS,
     post: PostProcess = OFF,
     stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[int, int]:
@@ -210,7 +210,7 @@ def _ahead(items: Iterable[T], ahead: int) -> Iterator[T]:
 
 
 def _read(job: Job, size: int, max_pixels: int, post: PostProcess) -> tuple[Photograph, list[str]]:
-    pixels, frames = photos.read(job.source, max_pixels)
+    pixels, frames = read(job.source.read_bytes(), max_pixels)
     notes = [f'the first of its {frames} frames is colorized'] if frames > 1 else []
     if pixels.shape[2:] == (4,) and job.target.suffix == '.jpg':
         notes.append('JPEG has no transparency: its transparent parts become white')

@@ -1,4 +1,4 @@
-"""Photographs at their own resolution: read, recoloured and written.
+"""Photographs at their own resolution: recoloured and written.
 
 Pixels are sRGB: (H, W) gray, uint8 or uint16; (H, W, 3) RGB or (H, W, 4) RGBA, uint8.
 """
@@ -18,7 +18,7 @@ from PIL import Image
 
 from chromagan_jax import color
 from chromagan_jax.config.postprocess import OFF, PostProcess
-from chromagan_jax.data.decode import count_frames, load, resize, to_srgb
+from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import postprocess
 from chromagan_jax.inference.gamut import lab_to_rgb_of_lightness
@@ -204,28 +204,6 @@ def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
     shrinks = width * height < image.size
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return cv2.resize(image, (width, height), interpolation=method)
-
-
-def read(path: Path, max_pixels: int) -> tuple[np.ndarray, int]:
-    """The first frame of an image file, upright, and how many frames there are.
-
-    Raises:
-        UnreadableImage: it is damaged, no image, or has more than `max_pixels`.
-        OSError: it cannot be read.
-    """
-    data = path.read_bytes()
-    image = load(data, max_pixels=max_pixels)
-    frames = count_frames(data)
-    del data
-    if image.mode.startswith('I;16'):
-        return np.asarray(image).astype(np.uint16), frames
-    if image.mode in ('1', 'L') and not {'transparency', 'icc_profile'} & image.info.keys():
-        return np.asarray(image.convert('L')), frames
-    colour, alpha = to_srgb(image)
-    if alpha is not None:
-        del image
-        colour.putalpha(alpha)
-    return np.asarray(colour), frames
 
 
 def write(path: Path, pixels: np.ndarray) -> None:

@@ -15,7 +15,12 @@ import numpy as np
 from PIL import Image
 
 from chromagan_jax import color
-from chromagan_jax.data.decode import FORMATS, UnreadableImage, decode, resize_short
+from chromagan_jax.data.decode import (
+    UnreadableImage,
+    decode,
+    original_size,
+    resize_short,
+)
 
 REASONS = ('undecodable', 'too_small', 'too_elongated', 'gray', 'duplicate')
 DISTANCE = 6  # maximum Hamming distance of the hashes of near-duplicates
@@ -32,8 +37,6 @@ _LEGENDRE = np.stack(
     axis=-1,
 )
 _STEEPNESS = 1e-4  # ridge penalty on the coefficients, in squared units of ab
-_ORIENTATION = 0x0112  # the EXIF tag
-_ON_ITS_SIDE = (5, 6, 7, 8)  # orientations that swap width and height
 _ODD_COLUMNS = 0x5555555555555555  # bits of odd horizontal frequencies in a hash
 _HASHED_BITS = 63  # the topmost bit of 64 stands for the mean and is always 0
 
@@ -88,7 +91,7 @@ def process(data: bytes, options: Options) -> Kept | Dropped:
     try:
         # At twice the size the area filter still determines the result.
         rgb = decode(data, 2 * max(options.size, _MEASURED_SIDE) if options.size else 0)
-        width, height = _size(data)
+        width, height = original_size(data, rgb)
     except UnreadableImage as error:
         return Dropped('undecodable', str(error), None, digest)
     short, long = sorted((width, height))
@@ -116,16 +119,6 @@ def process(data: bytes, options: Options) -> Kept | Dropped:
         phash=perceptual_hash(small),
         digest=digest,
     )
-
-
-def _size(data: bytes) -> tuple[int, int]:
-    """Width and height of a readable image, upright."""
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    try:
-        on_its_side = image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
-    except SyntaxError:  # damaged EXIF data, which `decode` ignores too
-        on_its_side = False
-    return (image.height, image.width) if on_its_side else image.size
 
 
 def _reduced(rgb: np.ndarray, side: int) -> np.ndarray:

@@ -1,0 +1,111 @@
+"""Calls of decoders in processes of their own, where a crash costs one file.
+
+Each calling thread gets a process, which is kept for the next call. The process may take
+`_MAX_MEMORY` of memory and some time for each file; it ends with the process that started it.
+"""
+
+import contextlib
+import os
+import pickle
+import queue
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from chromagan_jax.data.decode.frame import UnreadableImage
+
+T = TypeVar('T')
+
+_MAX_MEMORY = 8 * 2**30  # bytes of address space; 200 megapixels of 16-bit RGBA take 6
+_SECONDS, _SECONDS_PER_MB = 30.0, 1.0  # of one file
+_SERVE = 'from chromagan_jax.data.decode.process import serve; serve()'
+
+_idle: queue.LifoQueue[subprocess.Popen] = queue.LifoQueue()
+# A child must not write into the pipes of its parent's processes.
+os.register_at_fork(after_in_child=lambda: _idle.queue.clear())
+
+
+def call(function: Callable[..., T], data: bytes, *arguments: Any, **options: Any) -> T:
+    """`function(data, *arguments, **options)` in another process.
+
+    Raises:
+        UnreadableImage: the function raised it, crashed, or needed too much time or memory.
+    """
+    try:
+        process = _idle.get_nowait()
+    except queue.Empty:
+        process = _start()
+    limit = _SECONDS + _SECONDS_PER_MB * len(data) / 2**20
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(limit, stop)
+    timer.start()
+    try:
+        pickle.dump((function, data, arguments, options), process.stdin, protocol=5)
+        process.stdin.flush()
+        done, result = pickle.load(process.stdout)
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        code = _end(process)
+        if late.is_set():
+            raise UnreadableImage(f'its decoder took more than {limit:.0f} s') from error
+        raise UnreadableImage(f'its decoder crashed (code {code})') from error
+    except BaseException:
+        _end(process)
+        raise
+    finally:
+        timer.cancel()
+    _idle.put(process)
+    if not done:
+        raise result
+    return result
+
+
+def _start() -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, '-c', _SERVE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)},
+    )
+
+
+def _end(process: subprocess.Popen) -> int:
+    process.kill()
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            pipe.close()
+    return process.wait()
+
+
+def serve() -> None:
+    """Answers calls from standard input until it is closed."""
+    # The process that started this one handles signals, and may need it until it has finished.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    while True:
+        try:
+            function, data, arguments, options = pickle.load(requests)
+        except EOFError:
+            return
+        try:
+            answer = True, function(data, *arguments, **options)
+        except UnreadableImage as error:
+            answer = False, error
+        except MemoryError:
+            answer = False, UnreadableImage('its decoder needs too much memory')
+        pickle.dump(answer, answers, protocol=5)
+        answers.flush()
+        del data, answer

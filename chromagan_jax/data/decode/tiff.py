@@ -1,0 +1,198 @@
+"""Reading of TIFF: structure by tifffile, compressed data by imagecodecs.
+
+They read more than Pillow and OpenCV and keep the bits (`docs/files.md` has the comparison).
+"""
+
+import io
+import itertools
+import logging
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from chromagan_jax.data.decode import pillow
+from chromagan_jax.data.decode.formats import BY_NAME
+from chromagan_jax.data.decode.frame import DAMAGE, Frame, UnreadableImage, check_size, one_line
+
+_WHITE_IS_ZERO, _PALETTE, _SEPARATED, _YCBCR, _LAB, _ICC_LAB = 0, 3, 5, 6, 8, 9  # photometric
+_SENSOR = (32803, 34892)  # colour filter array, linear raw
+_DNG_VERSION, _ORIENTATION, _PROFILE = 50706, 274, 34675  # tags
+_OLD_JPEG = 6  # a compression
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # alpha among the extra samples
+_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3, 9: 3}  # samples of a photometric
+_SPACES = {2: 'rgb', 3: 'rgb', 5: 'cmyk', 6: 'rgb', 8: 'lab', 9: 'lab'}
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+_MAX_PAGES = 10_000
+
+logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # it logs every odd tag
+
+
+class CameraRaw(Exception):  # noqa: N818
+    """A TIFF holds the values of a camera's sensor; its other images are previews."""
+
+
+def read(data: bytes, page: int, max_pixels: int) -> Frame:
+    """Reads a page of a TIFF.
+
+    Args:
+        data: the whole file.
+        page: from 0; thumbnails and masks do not count.
+        max_pixels: larger images are rejected before memory is allocated.
+
+    Raises:
+        CameraRaw: it is a camera's file, such as DNG or NEF.
+        UnreadableImage: it is damaged, or of a kind that is not read.
+    """
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            pages = _pages(tiff)
+            if page >= len(pages):
+                raise UnreadableImage(f'it has {len(pages)} pages')
+            return _read_page(pages[page], data, len(pages), max_pixels)
+    except (UnreadableImage, CameraRaw):
+        raise
+    except DAMAGE as error:
+        raise UnreadableImage(one_line(error)) from error
+
+
+def count_pages(data: bytes) -> int:
+    """The number of pages; 1 if damage hides it."""
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            return len(_pages(tiff))
+    except (*DAMAGE, CameraRaw):
+        return 1
+
+
+def _pages(tiff: tifffile.TiffFile) -> list[Any]:
+    """The images of a file without thumbnails and masks; raises CameraRaw."""
+    top = list(itertools.islice(tiff.pages, _MAX_PAGES))
+    below = [sub for page in top for sub in itertools.islice(page.pages or (), _MAX_PAGES)]
+    for page in (*top, *below):
+        if page.photometric in _SENSOR or _DNG_VERSION in page.tags:
+            raise CameraRaw
+    for candidates in (top, below):
+        if whole := [page for page in candidates if not page.subfiletype & (_REDUCED | _MASK)]:
+            return whole
+    return top
+
+
+def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
+    check_size(page.imagewidth, page.imagelength, max_pixels)
+    photometric, colours = page.photometric, _COLOURS.get(page.photometric)
+    if colours is None:
+        raise UnreadableImage(f'TIFF of photometric {page.photometric:d} is not read')
+    if page.nbytes > 16 * max_pixels:
+        raise UnreadableImage(f'{page.nbytes / 1e9:.3g} GB of samples are too many')
+    spans = zip(page.dataoffsets, page.databytecounts, strict=False)
+    if any(offset + count > len(data) for offset, count in spans):
+        raise UnreadableImage('its data end early')
+    if page.compression == _OLD_JPEG or (photometric == _YCBCR and not _is_jpeg(page)):
+        return pillow.read(data, BY_NAME['TIFF'], max_pixels)._replace(frames=pages)
+    values = _values(page)
+    if values.shape[2] < colours:
+        raise UnreadableImage(f'{values.shape[2]} samples a pixel are too few')
+    full = _full_scale(values, page)
+    alpha = _alpha(page, colours, values, full)
+    samples = values[..., 0] if colours == 1 else values[..., :colours]
+    samples = _of_palette(samples, page) if photometric == _PALETTE else _scaled(samples, full)
+    if photometric == _WHITE_IS_ZERO:
+        samples = ~samples
+    if photometric == _LAB:  # a*, b* are signed
+        samples = _from_signed_lab(samples)
+    elif photometric == _ICC_LAB and samples.dtype == np.uint16:  # of ICC version 2
+        samples = _scaled(np.minimum(samples, 65280), 65280)
+    if alpha is not None and page.extrasamples and _ASSOCIATED in page.extrasamples:
+        samples = pillow.to_unassociated(samples, alpha)
+    profile = page.tags.valueof(_PROFILE)
+    return Frame(
+        np.ascontiguousarray(samples),
+        _SPACES.get(photometric, 'gray'),
+        alpha,
+        bytes(profile) if isinstance(profile, bytes) else None,
+        orientation=_orientation(page),
+        frames=pages,
+    )
+
+
+def _is_jpeg(page: Any) -> bool:
+    return page.compression in (7, 33007, 34892)  # tifffile converts these to RGB
+
+
+def _orientation(page: Any) -> int:
+    value = page.tags.valueof(_ORIENTATION, default=1)
+    return value if value in range(1, 9) else 1
+
+
+def _values(page: Any) -> np.ndarray:
+    """(H, W, C) of the type that the file has."""
+    separate, _, height, width, together = page.shaped
+    values = page.asarray(maxworkers=1).reshape(page.shaped)[:, 0]  # the first slice of a volume
+    return np.moveaxis(values, 0, 2).reshape(height, width, separate * together)
+
+
+def _full_scale(values: np.ndarray, page: Any) -> float:
+    """The value of white.
+
+    The range of integers of up to 16 bits is that of their bits. For 32 bits and floats it is the
+    smallest common range (1, 255, 65535) that contains the brightest sample, else that of the type.
+    """
+    kind, bits = values.dtype.kind, 8 * values.dtype.itemsize
+    if kind == 'b':
+        return 1.0
+    if kind == 'u' and bits <= 16:
+        return 2.0 ** min(page.bitspersample, bits) - 1
+    if kind == 'i' and bits <= 16:
+        return 2.0 ** (bits - 1) - 1
+    peak = float(np.nanmax(values, initial=0))
+    if kind == 'f':
+        return next((full for full in (1.0, 255.0, 65535.0) if peak <= full), peak)
+    return next(
+        (full for full in (255.0, 65535.0) if peak <= full), float(np.iinfo(values.dtype).max)
+    )
+
+
+def _scaled(values: np.ndarray, full: float) -> np.ndarray:
+    """To uint8, or uint16 if the values have more than 8 bits; black is 0 and white the maximum."""
+    kind = values.dtype.kind
+    if kind in 'ub' and full <= 255 and values.dtype.itemsize == 1:
+        if full == 255:
+            return values
+        table = np.rint(np.arange(256).clip(0, full) * (255 / full)).astype(np.uint8)
+        return table[values.astype(np.uint8)]
+    if values.dtype == np.uint16:
+        if full == 65535:
+            return values
+        table = np.rint(np.arange(65536).clip(0, full) * (65535 / full)).astype(np.uint16)
+        return table[values]
+    result = np.empty(values.shape, np.uint16)
+    for row, out in zip(values, result, strict=True):
+        light = np.nan_to_num(row.astype(np.float64), posinf=full, neginf=0)
+        out[...] = np.rint((light * (65535 / full)).clip(0, 65535))
+    return result
+
+
+def _alpha(page: Any, colours: int, values: np.ndarray, full: float) -> np.ndarray | None:
+    """(H, W) of the first extra sample that is transparency; others, as infrared, do not count."""
+    for index, kind in enumerate(page.extrasamples or ()):
+        if kind in (_ASSOCIATED, _UNASSOCIATED) and colours + index < values.shape[2]:
+            return np.ascontiguousarray(_scaled(values[..., colours + index], full))
+    return None
+
+
+def _of_palette(indices: np.ndarray, page: Any) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    colours = np.asarray(page.colormap)
+    if colours.max(initial=0) > 255:  # some writers store 8 bits
+        colours = colours >> 8
+    return colours.astype(np.uint8).T[np.minimum(indices, colours.shape[1] - 1)]
+
+
+def _from_signed_lab(samples: np.ndarray) -> np.ndarray:
+    """CIELAB of a TIFF to that of ICC version 4, of the same type."""
+    if samples.dtype == np.uint8:
+        return samples ^ np.uint8([0, 128, 128])
+    signed = samples[..., 1:].view(np.int16) / 256
+    ab = np.rint((signed + 128) * 257).clip(0, 65535).astype(np.uint16)
+    return np.concatenate([samples[..., :1], ab], axis=-1)
