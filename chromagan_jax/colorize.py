@@ -33,7 +33,7 @@ from chromagan_jax.config.fields import check_types, flatten
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import MAX_PIXELS
 from chromagan_jax.errors import PreemptedError, UserError
-from chromagan_jax.inference import batch, photos
+from chromagan_jax.inference import batch, files, photos
 from chromagan_jax.inference.predictor import load, make_predict
 from chromagan_jax.utils import cli
 from chromagan_jax.utils.preemption import stop_requests
@@ -69,6 +69,9 @@ def make_flags() -> flags.FlagValues:
     )
     flags.DEFINE_enum(
         'format', 'png', ['png', 'jpg'], 'Of the colour versions.', flag_values=values
+    )
+    flags.DEFINE_enum(
+        'pages', 'first', ['first', 'all'], 'Of a TIFF that has several.', flag_values=values
     )
     flags.DEFINE_bool(
         'overwrite', False, 'Replace what is there; otherwise it is skipped.', flag_values=values
@@ -137,12 +140,16 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
         if not value:
             raise UserError(f'No {name} is named: add {example}.')
     output = Path(values.output)
-    planned = batch.plan(paths, output, f'.{values.format}', values.samples)
+    found = files.find(paths, output, values.pages == 'all')
+    for sentence in (*found.notes, *found.failures):
+        print(sentence, file=sys.stderr)
+    planned = batch.plan(found.photographs, output, f'.{values.format}', values.samples)
     wanted = [job for job in planned if values.overwrite or not job.target.exists()]
     photos.check_writable(output)
     colorized, failed = _colorize(values, wanted, stopping) if wanted else (0, 0)
-    counts = f'{colorized} colorized, {failed} failed, '
     left = len(wanted) - colorized - failed
+    failed += len(found.failures)
+    counts = f'{colorized} colorized, {failed} failed, '
     if left:
         goes_on = 'it begins anew with --overwrite' if values.overwrite else 'it goes on with these'
         raise PreemptedError(f'Interrupted: {counts}{left} left; started again, {goes_on}.')

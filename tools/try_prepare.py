@@ -35,7 +35,8 @@ from absl import flags
 from PIL import Image, ImageOps
 
 from chromagan_jax.data.decode import decode, resize_short
-from chromagan_jax.data.sources import image_names, make_source
+from chromagan_jax.data.listing import Ignored, image_names
+from chromagan_jax.data.sources import make_source
 from chromagan_jax.prepare.pictures import Options, encode_jpeg
 from chromagan_jax.utils import files
 
@@ -88,7 +89,7 @@ KINDS: dict[tuple[str, str], Callable[[bytes, Image.Image], bytes]] = {
 def plant(photos: Path, odd: Path | None, pile: Path, count: int) -> list[Planted]:
     """Links the photographs into the folder `pile` and adds the other files."""
     pile.mkdir(parents=True)
-    names = sorted(image_names(str(photos)))
+    names = sorted(image_names(str(photos), Ignored()))
     for name in names:
         link = pile / 'photos' / name
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -235,7 +236,7 @@ def read_speed(source: str, number: int) -> float:
 def multiply(photos: Path, folder: Path, copies: int) -> Path:
     """A folder with `copies` files of each photograph, which differ in an appended byte."""
     for number in range(copies):
-        for name in image_names(str(photos)):
+        for name in image_names(str(photos), Ignored()):
             copy = folder / str(number) / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes((photos / name).read_bytes() + bytes([number]))
@@ -244,7 +245,7 @@ def multiply(photos: Path, folder: Path, copies: int) -> Path:
 
 def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
     """Images/s of the work without the pipeline, of the command and of reading; its memory."""
-    paths = [photos / name for name in sorted(image_names(str(photos)))]
+    paths = [photos / name for name in sorted(image_names(str(photos), Ignored()))]
     parts = [paths[index::workers] for index in range(workers)]
     with ProcessPoolExecutor(workers) as pool:
         list(pool.map(work_without_pipeline, [part[:4] for part in parts]))  # imports

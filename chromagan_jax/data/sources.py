@@ -9,9 +9,8 @@ first use.
 import dataclasses
 import glob
 import importlib.util
-import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from chromagan_jax.data.datasets import (
@@ -22,9 +21,8 @@ from chromagan_jax.data.datasets import (
     open_tfds_folder,
     open_tfds_name,
 )
+from chromagan_jax.data.listing import Ignored, image_names
 from chromagan_jax.errors import UserError
-
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
 # The colour photographs in scikit-image's wheel; its other images are downloads, micrographs,
 # drawings or gray.
@@ -84,16 +82,16 @@ class Folder:
     labels: tuple[int, ...] | None = dataclasses.field(repr=False)
     num_classes: int
     fingerprint: str
+    ignored: str = ''  # a sentence about the files that are of other kinds
 
     @classmethod
     def scan(cls, location: str, root: pathlib.Path, with_labels: bool = False) -> 'Folder':
-        """Finds the images below `root`, except hidden ones; raises UserError if there are none."""
-        names = tuple(sorted(image_names(str(root))))
+        """Finds the images below `root`; raises UserError if there are none."""
+        ignored = Ignored()
+        names = tuple(sorted(image_names(str(root), ignored)))
+        check_listed(ignored)
         if not names:
-            raise UserError(
-                f'{location} holds no images: name a folder with {", ".join(EXTENSIONS)} files '
-                'in it or below it.'
-            )
+            raise UserError(no_images(location, ignored))
         labels, classes = None, 0
         if with_labels:
             if stray := next((name for name in names if '/' not in name), None):
@@ -104,7 +102,9 @@ class Folder:
             tops = [name.partition('/')[0] for name in names]
             order = {top: index for index, top in enumerate(sorted(set(tops)))}
             labels, classes = tuple(order[top] for top in tops), len(order)
-        return cls(location, str(root), names, labels, classes, fingerprint(names))
+        return cls(
+            location, str(root), names, labels, classes, fingerprint(names), ignored.sentence()
+        )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -118,34 +118,16 @@ class Folder:
         return self.names[index]
 
 
-def image_names(root: str) -> Iterator[str]:
-    """Yields relative paths of the images below `root`, without hidden files, in no order.
-
-    Raises:
-        UserError: if a folder cannot be listed.
-    """
-
-    def refuse(error: OSError) -> None:  # os.walk would skip the folder silently
-        raise UserError(f'{error.filename} cannot be listed: make it readable.') from error
-
-    for folder, subfolders, files in os.walk(root, onerror=refuse, followlinks=True):
-        # Data sets often consist of links, so links are followed unless they form a loop.
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith('.') and not _leads_back(os.path.join(folder, name))
-        ]
-        prefix = os.path.relpath(folder, root)
-        for name in files:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith('.'):
-                yield pathlib.Path(prefix, name).as_posix()
+def no_images(location: str, ignored: Ignored) -> str:
+    """The sentence about a folder without images."""
+    held = f'{ignored.sentence()}; ' if ignored.sentence() else ''
+    return f'{location} holds no images: {held}name a folder with photographs in it or below it.'
 
 
-def _leads_back(folder: str) -> bool:
-    if not os.path.islink(folder):
-        return False
-    target, parent = os.path.realpath(folder), os.path.realpath(os.path.dirname(folder))
-    return os.path.commonpath([target, parent]) == target
+def check_listed(ignored: Ignored) -> None:
+    """Raises UserError for a folder that cannot be listed: a data set must not lose a part."""
+    for folder, reason in ignored.closed:
+        raise UserError(f'{folder} cannot be listed ({reason}): make it readable.')
 
 
 def _sample() -> Folder:

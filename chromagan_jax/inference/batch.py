@@ -12,9 +12,9 @@ import numpy as np
 
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import MAX_PIXELS, UnreadableImage, read
-from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import photos
+from chromagan_jax.inference.files import Listed
 from chromagan_jax.utils.progress import Progress
 
 T = TypeVar('T')
@@ -33,33 +33,23 @@ class Job(NamedTuple):
     source: Path
     target: Path
     sample: int | None = None  # which of several results; None: the one without noise
+    page: int | None = None  # of a TIFF, from 0; None: the first
 
 
-def plan(paths: Sequence[str], output: Path, suffix: str, samples: int = 0) -> list[Job]:
-    """Which files become which: folders searched and mirrored, stems kept.
+def plan(found: Sequence[Listed], output: Path, suffix: str, samples: int = 0) -> list[Job]:
+    """Which files become which: folders mirrored, stems kept.
 
     Where two photographs of a folder differ only in their suffix, both keep it: `a.jpg.png`. With
     `samples` each becomes as many: `a.1.png`, `a.2.png`, ...
 
     Raises:
-        UserError: for a folder without photographs, and if a result would replace a photograph or
-            another result.
+        UserError: if a result would replace a photograph or another result.
     """
-    found: list[tuple[Path, Path]] = []  # (photograph, its place below the output)
-    for path in map(Path, paths):
-        if path.is_dir():
-            if path.resolve() == output.resolve():
-                raise UserError(f'{path} is both read and written: choose another --output.')
-            names = [Path(name) for name in Folder.scan(str(path), path).names]
-            found += [(path / name, name) for name in names if not _below(path / name, output)]
-        else:
-            found.append((path, Path(path.name)))
-    found = list(dict.fromkeys(found))
-    stems = Counter(place.with_suffix('') for _, place in found)
+    stems = Counter(listed.place.with_suffix('') for listed in found)
     jobs: list[Job] = []
     taken: dict[Path, Path] = {}
-    sources = {source.resolve() for source, _ in found}
-    for source, place in found:
+    sources = {source.resolve() for source, *_ in found}
+    for source, place, page in found:
         name = place.stem if stems[place.with_suffix('')] == 1 else place.name
         for sample in range(1, samples + 1) if samples else (None,):
             number = '' if sample is None else f'.{sample}'
@@ -72,12 +62,8 @@ def plan(paths: Sequence[str], output: Path, suffix: str, samples: int = 0) -> l
                     'different folders.'
                 )
             taken[target] = source
-            jobs.append(Job(source, target, sample))
+            jobs.append(Job(source, target, sample, page))
     return jobs
-
-
-def _below(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
 
 
 Writing = tuple[Job, Future[None]]  # a photograph, and its writing
@@ -210,8 +196,9 @@ def _ahead(items: Iterable[T], ahead: int) -> Iterator[T]:
 
 
 def _read(job: Job, size: int, max_pixels: int, post: PostProcess) -> tuple[Photograph, list[str]]:
-    pixels, frames = read(job.source.read_bytes(), max_pixels)
-    notes = [f'the first of its {frames} frames is colorized'] if frames > 1 else []
+    pixels, frames = read(job.source.read_bytes(), max_pixels, job.page or 0)
+    one_of_many = frames > 1 and job.page is None
+    notes = [f'the first of its {frames} frames is colorized'] if one_of_many else []
     if pixels.shape[2:] == (4,) and job.target.suffix == '.jpg':
         notes.append('JPEG has no transparency: its transparent parts become white')
     return Photograph(job, *photos.prepare(pixels, size, post)), notes

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from chromagan_jax.data.sources import Source, image_names, make_source
+from chromagan_jax.data.listing import Ignored, image_names
+from chromagan_jax.data.sources import Source, check_listed, make_source, no_images
 from chromagan_jax.errors import UserError
 from chromagan_jax.utils import files
 
@@ -39,6 +40,7 @@ class Listing(NamedTuple):
     starts: tuple[int, ...]  # file offset of each chunk
     categories: tuple[str, ...]  # in the order of their labels; () without categories
     fingerprint: str  # of names, sizes and categories, independent of their order
+    ignored: tuple[str, ...] = ()  # sentences about files of other kinds
 
 
 def list_pictures(inputs: Inputs, path: Path) -> Listing:
@@ -50,9 +52,9 @@ def list_pictures(inputs: Inputs, path: Path) -> Listing:
     Raises:
         UserError: if there are no images, or an image has no line in the CSV file.
     """
-    starts, position, total, count, categories = [], 0, 0, 0, set()
+    starts, position, total, count, categories, told = [], 0, 0, 0, set(), []
     with files.writing(path), path.open('wb') as file:
-        for entry, size, category in _entries(inputs):
+        for entry, size, category in _entries(inputs, told):
             line = json.dumps(entry).encode() + b'\n'
             if count % CHUNK == 0:
                 starts.append(position)
@@ -63,13 +65,19 @@ def list_pictures(inputs: Inputs, path: Path) -> Listing:
             categories.add(category)
     held = f'{total % 2**128:032x}'
     if not inputs.source:
-        return Listing(str(path), count, tuple(starts), tuple(sorted(categories - {''})), held)
+        named = tuple(sorted(categories - {''}))
+        return Listing(str(path), count, tuple(starts), named, held, tuple(told))
     source = _open(inputs.source, inputs.split)
     return Listing(str(path), count, tuple(starts), _classes(inputs), held + source.fingerprint)
 
 
-def _entries(inputs: Inputs) -> Iterator[tuple[int | tuple[int, str, str], int, str]]:
-    """Yields the content of a line of the listing, size in bytes, category."""
+def _entries(
+    inputs: Inputs, told: list[str]
+) -> Iterator[tuple[int | tuple[int, str, str], int, str]]:
+    """Yields the content of a line of the listing, size in bytes, category.
+
+    Adds to `told` a sentence about the files that are left out.
+    """
     if inputs.source:
         for index in range(len(_open(inputs.source, inputs.split))):
             yield index, 0, ''
@@ -78,8 +86,8 @@ def _entries(inputs: Inputs) -> Iterator[tuple[int | tuple[int, str, str], int, 
     for number, folder in enumerate(inputs.folders):
         if not Path(folder).is_dir():
             raise UserError(f'{folder} is not a folder: set --input to a folder of images.')
-        found = False
-        for name in image_names(folder):
+        found, ignored = False, Ignored()
+        for name in image_names(folder, ignored):
             found = True
             category = category_of(name)
             try:
@@ -87,8 +95,11 @@ def _entries(inputs: Inputs) -> Iterator[tuple[int | tuple[int, str, str], int, 
             except OSError:  # a broken link: reported when it is read
                 size = -1
             yield (number, name, category), size, category
+        check_listed(ignored)
         if not found:
-            raise UserError(f'{folder} holds no images: set --input to a folder of images.')
+            raise UserError(no_images(folder, ignored))
+        if sentence := ignored.sentence():
+            told.append(f'{folder}: {sentence}')
 
 
 def _categories(labels: str) -> Callable[[str], str]:

@@ -61,6 +61,8 @@ def prepare(
         request = {'settings': _plain(settings), 'pictures': listing.fingerprint}
         if _is_prepared(output, request):
             return None
+        for sentence in listing.ignored:
+            log(sentence)
         log(f'{listing.number} pictures to look at')
         begun = time.monotonic()
         _build(inputs, listing, hidden, settings, runner, stopping)

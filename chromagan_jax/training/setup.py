@@ -12,7 +12,7 @@ from chromagan_jax import config as config_lib
 from chromagan_jax import sharding
 from chromagan_jax.config import Config
 from chromagan_jax.data.inputs import NOT_HELD_OUT, is_held_out, open_sources
-from chromagan_jax.data.sources import Source
+from chromagan_jax.data.sources import Folder, Source
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints as checkpoint_lib
@@ -168,6 +168,8 @@ def log_run_info(config: Config, workdir: Path, source: Source) -> Callable[[str
     log = progress.announcer()
     log(f'writes to {workdir.absolute()}')
     log(f'trains on {len(source)} photographs of {config.data.source}')
+    if isinstance(source, Folder) and source.ignored:
+        log(source.ignored)
     if config.data.source == 'sample':
         log('the built-in sample has only a few photographs: the networks will memorise them')
     if config.eval_every and not is_held_out(config):

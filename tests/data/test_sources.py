@@ -95,9 +95,9 @@ def test_sample_is_a_handful_of_colour_photographs():
         assert np.abs(pixels[..., 0] - pixels[..., 2]).mean() > 5, source.name(index)
 
 
-def test_folder_holds_every_image_below_it_by_extension_in_the_order_of_the_names(tmp_path):
+def test_folder_holds_every_image_below_it_by_suffix_in_the_order_of_the_names(tmp_path):
     kept = ['B.JPG', 'a/1.jpeg', 'a/b/2.TIF', 'a-b.png', 'c/x.webp', 'd.Gif', 'e.bmp', 'z.tiff']
-    left_out = ['.hidden.jpg', '.cache/1.jpg', 'a/.x/2.jpg', 'notes.txt', 'jpg', 'a/1.jpg.part']
+    left_out = ['.hidden.jpg', '.cache/1.jpg', 'a/.x/2.jpg', 'notes.txt', 'a/1.jpg.part']
     source = make_source(str(write_files(tmp_path, kept + left_out)))
     names = [source.name(index) for index in range(len(source))]
     assert names == sorted(kept)

@@ -6,7 +6,7 @@ from PIL import Image
 from skimage import data
 
 from chromagan_jax.errors import UserError
-from chromagan_jax.inference import batch
+from chromagan_jax.inference import batch, files
 
 SIZE = 16
 
@@ -23,26 +23,28 @@ def gray(small, samples):
     return np.zeros((len(small), SIZE, SIZE, 2), np.float32)
 
 
+def plan(paths, output, suffix, **options):
+    """The jobs of arguments of the command."""
+    return batch.plan(files.find(paths, output).photographs, output, suffix, **options)
+
+
 def test_plan_refuses_to_write_over_a_photograph_or_a_result(tmp_path):
     one, two = (save(tmp_path / folder / 'a.png') for folder in ('one', 'two'))
     with pytest.raises(
         UserError, match=r'one/a\.png and .*two/a\.png would both become .*x/a\.png'
     ):
-        batch.plan([str(one), str(two)], tmp_path / 'x', '.png')
+        plan([str(one), str(two)], tmp_path / 'x', '.png')
     with pytest.raises(UserError, match=r'one/a\.png is a photograph to be read: choose another'):
-        batch.plan([str(one)], tmp_path / 'one', '.png')
+        plan([str(one)], tmp_path / 'one', '.png')
     with pytest.raises(UserError, match='is both read and written: choose another --output'):
-        batch.plan([str(tmp_path / 'one')], tmp_path / 'one', '.jpg')
-    (tmp_path / 'empty').mkdir()
-    with pytest.raises(UserError, match='holds no images'):
-        batch.plan([str(tmp_path / 'empty')], tmp_path / 'x', '.png')
+        plan([str(tmp_path / 'one')], tmp_path / 'one', '.jpg')
 
 
 def test_samples_are_numbered_from_1(tmp_path):
     path = save(tmp_path / 'a.png')
-    planned = batch.plan([str(path)], tmp_path / 'x', '.png', samples=2)
+    planned = plan([str(path)], tmp_path / 'x', '.png', samples=2)
     assert [(job.target.name, job.sample) for job in planned] == [('a.1.png', 1), ('a.2.png', 2)]
-    (single,) = batch.plan([str(path)], tmp_path / 'x', '.png')
+    (single,) = plan([str(path)], tmp_path / 'x', '.png')
     assert (single.target.name, single.sample) == ('a.png', None)
 
 
@@ -52,7 +54,7 @@ def test_once_stopping_no_photograph_is_begun_and_what_the_network_saw_is_writte
 ):
     for number in range(12):
         save(tmp_path / f'photos/{number:02}.png', 20 + number)
-    planned = batch.plan([str(tmp_path / 'photos')], tmp_path / 'out', '.png')
+    planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', '.png')
     seen = []
 
     def predict(small, samples):
@@ -72,6 +74,6 @@ def test_once_stopping_no_photograph_is_begun_and_what_the_network_saw_is_writte
 
 
 def test_stopping_before_the_first_leaves_nothing_behind(tmp_path):
-    planned = batch.plan([str(save(tmp_path / 'a.png'))], tmp_path / 'out', '.png')
+    planned = plan([str(save(tmp_path / 'a.png'))], tmp_path / 'out', '.png')
     assert batch.colorize_files(planned, gray, SIZE, stopping=lambda: True) == (0, 0)
     assert not (tmp_path / 'out').exists()

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, features
 
 from chromagan_jax.data.decode import UnreadableImage, decode
-from chromagan_jax.data.sources import image_names
+from chromagan_jax.data.listing import Ignored, image_names
 from chromagan_jax.errors import UserError
 from chromagan_jax.utils.files import writing
 from tools.torch_twin.cli import Parser, run_command
@@ -57,7 +57,9 @@ def find(folders: Sequence[str]) -> list[Path]:
     for folder in folders:
         if not Path(folder).is_dir():
             raise UserError(f'{folder} is no folder: name one that holds photographs.')
-    paths = sorted(Path(folder, name) for folder in folders for name in image_names(folder))
+    paths = sorted(
+        Path(folder, name) for folder in folders for name in image_names(folder, Ignored())
+    )
     if not paths:
         raise UserError(f'{", ".join(folders)}: no photographs.')
     return paths

@@ -1,0 +1,105 @@
+"""Which photographs the arguments of colorize name, and what of them is left out."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from chromagan_jax.data.decode import count_pages
+from chromagan_jax.data.listing import Ignored, image_names
+from chromagan_jax.errors import UserError
+
+# The metadata of each result have it, by which a later search knows the result.
+MARK = 'colours by chromagan_jax'
+_SEARCHED = 2**16  # bytes at either end of a file: metadata are there
+
+
+class Listed(NamedTuple):
+    """A file to colorize."""
+
+    source: Path
+    place: Path  # below the output, with the suffix of the source
+    page: int | None = None  # of a TIFF, from 0; None: the first
+
+
+class Found(NamedTuple):
+    """What the arguments name."""
+
+    photographs: list[Listed]
+    notes: list[str]  # sentences about files that are left out
+    failures: list[str]  # sentences about what cannot be read
+
+
+def find(paths: Sequence[str], output: Path, all_pages: bool = False) -> Found:
+    """Searches the folders among `paths`.
+
+    A folder's photographs keep their places relative to it. Those below `output`, and results of
+    earlier runs anywhere, are not read again unless they are named themselves.
+
+    Args:
+        paths: files and folders.
+        output: the folder of the results.
+        all_pages: whether each page of a TIFF is a photograph; otherwise the first one is.
+
+    Raises:
+        UserError: if `output` is one of the folders.
+    """
+    found = Found([], [], [])
+    for path in map(Path, paths):
+        if path.is_dir():
+            if path.resolve() == output.resolve():
+                raise UserError(f'{path} is both read and written: choose another --output.')
+            _search(path, output, found)
+        else:
+            found.photographs.append(Listed(path, Path(path.name)))
+    unique = list(dict.fromkeys(found.photographs))
+    found.photographs[:] = [p for one in unique for p in (_pages(one) if all_pages else [one])]
+    return found
+
+
+def _search(folder: Path, output: Path, found: Found) -> None:
+    """Adds what is below a folder."""
+    ignored, results, number = Ignored(), 0, 0
+    hidden = output.resolve()
+    for name in sorted(image_names(str(folder), ignored)):
+        source = folder / name
+        number += 1
+        if source.resolve().is_relative_to(hidden):
+            continue
+        if _is_result(source):
+            results += 1
+        else:
+            found.photographs.append(Listed(source, Path(name)))
+    if results:
+        found.notes.append(f'{folder}: {results} results of earlier runs are not read again')
+    if sentence := ignored.sentence():
+        found.notes.append(f'{folder}: {sentence}')
+    found.failures.extend(f'{closed} failed: {reason}' for closed, reason in ignored.closed)
+    if not number and not ignored.closed:
+        found.failures.append(f'{folder} failed: it holds no photographs')
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file is a result of colorize, by the note in its metadata."""
+    try:
+        with path.open('rb') as file:
+            head = file.read(_SEARCHED)
+            file.seek(max(_SEARCHED, os.fstat(file.fileno()).st_size - _SEARCHED))
+            return MARK.encode() in head or MARK.encode() in file.read()
+    except OSError:  # told when it is read
+        return False
+
+
+def _pages(listed: Listed) -> list[Listed]:
+    """One photograph for each page, named with its number from 1."""
+    try:
+        number = count_pages(listed.source.read_bytes())
+    except OSError:  # told when it is read
+        number = 1
+    if number == 1:
+        return [listed]
+    place = listed.place
+    return [
+        listed._replace(place=place.with_stem(f'{place.stem}.page{page + 1}'), page=page)
+        for page in range(number)
+    ]

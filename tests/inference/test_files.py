@@ -1,0 +1,126 @@
+"""Which files the arguments of colorize name, and what is told about the others."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from chromagan_jax.data.decode import formats
+from chromagan_jax.inference import files
+
+GRAY = Image.fromarray(np.full((8, 8), 90, np.uint8))
+
+
+def save(path, kind='PNG', **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    GRAY.save(path, kind, **options)
+    return path
+
+
+def places(found):
+    return [str(listed.place) for listed in found.photographs]
+
+
+def test_a_folder_is_mirrored_and_other_kinds_are_counted_by_suffix(tmp_path):
+    folder = tmp_path / 'in'
+    save(folder / 'b/c.jpe', 'JPEG')
+    save(folder / 'a.PNG')
+    for name in ('x.txt', 'y.txt', 'README', 'z.pdf'):
+        (folder / name).write_bytes(b'text')
+    found = files.find([str(folder)], tmp_path / 'out')
+    assert places(found) == ['a.PNG', 'b/c.jpe']
+    assert found.failures == []
+    (note,) = found.notes
+    assert note == (
+        f'{folder}: 4 files are of kinds that are not read (.txt 2, without a suffix 1, .pdf 1)'
+    ) or ('4 files' in note and '.txt 2' in note and 'without a suffix 1' in note)
+
+
+def test_a_kind_whose_package_is_missing_is_counted_with_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, 'is_available', lambda kind: not kind.module)
+    for name in ('a.heic', 'b.JXL', 'c.dng'):
+        save(tmp_path / 'in' / name)
+    (note,) = files.find([str(tmp_path / 'in')], tmp_path / 'out').notes
+    assert '3 files are of kinds that are not read' in note
+    for suffix, extra in (('.heic', 'heif'), ('.jxl', 'jxl'), ('.dng', 'raw')):
+        assert f"{suffix} 1: pip install 'chromagan_jax[{extra}]'" in note
+
+
+def test_a_file_without_a_suffix_is_chosen_by_its_content(tmp_path):
+    save(tmp_path / 'in/scan0001', 'JPEG')
+    save(tmp_path / 'in/scan.002', 'TIFF')
+    (tmp_path / 'in/notes').write_bytes(b'text')
+    found = files.find([str(tmp_path / 'in')], tmp_path / 'out')
+    assert places(found) == ['scan.002', 'scan0001']
+    assert 'without a suffix 1' in found.notes[0]
+
+
+def test_hidden_files_and_folders_of_systems_are_left_out_silently(tmp_path):
+    names = ('@eaDir/a.jpg/T.png', '__MACOSX/a.png', '#recycle/a.png', '.thumbs/a.png', '._a.png')
+    for name in ('a.png', *names):
+        save(tmp_path / 'in' / name)
+    (tmp_path / 'in/Thumbs.db').write_bytes(b'x')
+    found = files.find([str(tmp_path / 'in')], tmp_path / 'out')
+    assert places(found) == ['a.png']
+    assert found.notes == found.failures == []
+
+
+def test_results_of_earlier_runs_are_not_read_again_unless_they_are_named(tmp_path):
+    text = PngImagePlugin.PngInfo()
+    text.add_text('Software', files.MARK)
+    result = save(tmp_path / 'in/colour/a.png', pnginfo=text)
+    save(tmp_path / 'in/a.png')
+    save(tmp_path / 'in/out/b.png')
+    found = files.find([str(tmp_path / 'in')], tmp_path / 'in/out')
+    assert places(found) == ['a.png']
+    assert found.notes == [f'{tmp_path}/in: 1 results of earlier runs are not read again']
+    assert places(files.find([str(result)], tmp_path / 'out')) == ['a.png']
+
+
+def test_a_folder_without_photographs_is_named_and_the_rest_goes_on(tmp_path):
+    (tmp_path / 'void').mkdir()
+    found = files.find([str(tmp_path / 'void'), str(save(tmp_path / 'a.png'))], tmp_path / 'out')
+    assert places(found) == ['a.png']
+    assert found.failures == [f'{tmp_path}/void failed: it holds no photographs']
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_the_rest_goes_on(tmp_path, monkeypatch):
+    save(tmp_path / 'in/closed/a.png')
+    save(tmp_path / 'in/open/b.png')
+    scan = os.scandir
+
+    def scandir(folder):
+        if str(folder).endswith('closed'):
+            raise PermissionError(13, 'Permission denied')
+        return scan(folder)
+
+    monkeypatch.setattr(os, 'scandir', scandir)
+    found = files.find([str(tmp_path / 'in')], tmp_path / 'out')
+    assert places(found) == ['open/b.png']
+    assert found.failures == [f'{tmp_path}/in/closed failed: Permission denied']
+
+
+@pytest.mark.parametrize('links', [{'x/link': '../y', 'y/link': '../x'}, {'x/link': '.'}])
+def test_links_that_lead_back_end(tmp_path, links):
+    save(tmp_path / 'in/x/a.png')
+    save(tmp_path / 'in/y/b.png')
+    for name, target in links.items():
+        (tmp_path / 'in' / name).symlink_to(target)
+    found = files.find([str(tmp_path / 'in')], tmp_path / 'out')
+    assert 2 <= len(found.photographs) <= 4
+
+
+def test_each_page_of_a_tiff_is_a_photograph_if_asked_for(tmp_path):
+    pages = [Image.fromarray(np.full((8, 8), v, np.uint8)) for v in (1, 2, 3)]
+    path = tmp_path / 'scan.tif'
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    (first,) = files.find([str(path)], tmp_path / 'out').photographs
+    assert (first.place.name, first.page) == ('scan.tif', None)
+    found = files.find([str(path), str(save(tmp_path / 'a.png'))], tmp_path / 'out', all_pages=True)
+    assert [(listed.place.name, listed.page) for listed in found.photographs] == [
+        ('scan.page1.tif', 0),
+        ('scan.page2.tif', 1),
+        ('scan.page3.tif', 2),
+        ('a.png', None),
+    ]
