@@ -59,7 +59,7 @@ def image_names(root: str, ignored: Ignored) -> Iterator[str]:
         ignored: gets what is left out.
     """
     known = formats.suffixes()
-    waiting = [(root, '', (os.path.realpath(root),))]
+    waiting: list[tuple[str, str, tuple[str, ...]]] = [(root, '', (os.path.realpath(root),))]
     while waiting:
         folder, prefix, above = waiting.pop()
         try:

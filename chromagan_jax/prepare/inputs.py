@@ -52,7 +52,8 @@ def list_pictures(inputs: Inputs, path: Path) -> Listing:
     Raises:
         UserError: if there are no images, or an image has no line in the CSV file.
     """
-    starts, position, total, count, categories, told = [], 0, 0, 0, set(), []
+    starts, position, total, count, categories = [], 0, 0, 0, set()
+    told: list[str] = []
     with files.writing(path), path.open('wb') as file:
         for entry, size, category in _entries(inputs, told):
             line = json.dumps(entry).encode() + b'\n'

@@ -22,6 +22,7 @@ _PLUGINS = {
     **{'TIFF': 'TIFF', 'JPEG 2000': 'JPEG2000', 'AVIF': 'AVIF', 'HEIF': 'HEIF', 'JPEG XL': 'JXL'},
 }
 _PNG_TEXT = (b'tEXt', b'zTXt', b'iTXt', b'iCCP')
+_OFFSET = np.array([0, 128, 128], np.uint8)  # signed a*, b* to those with an offset
 _MAX_PROFILE = 2**24  # bytes; those of presses have some 3 MB
 
 
@@ -46,7 +47,7 @@ def open_image(
     factory = _plugin(kind)
     try:
         image = factory(io.BytesIO(data), '')
-        check_size(*image.size, max_pixels)
+        check_size(image.width, image.height, max_pixels)
         if min_side:
             image.draft(None, (min_side, min_side))
     except UnreadableImage:
@@ -82,7 +83,7 @@ def read(data: bytes, kind: Format, max_pixels: int, min_side: int = 0) -> Frame
             samples, alpha, space = _read_deep_png(data)
         else:
             image.load()
-            check_size(*image.size, max_pixels)
+            check_size(image.width, image.height, max_pixels)
             samples, alpha, space = _samples(image)
     except UnreadableImage:
         raise
@@ -153,7 +154,7 @@ def _samples(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, str]:
     if mode == 'CMYK':
         return np.asarray(image), None, 'cmyk'
     if mode == 'LAB':  # Pillow has a*, b* without an offset
-        return np.asarray(image) ^ np.uint8([0, 128, 128]), None, 'lab'
+        return np.asarray(image) ^ _OFFSET, None, 'lab'
     return np.asarray(image.convert('RGB')), None, 'rgb'
 
 
@@ -183,9 +184,8 @@ def _read_deep_png(data: bytes) -> tuple[np.ndarray, np.ndarray | None, str]:
 
 def _without_text(data: bytes) -> tuple[bytes, bytes | None]:
     """A PNG without texts and profile, which Pillow bounds, and the profile."""
-    kept, profile = [data[:8]], None
-    place, start = 8, 8
-    view = memoryview(data)
+    view, profile = memoryview(data), None
+    kept, place, start = [view[:8]], 8, 8
     while place + 8 <= len(data):
         length, name = struct.unpack_from('>I4s', data, place)
         end = place + 12 + length

@@ -24,7 +24,7 @@ _MAX_MEMORY = 8 * 2**30  # bytes of address space; 200 megapixels of 16-bit RGBA
 _SECONDS, _SECONDS_PER_MB = 30.0, 1.0  # of one file
 _SERVE = 'from chromagan_jax.data.decode.process import serve; serve()'
 
-_idle: queue.LifoQueue[subprocess.Popen] = queue.LifoQueue()
+_idle: queue.LifoQueue['Decoder'] = queue.LifoQueue()
 # A child must not write into the pipes of its parent's processes.
 os.register_at_fork(after_in_child=lambda: _idle.queue.clear())
 
@@ -36,54 +36,65 @@ def call(function: Callable[..., T], data: bytes, *arguments: Any, **options: An
         UnreadableImage: the function raised it, crashed, or needed too much time or memory.
     """
     try:
-        process = _idle.get_nowait()
+        decoder = _idle.get_nowait()
     except queue.Empty:
-        process = _start()
+        decoder = Decoder()
     limit = _SECONDS + _SECONDS_PER_MB * len(data) / 2**20
-    late = threading.Event()
-
-    def stop() -> None:
-        late.set()
-        process.kill()
-
-    timer = threading.Timer(limit, stop)
-    timer.start()
     try:
-        pickle.dump((function, data, arguments, options), process.stdin, protocol=5)
-        process.stdin.flush()
-        done, result = pickle.load(process.stdout)
-    except (OSError, EOFError, pickle.UnpicklingError) as error:
-        code = _end(process)
-        if late.is_set():
-            raise UnreadableImage(f'its decoder took more than {limit:.0f} s') from error
-        raise UnreadableImage(f'its decoder crashed (code {code})') from error
+        done, result = decoder.ask((function, data, arguments, options), limit)
     except BaseException:
-        _end(process)
+        decoder.end()
         raise
-    finally:
-        timer.cancel()
-    _idle.put(process)
+    _idle.put(decoder)
     if not done:
         raise result
     return result
 
 
-def _start() -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, '-c', _SERVE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)},
-    )
+class Decoder:
+    """A process that answers calls, one at a time."""
 
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, '-c', _SERVE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)},
+        )
 
-def _end(process: subprocess.Popen) -> int:
-    process.kill()
-    for pipe in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):
-            pipe.close()
-    return process.wait()
+    def ask(self, request: tuple[Any, ...], limit: float) -> tuple[bool, Any]:
+        """The answer within `limit` seconds: whether all went well, and the result or error."""
+        questions, answers = self._process.stdin, self._process.stdout
+        assert questions
+        assert answers
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(limit, stop)
+        timer.start()
+        try:
+            pickle.dump(request, questions, protocol=5)
+            questions.flush()
+            return pickle.load(answers)
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            if late.is_set():
+                raise UnreadableImage(f'its decoder took more than {limit:.0f} s') from error
+            raise UnreadableImage(f'its decoder crashed (code {self.end()})') from error
+        finally:
+            timer.cancel()
+
+    def end(self) -> int:
+        """Ends the process; returns its exit code."""
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        return self._process.wait()
 
 
 def serve() -> None:

@@ -67,7 +67,7 @@ def count_pages(data: bytes) -> int:
 
 def _pages(tiff: tifffile.TiffFile) -> list[Any]:
     """The images of a file without thumbnails and masks; raises CameraRaw."""
-    top = list(itertools.islice(tiff.pages, _MAX_PAGES))
+    top: list[Any] = list(itertools.islice(tiff.pages, _MAX_PAGES))
     below = [sub for page in top for sub in itertools.islice(page.pages or (), _MAX_PAGES)]
     for page in (*top, *below):
         if page.photometric in _SENSOR or _DNG_VERSION in page.tags:
@@ -192,7 +192,7 @@ def _of_palette(indices: np.ndarray, page: Any) -> np.ndarray:
 def _from_signed_lab(samples: np.ndarray) -> np.ndarray:
     """CIELAB of a TIFF to that of ICC version 4, of the same type."""
     if samples.dtype == np.uint8:
-        return samples ^ np.uint8([0, 128, 128])
+        return samples ^ np.array([0, 128, 128], np.uint8)
     signed = samples[..., 1:].view(np.int16) / 256
     ab = np.rint((signed + 128) * 257).clip(0, 65535).astype(np.uint16)
     return np.concatenate([samples[..., :1], ab], axis=-1)
