@@ -209,6 +209,29 @@ def _tiff_layouts():
     yield 'TIFF pages, the first a thumbnail', pages, RGB, 2e-3
 
 
+def dng() -> bytes:
+    """A camera's raw file: sensor values behind a colour filter, and a preview of other size."""
+    sensor = {
+        'photometric': 'cfa',
+        'extratags': [
+            (33421, 'H', 2, (2, 2), True),  # the pattern of the filter
+            (33422, 'B', 4, (0, 1, 1, 2), True),
+        ],
+    }
+    camera = [
+        (50706, 'B', 4, (1, 4, 0, 0), True),  # DNG version
+        (50708, 's', 0, 'Testmaker Model 1', True),
+        (271, 's', 0, 'Testmaker', True),
+        (272, 's', 0, 'Model 1', True),
+    ]
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        preview = steps(RGB[::4, ::4], 8)
+        writer.write(preview, photometric='rgb', subfiletype=1, subifds=1, extratags=camera)
+        writer.write(np.kron(steps(GRAY, 14), np.ones((4, 4), np.uint16)), **sensor)
+    return buffer.getvalue()
+
+
 def _write_pages(file: io.BytesIO) -> None:
     with tifffile.TiffWriter(file) as writer:
         writer.write(steps(GRAY[::4, ::4], 8), photometric='minisblack', subfiletype=1)

@@ -6,6 +6,7 @@ Prints how many ended how, the slowest, and the memory of this process and of it
 """
 
 import argparse
+import itertools
 import random
 import re
 import resource
@@ -16,15 +17,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chromagan_jax.data import decode
-from tests.data.corpus import corpus
+from chromagan_jax.data.decode import formats
+from tests.data.corpus import corpus, dng
 
 SECONDS = 10  # for one file
 
 
 def originals(count: int) -> list[bytes]:
-    """So many files of `corpus`, spread over all kinds."""
-    files = [made.data for made in corpus().values()]
-    return [files[index * len(files) // count] for index in range(count)]
+    """So many files of `corpus` and a camera's, in turn of each kind."""
+    kinds: dict[str, list[bytes]] = {}
+    for data in (dng(), *(made.data for made in corpus().values())):
+        kind = formats.RAW if data == dng() else formats.identify(data).name
+        kinds.setdefault(kind, []).append(data)
+    rows = [itertools.cycle(spread(files, 9)) for files in kinds.values()]
+    turns = itertools.cycle(rows)
+    return [next(next(turns)) for _ in range(count)]
+
+
+def spread(files: list[bytes], count: int) -> list[bytes]:
+    """Up to so many of the files, from the first to the last."""
+    return files[:: max(1, len(files) // count)]
 
 
 def damaged(files: list[bytes], count: int, seed: int) -> Iterator[tuple[int, bytes]]:
@@ -95,7 +107,7 @@ def main() -> None:
         print(f'{number:6} {words}')
     crashed = sum(number for words, number in told.items() if 'crashed' in words)
     print(
-        f'{told.total()} files: {told["pixels"]} pixels, {told.total() - told["pixels"]} sentences, '
+        f'{told.total()} files: {told["pixels"]} pixels, the others sentences; '
         f'{crashed} crashed decoders; slowest {slowest:.2f} s; '
         f'peak {peaks[0]:.2f} GB here, {peaks[1]:.2f} GB in a decoder that ended'
     )

@@ -63,7 +63,7 @@ FORMATS = (  # the first that matches reads the file
     Format('PNG', ('.png', '.apng'), _starts(b'\x89PNG\r\n\x1a\n'), apart=False),
     Format('WebP', ('.webp',), lambda d: d[:4] == b'RIFF' and d[8:12] == b'WEBP', apart=False),
     Format('GIF', ('.gif',), _starts(b'GIF87a', b'GIF89a'), apart=False),
-    Format('BMP', ('.bmp', '.dib'), _starts(b'BM'), apart=False),
+    Format('BMP', ('.bmp',), _starts(b'BM'), apart=False),
     Format('PNM', ('.pnm', '.ppm', '.pgm', '.pbm'), _is_pnm, apart=False),
     Format(RAW, _RAW_SUFFIXES, _is_raw, 'raw', module='rawpy', extra='raw'),
     Format('TIFF', ('.tif', '.tiff'), _starts(b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'), 'tiff'),

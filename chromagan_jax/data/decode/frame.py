@@ -1,9 +1,11 @@
 """What a reader returns, and the error of a file that cannot be read."""
 
 import struct
+import zlib
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 MAX_PIXELS = 200_000_000  # of an image, unless the caller says otherwise
 
@@ -25,6 +27,8 @@ DAMAGE = (
     RuntimeError,
     MemoryError,
     struct.error,
+    zlib.error,
+    Image.DecompressionBombError,  # of a GIF
 )
 
 
@@ -63,6 +67,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def one_line(error: BaseException) -> str:
-    """The message of a library's exception as a short reason."""
-    return ' '.join(str(error).split())[:200] or type(error).__name__
+def damage(error: BaseException) -> UnreadableImage:
+    """The exception of a library as one of ours."""
+    words = ' '.join(str(error).split())[:200] or type(error).__name__
+    return UnreadableImage(f'it is damaged ({words})')

@@ -13,7 +13,7 @@ import simplejpeg
 from PIL import Image
 
 from chromagan_jax.data.decode.formats import Format, install_hint, is_available
-from chromagan_jax.data.decode.frame import DAMAGE, Frame, UnreadableImage, check_size, one_line
+from chromagan_jax.data.decode.frame import DAMAGE, Frame, UnreadableImage, check_size, damage
 from chromagan_jax.data.decode.profiles import profile_transform
 
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -53,7 +53,7 @@ def open_image(
     except UnreadableImage:
         raise
     except DAMAGE as error:
-        raise UnreadableImage(one_line(error)) from error
+        raise damage(error) from error
     if not isinstance(image.info.get('icc_profile', b''), bytes):
         image.info.pop('icc_profile')
     return image, profile or image.info.get('icc_profile') or None
@@ -88,7 +88,7 @@ def read(data: bytes, kind: Format, max_pixels: int, min_side: int = 0) -> Frame
     except UnreadableImage:
         raise
     except DAMAGE as error:
-        raise UnreadableImage(one_line(error)) from error
+        raise damage(error) from error
     return Frame(samples, space, alpha, profile, _gamma(image), orientation(image), frames)
 
 

@@ -113,10 +113,10 @@ def serve() -> None:
             return
         try:
             answer = True, function(data, *arguments, **options)
-        except UnreadableImage as error:
-            answer = False, error
         except MemoryError:
             answer = False, UnreadableImage('its decoder needs too much memory')
+        except Exception as error:  # raised again where the call came from
+            answer = False, error
         pickle.dump(answer, answers, protocol=5)
         answers.flush()
         del data, answer

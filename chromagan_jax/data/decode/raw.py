@@ -3,7 +3,7 @@
 import io
 
 from chromagan_jax.data.decode.formats import BY_NAME, RAW, install_hint, is_available
-from chromagan_jax.data.decode.frame import DAMAGE, Frame, UnreadableImage, check_size, one_line
+from chromagan_jax.data.decode.frame import DAMAGE, Frame, UnreadableImage, check_size
 
 _SRGB = (2.4, 12.92)  # LibRaw's notation of the curve: power, slope of the straight part
 
@@ -27,7 +27,7 @@ def read(data: bytes, max_pixels: int) -> Frame:
             rgb = raw.postprocess(use_camera_wb=True, output_bps=16, gamma=_SRGB)
     except UnreadableImage:
         raise
-    except DAMAGE as error:
-        reason = one_line(error)
-        raise UnreadableImage(f'{RAW} that was not read ({reason}): save it as TIFF') from error
+    except (*DAMAGE, rawpy.LibRawError) as error:
+        words = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else error
+        raise UnreadableImage(f'{RAW} that is not read ({words}): save it as TIFF') from error
     return Frame(rgb, 'rgb')

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import tifffile
+from PIL import Image
 
 from chromagan_jax.data.decode import pillow
 from chromagan_jax.data.decode.formats import BY_NAME
-from chromagan_jax.data.decode.frame import DAMAGE, Frame, UnreadableImage, check_size, one_line
+from chromagan_jax.data.decode.frame import DAMAGE, Frame, UnreadableImage, check_size, damage
 
 _WHITE_IS_ZERO, _PALETTE, _SEPARATED, _YCBCR, _LAB, _ICC_LAB = 0, 3, 5, 6, 8, 9  # photometric
 _SENSOR = (32803, 34892)  # colour filter array, linear raw
@@ -48,12 +49,12 @@ def read(data: bytes, page: int, max_pixels: int) -> Frame:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             pages = _pages(tiff)
             if page >= len(pages):
-                raise UnreadableImage(f'it has {len(pages)} pages')
+                raise UnreadableImage(f'it has no page {page + 1}')
             return _read_page(pages[page], data, len(pages), max_pixels)
     except (UnreadableImage, CameraRaw):
         raise
     except DAMAGE as error:
-        raise UnreadableImage(one_line(error)) from error
+        raise damage(error) from error
 
 
 def count_pages(data: bytes) -> int:
@@ -88,7 +89,8 @@ def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
     spans = zip(page.dataoffsets, page.databytecounts, strict=False)
     if any(offset + count > len(data) for offset, count in spans):
         raise UnreadableImage('its data end early')
-    if page.compression == _OLD_JPEG or (photometric == _YCBCR and not _is_jpeg(page)):
+    subsampled = photometric == _YCBCR and page.subsampling not in (None, (1, 1))
+    if page.compression == _OLD_JPEG or (subsampled and not _is_jpeg(page)):
         return pillow.read(data, BY_NAME['TIFF'], max_pixels)._replace(frames=pages)
     values = _values(page)
     if values.shape[2] < colours:
@@ -99,6 +101,8 @@ def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
     samples = _of_palette(samples, page) if photometric == _PALETTE else _scaled(samples, full)
     if photometric == _WHITE_IS_ZERO:
         samples = ~samples
+    if photometric == _YCBCR and not _is_jpeg(page):
+        samples = np.asarray(Image.fromarray(samples, 'YCbCr').convert('RGB'))
     if photometric == _LAB:  # a*, b* are signed
         samples = _from_signed_lab(samples)
     elif photometric == _ICC_LAB and samples.dtype == np.uint16:  # of ICC version 2
@@ -129,6 +133,8 @@ def _values(page: Any) -> np.ndarray:
     """(H, W, C) of the type that the file has."""
     separate, _, height, width, together = page.shaped
     values = page.asarray(maxworkers=1).reshape(page.shaped)[:, 0]  # the first slice of a volume
+    if values.dtype == np.int8 and values.min(initial=0) < 0:  # unsigned ones with a wrong label
+        values = values.view(np.uint8)
     return np.moveaxis(values, 0, 2).reshape(height, width, separate * together)
 
 
