@@ -25,6 +25,7 @@ _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3, 9: 3}  # samples of 
 _SPACES = {2: 'rgb', 3: 'rgb', 5: 'cmyk', 6: 'rgb', 8: 'lab', 9: 'lab'}
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _MAX_PAGES = 10_000
+_HIGHLIGHT = 16.0
 
 logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # it logs every odd tag
 
@@ -126,6 +127,7 @@ def _is_jpeg(page: Any) -> bool:
 
 def _orientation(page: Any) -> int:
     value = page.tags.valueof(_ORIENTATION, default=1)
+    value = value[0] if isinstance(value, bytes) and value else value
     return value if value in range(1, 9) else 1
 
 
@@ -141,22 +143,20 @@ def _values(page: Any) -> np.ndarray:
 def _full_scale(values: np.ndarray, page: Any) -> float:
     """The value of white.
 
-    The range of integers of up to 16 bits is that of their bits. For 32 bits and floats it is the
-    smallest common range (1, 255, 65535) that contains the brightest sample, else that of the type.
+    That of integers of up to 24 bits is the largest of their bits. For 32 bits and floats it is the
+    smallest common value (1, 255, 65535) that no sample exceeds, else the largest of the type. A
+    float image whose white is 1 may have highlights of up to 16.
     """
-    kind, bits = values.dtype.kind, 8 * values.dtype.itemsize
+    kind, bits = values.dtype.kind, page.bitspersample
     if kind == 'b':
         return 1.0
-    if kind == 'u' and bits <= 16:
-        return 2.0 ** min(page.bitspersample, bits) - 1
-    if kind == 'i' and bits <= 16:
-        return 2.0 ** (bits - 1) - 1
+    if kind in 'ui' and bits < 32:
+        return 2.0 ** (bits - (kind == 'i')) - 1
     peak = float(np.nanmax(values, initial=0))
-    if kind == 'f':
-        return next((full for full in (1.0, 255.0, 65535.0) if peak <= full), peak)
-    return next(
-        (full for full in (255.0, 65535.0) if peak <= full), float(np.iinfo(values.dtype).max)
-    )
+    if kind == 'f' and peak <= _HIGHLIGHT:
+        return 1.0
+    top = peak if kind == 'f' else float(np.iinfo(values.dtype).max)
+    return next((full for full in (255.0, 65535.0) if peak <= full), top)
 
 
 def _scaled(values: np.ndarray, full: float) -> np.ndarray:
@@ -181,7 +181,9 @@ def _scaled(values: np.ndarray, full: float) -> np.ndarray:
 
 def _alpha(page: Any, colours: int, values: np.ndarray, full: float) -> np.ndarray | None:
     """(H, W) of the first extra sample that is transparency; others, as infrared, do not count."""
-    for index, kind in enumerate(page.extrasamples or ()):
+    # A file that does not say what its one extra sample is means transparency.
+    kinds = page.extrasamples or (_UNASSOCIATED,) * (values.shape[2] == colours + 1)
+    for index, kind in enumerate(kinds):
         if kind in (_ASSOCIATED, _UNASSOCIATED) and colours + index < values.shape[2]:
             return np.ascontiguousarray(_scaled(values[..., colours + index], full))
     return None
