@@ -99,6 +99,15 @@ def gamma_chunk():
     near(values(png[:33] + chunk + png[33:]), from_light(GRAY), 1e-4)
 
 
+def signed():
+    for bits, kind in ((8, np.int8), (16, np.int16)):
+        half = 2 ** (bits - 1)
+        near(values(tiff(np.rint(GRAY * (half - 1)).astype(kind))), GRAY, 0.01)
+        stored = steps(GRAY, bits)
+        offset = stored.view(kind) if bits == 8 else (stored.astype(int) - half).astype(kind)
+        near(values(tiff(offset)), GRAY)
+
+
 def orientation():
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -154,6 +163,7 @@ READ = {
     'TIFF with white at zero': lambda: all_named('white is zero'),
     'TIFF of 1 to 16 bits, 12 among them': lambda: all_named('gray 1?[0-9] bits'),
     'TIFF of 32-bit integers or floats': lambda: all_named('uint32| [if][248]'),
+    'TIFF of signed integers': signed,
     'TIFF in planes, strips or tiles, BigTIFF, both byte orders': lambda: all_named(
         'planes|strips|tiles|Big|big'
     ),

@@ -89,7 +89,7 @@ def read(data: bytes, kind: Format, max_pixels: int, min_side: int = 0) -> Frame
         raise
     except DAMAGE as error:
         raise damage(error) from error
-    return Frame(samples, space, alpha, profile, _gamma(image), orientation(image), frames)
+    return Frame(samples, space, alpha, profile, _gamma(image, data), orientation(image), frames)
 
 
 def read_plain_jpeg(data: bytes, kind: Format, max_pixels: int, min_side: int) -> Any:
@@ -131,11 +131,12 @@ def orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _gamma(image: Image.Image) -> float | None:
-    """Of a PNG that has it and does not say that it is sRGB."""
-    gamma = image.info.get('gamma')
-    valid = image.format == 'PNG' and 'srgb' not in image.info and gamma and 0.05 < gamma < 20
-    return gamma if valid else None
+def _gamma(image: Image.Image, data: bytes) -> float | None:
+    """Of a PNG that has it and nothing that goes before it (PNG, third edition, 4.3)."""
+    gamma = image.info.get('gamma', 0)
+    if image.format != 'PNG' or 'srgb' in image.info or not 0.05 < gamma < 20:
+        return None
+    return None if b'cICP' in data[: data.find(b'IDAT')] else gamma
 
 
 def _samples(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, str]:

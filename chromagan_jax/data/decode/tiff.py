@@ -25,6 +25,7 @@ _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3, 9: 3}  # samples of 
 _SPACES = {2: 'rgb', 3: 'rgb', 5: 'cmyk', 6: 'rgb', 8: 'lab', 9: 'lab'}
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _MAX_PAGES = 10_000
+_WHITES = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
 _HIGHLIGHT = 16.0
 
 logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # it logs every odd tag
@@ -135,8 +136,10 @@ def _values(page: Any) -> np.ndarray:
     """(H, W, C) of the type that the file has."""
     separate, _, height, width, together = page.shaped
     values = page.asarray(maxworkers=1).reshape(page.shaped)[:, 0]  # the first slice of a volume
-    if values.dtype == np.int8 and values.min(initial=0) < 0:  # unsigned ones with a wrong label
-        values = values.view(np.uint8)
+    if values.dtype.kind == 'i' and page.bitspersample <= 16 and values.min(initial=0) < 0:
+        # 8 bits are unsigned with a wrong label, 16 bits have black at the smallest value.
+        unsigned = values.view(f'u{values.dtype.itemsize}')
+        values = unsigned if unsigned.dtype == np.uint8 else unsigned ^ np.uint16(32768)
     return np.moveaxis(values, 0, 2).reshape(height, width, separate * together)
 
 
@@ -144,8 +147,8 @@ def _full_scale(values: np.ndarray, page: Any) -> float:
     """The value of white.
 
     That of integers of up to 24 bits is the largest of their bits. For 32 bits and floats it is the
-    smallest common value (1, 255, 65535) that no sample exceeds, else the largest of the type. A
-    float image whose white is 1 may have highlights of up to 16.
+    smallest of `_WHITES` that no sample exceeds, else the largest of the type. A float image whose
+    white is 1 may have highlights of up to 16.
     """
     kind, bits = values.dtype.kind, page.bitspersample
     if kind == 'b':
@@ -156,7 +159,7 @@ def _full_scale(values: np.ndarray, page: Any) -> float:
     if kind == 'f' and peak <= _HIGHLIGHT:
         return 1.0
     top = peak if kind == 'f' else float(np.iinfo(values.dtype).max)
-    return next((full for full in (255.0, 65535.0) if peak <= full), top)
+    return next((float(white) for white in _WHITES if peak <= white), top)
 
 
 def _scaled(values: np.ndarray, full: float) -> np.ndarray:
