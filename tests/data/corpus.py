@@ -6,6 +6,7 @@ The picture is a gray or coloured gradient, in [0, 1]. A writer that is not inst
 import functools
 import importlib.util
 import io
+import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -243,6 +244,7 @@ def _tiff_colours():
     table = np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1))
     data = tiff(steps(GRAY, 8), photometric='palette', colormap=table)
     yield 'TIFF palette', data, np.dstack([GRAY] * 3), 2e-3
+    yield 'TIFF YCbCr, subsampled', _subsampled(), np.dstack([GRAY] * 3), 2e-3
     for bits in (8, 16):
         ink = np.dstack([0 * RGB, 1 - GRAY])
         data = tiff(steps(ink, bits), photometric='separated')
@@ -252,3 +254,19 @@ def _tiff_colours():
         light = np.where(GRAY > 0.08, ((GRAY + 0.16) / 1.16) ** 3, GRAY * 2700 / 24389)
         curve = np.where(light > 0.0031308, 1.055 * light ** (1 / 2.4) - 0.055, 12.92 * light)
         yield f'TIFF Lab {bits} bits', data, np.dstack([curve] * 3), 3e-3
+
+
+def _subsampled() -> bytes:
+    """Four Y of 2 x 2 pixels, Cb and Cr in turn (TIFF 6.0, section 21), made by hand."""
+    light = steps(GRAY, 8)
+    corners = [light[top::2, left::2] for top in (0, 1) for left in (0, 1)]
+    blocks = np.dstack([*corners, *[np.full_like(corners[0], 128)] * 2])
+    place = 8 + 2 + 10 * 12 + 4
+    entries = (
+        *((256, 3, 1, WIDTH), (257, 3, 1, HEIGHT), (258, 3, 3, place), (259, 3, 1, 1)),
+        *((262, 3, 1, 6), (273, 4, 1, place + 6), (277, 3, 1, 3), (278, 3, 1, HEIGHT)),
+        *((279, 4, 1, blocks.size), (530, 3, 2, 2 << 16 | 2)),
+    )
+    table = b''.join(struct.pack('<HHII', *entry) for entry in entries)
+    head = b'II*\0' + struct.pack('<IH', 8, len(entries)) + table + bytes(4)
+    return head + struct.pack('<3H', 8, 8, 8) + blocks.tobytes()

@@ -231,8 +231,8 @@ NOT_READ = {
     ),
     'more than 200 megapixels': too_large,
     'data that end early or are damaged': early_end,
-    'TIFF of logarithmic luminance (LogLuv)': lambda: refused(
-        tiff(steps(GRAY, 16), photometric=32844), 'photometric 32844 is not read'
+    'TIFF of colours or compressions that neither tifffile nor libtiff knows': lambda: refused(
+        tiff(steps(GRAY, 16), photometric=32844), 'photometric 32844 and compression 1 is not read'
     ),
     'anything else: PDF, PSD, SVG, text': lambda: [
         refused(head + bytes(99), 'not a JPEG, PNG, .* or JPEG XL image')

@@ -8,18 +8,18 @@ import itertools
 import logging
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 from PIL import Image
 
-from chromagan_jax.data.decode import pillow
-from chromagan_jax.data.decode.formats import BY_NAME
+from chromagan_jax.data.decode.pillow import to_unassociated
 from chromagan_jax.data.decode.frame import DAMAGE, Frame, UnreadableImage, check_size, damage
 
 _WHITE_IS_ZERO, _PALETTE, _SEPARATED, _YCBCR, _LAB, _ICC_LAB = 0, 3, 5, 6, 8, 9  # photometric
 _SENSOR = (32803, 34892)  # colour filter array, linear raw
 _DNG_VERSION, _ORIENTATION, _PROFILE = 50706, 274, 34675  # tags
-_OLD_JPEG = 6  # a compression
+_BY_LIBTIFF = (6, 32809)  # compressions: old JPEG, ThunderScan
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # alpha among the extra samples
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3, 9: 3}  # samples of a photometric
 _SPACES = {2: 'rgb', 3: 'rgb', 5: 'cmyk', 6: 'rgb', 8: 'lab', 9: 'lab'}
@@ -84,16 +84,14 @@ def _pages(tiff: tifffile.TiffFile) -> list[Any]:
 def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
     check_size(page.imagewidth, page.imagelength, max_pixels)
     photometric, colours = page.photometric, _COLOURS.get(page.photometric)
-    if colours is None:
-        raise UnreadableImage(f'TIFF of photometric {page.photometric:d} is not read')
     if page.nbytes > 16 * max_pixels:
         raise UnreadableImage(f'{page.nbytes / 1e9:.3g} GB of samples are too many')
     spans = zip(page.dataoffsets, page.databytecounts, strict=False)
     if any(offset + count > len(data) for offset, count in spans):
         raise UnreadableImage('its data end early')
     subsampled = photometric == _YCBCR and page.subsampling not in (None, (1, 1))
-    if page.compression == _OLD_JPEG or (subsampled and not _is_jpeg(page)):
-        return pillow.read(data, BY_NAME['TIFF'], max_pixels)._replace(frames=pages)
+    if colours is None or page.compression in _BY_LIBTIFF or (subsampled and not _is_jpeg(page)):
+        return _read_by_libtiff(page, data, pages)
     values = _values(page)
     if values.shape[2] < colours:
         raise UnreadableImage(f'{values.shape[2]} samples a pixel are too few')
@@ -110,7 +108,7 @@ def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
     elif photometric == _ICC_LAB and samples.dtype == np.uint16:  # of ICC version 2
         samples = _scaled(np.minimum(samples, 65280), 65280)
     if alpha is not None and page.extrasamples and _ASSOCIATED in page.extrasamples:
-        samples = pillow.to_unassociated(samples, alpha)
+        samples = to_unassociated(samples, alpha)
     profile = page.tags.valueof(_PROFILE)
     return Frame(
         np.ascontiguousarray(samples),
@@ -120,6 +118,18 @@ def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
         orientation=_orientation(page),
         frames=pages,
     )
+
+
+def _read_by_libtiff(page: Any, data: bytes, pages: int) -> Frame:
+    """Colours and compressions that tifffile does not decode, in 8 bits."""
+    try:
+        rgba = imagecodecs.tiff_decode(data, index=page.index, asrgb=True)
+    except DAMAGE as error:
+        what = f'photometric {page.photometric:d} and compression {page.compression:d}'
+        raise UnreadableImage(f'TIFF of {what} is not read') from error
+    # libtiff mirrors an image by its orientation and does not turn it.
+    turned = 5 if _orientation(page) > 4 else 1
+    return Frame(np.ascontiguousarray(rgba[..., :3]), 'rgb', orientation=turned, frames=pages)
 
 
 def _is_jpeg(page: Any) -> bool:
