@@ -18,6 +18,7 @@ start it again.
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -210,4 +211,5 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 if __name__ == '__main__':
     logging.set_verbosity(logging.ERROR)
+    warnings.filterwarnings('ignore', module=r'PIL\.')  # of damage that it passes over
     sys.exit(main(sys.argv))

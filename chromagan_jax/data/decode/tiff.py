@@ -13,8 +13,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from chromagan_jax.data.decode.pillow import to_unassociated
 from chromagan_jax.data.decode.frame import DAMAGE, Frame, UnreadableImage, check_size, damage
+from chromagan_jax.data.decode.pillow import to_unassociated
 
 _WHITE_IS_ZERO, _PALETTE, _SEPARATED, _YCBCR, _LAB, _ICC_LAB = 0, 3, 5, 6, 8, 9  # photometric
 _SENSOR = (32803, 34892)  # colour filter array, linear raw
@@ -51,7 +51,7 @@ def read(data: bytes, page: int, max_pixels: int) -> Frame:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             pages = _pages(tiff)
             if page >= len(pages):
-                raise UnreadableImage(f'it has no page {page + 1}')
+                raise UnreadableImage(f'it has {len(pages)} pages, not {page + 1}')
             return _read_page(pages[page], data, len(pages), max_pixels)
     except (UnreadableImage, CameraRaw):
         raise
@@ -64,7 +64,7 @@ def count_pages(data: bytes) -> int:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             return len(_pages(tiff))
-    except (*DAMAGE, CameraRaw):
+    except (*DAMAGE, CameraRaw):  # UnreadableImage is a ValueError
         return 1
 
 
@@ -78,6 +78,8 @@ def _pages(tiff: tifffile.TiffFile) -> list[Any]:
     for candidates in (top, below):
         if whole := [page for page in candidates if not page.subfiletype & (_REDUCED | _MASK)]:
             return whole
+    if not top:
+        raise UnreadableImage('it holds no image')
     return top
 
 
