@@ -22,7 +22,10 @@ T = TypeVar('T')
 
 _MAX_MEMORY = 8 * 2**30  # bytes of address space; 200 megapixels of 16-bit RGBA take 6
 _SECONDS, _SECONDS_PER_MB = 30.0, 1.0  # of one file
-_SERVE = 'from chromagan_jax.data.decode.process import serve; serve()'
+_SERVE = (
+    'import sys; sys.path += sys.argv[1:]; '
+    'from chromagan_jax.data.decode.process import serve; serve()'
+)
 
 _idle: queue.LifoQueue['Decoder'] = queue.LifoQueue()
 # A child must not write into the pipes of its parent's processes.
@@ -56,11 +59,10 @@ class Decoder:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, '-c', _SERVE],
+            # -P: a module of the current folder must not hide one of the standard library.
+            [sys.executable, '-P', '-c', _SERVE, *(path or os.getcwd() for path in sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)},
         )
 
     def ask(self, request: tuple[Any, ...], limit: float) -> tuple[bool, Any]:
@@ -105,7 +107,8 @@ def serve() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    for number in (1, 2):  # what libraries print must not mix with the answers
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     while True:
         try:
             function, data, arguments, options = pickle.load(requests)
