@@ -7,6 +7,7 @@ from skimage import data
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import batch, files
+from tests.data import fuzz
 
 SIZE = 16
 
@@ -77,3 +78,16 @@ def test_stopping_before_the_first_leaves_nothing_behind(tmp_path):
     planned = plan([str(save(tmp_path / 'a.png'))], tmp_path / 'out', '.png')
     assert batch.colorize_files(planned, gray, SIZE, stopping=lambda: True) == (0, 0)
     assert not (tmp_path / 'out').exists()
+
+
+def test_damaged_files_of_all_kinds_are_named_and_the_run_goes_on(tmp_path, capsys):
+    good = [save(tmp_path / f'photos/good{number}.png') for number in range(3)]
+    for number, (_, damaged) in enumerate(fuzz.damaged(fuzz.originals(60), 60, 2)):
+        (tmp_path / f'photos/{number:02}.jpg').write_bytes(damaged)
+    planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', '.png')
+    colorized, failed = batch.colorize_files(planned, gray, SIZE, threads=2, max_pixels=10**6)
+    assert colorized + failed == 63
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(' failed: ' in line for line in lines) == failed > 10
+    for path in good:
+        assert (tmp_path / 'out' / path.name).exists()
