@@ -196,7 +196,7 @@ def _ahead(items: Iterable[T], ahead: int) -> Iterator[T]:
 
 
 def _read(job: Job, size: int, max_pixels: int, post: PostProcess) -> tuple[Photograph, list[str]]:
-    pixels, frames = read(job.source.read_bytes(), max_pixels, job.page or 0)
+    pixels, frames = read(job.source, max_pixels, job.page or 0)
     one_of_many = frames > 1 and job.page is None
     notes = [f'the first of its {frames} frames is colorized'] if one_of_many else []
     if pixels.shape[2:] == (4,) and job.target.suffix == '.jpg':

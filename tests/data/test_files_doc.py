@@ -248,7 +248,9 @@ def test_every_row_of_what_is_not_read_has_a_test():
 @pytest.mark.parametrize('row', NOT_READ)
 def test_what_is_not_read_is_told_as_the_row_says(row, monkeypatch):
     if 'extra' in row:  # the decoder's process would not see the patches
-        monkeypatch.setattr('chromagan_jax.data.decode.process.call', lambda f, *a, **o: f(*a, **o))
+        monkeypatch.setattr(
+            'chromagan_jax.data.decode.process.call', lambda f, size, *a, **o: f(*a, **o)
+        )
         for module in ('pillow', 'raw'):
             path = f'chromagan_jax.data.decode.{module}.is_available'
             monkeypatch.setattr(path, lambda kind: not kind.module)

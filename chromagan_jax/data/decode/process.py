@@ -32,8 +32,14 @@ _idle: queue.LifoQueue['Decoder'] = queue.LifoQueue()
 os.register_at_fork(after_in_child=lambda: _idle.queue.clear())
 
 
-def call(function: Callable[..., T], data: bytes, *arguments: Any, **options: Any) -> T:
-    """`function(data, *arguments, **options)` in another process.
+def call(function: Callable[..., T], size: int, *arguments: Any, **options: Any) -> T:
+    """`function(*arguments, **options)` in another process.
+
+    Args:
+        function: of a module, with arguments and result that pickle takes.
+        size: bytes of the file that it decodes; they set the time that it may take.
+        *arguments: of the function.
+        **options: of the function.
 
     Raises:
         UnreadableImage: the function raised it, crashed, or needed too much time or memory.
@@ -42,9 +48,9 @@ def call(function: Callable[..., T], data: bytes, *arguments: Any, **options: An
         decoder = _idle.get_nowait()
     except queue.Empty:
         decoder = Decoder()
-    limit = _SECONDS + _SECONDS_PER_MB * len(data) / 2**20
+    limit = _SECONDS + _SECONDS_PER_MB * size / 2**20
     try:
-        done, result = decoder.ask((function, data, arguments, options), limit)
+        done, result = decoder.ask((function, arguments, options), limit)
     except BaseException:
         decoder.end()
         raise
@@ -111,15 +117,15 @@ def serve() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     while True:
         try:
-            function, data, arguments, options = pickle.load(requests)
+            function, arguments, options = pickle.load(requests)
         except EOFError:
             return
         try:
-            answer = True, function(data, *arguments, **options)
+            answer = True, function(*arguments, **options)
         except MemoryError:
             answer = False, UnreadableImage('its decoder needs too much memory')
         except Exception as error:  # raised again where the call came from
             answer = False, error
         pickle.dump(answer, answers, protocol=5)
         answers.flush()
-        del data, answer
+        del arguments, answer
