@@ -19,7 +19,7 @@ from chromagan_jax.data.decode.pillow import to_unassociated
 _WHITE_IS_ZERO, _PALETTE, _SEPARATED, _YCBCR, _LAB, _ICC_LAB = 0, 3, 5, 6, 8, 9  # photometric
 _SENSOR = (32803, 34892)  # colour filter array, linear raw
 _DNG_VERSION, _ORIENTATION, _PROFILE = 50706, 274, 34675  # tags
-_BY_LIBTIFF = (6, 32809)  # compressions: old JPEG, ThunderScan
+_OLD_JPEG = 6  # a compression
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # alpha among the extra samples
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3, 9: 3}  # samples of a photometric
 _SPACES = {2: 'rgb', 3: 'rgb', 5: 'cmyk', 6: 'rgb', 8: 'lab', 9: 'lab'}
@@ -91,8 +91,9 @@ def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
     spans = zip(page.dataoffsets, page.databytecounts, strict=False)
     if any(offset + count > len(data) for offset, count in spans):
         raise UnreadableImage('its data end early')
+    known = page.compression in tifffile.TIFF.DECOMPRESSORS and page.compression != _OLD_JPEG
     subsampled = photometric == _YCBCR and page.subsampling not in (None, (1, 1))
-    if colours is None or page.compression in _BY_LIBTIFF or (subsampled and not _is_jpeg(page)):
+    if colours is None or not known or (subsampled and not _is_jpeg(page)):
         return _read_by_libtiff(page, data, pages)
     values = _values(page)
     if values.shape[2] < colours:
