@@ -8,7 +8,7 @@ have any shape (a PatchGAN's map, a dense network's column): a loss averages ove
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -139,6 +139,8 @@ class TermInputs(NamedTuple):
     fake: Array  # (B, H, W, C), the generator's output
     class_logits: Array | None  # (B, classes) of a class head
     class_target: Array | None  # (B, classes) probabilities of a teacher, or (B,) labels
+    fake_maps: Sequence[Array] | None  # (B, h, w, F) each, frozen features of the fake in RGB
+    real_maps: Sequence[Array] | None  # the same of the target
     huber_delta: float
 
 
@@ -151,12 +153,19 @@ def _classes(x: TermInputs) -> Array:
     return kl_divergence(x.class_target, x.class_logits)
 
 
+def _perceptual(x: TermInputs) -> Array:
+    assert x.fake_maps is not None
+    assert x.real_maps is not None
+    return perceptual_distance(x.fake_maps, x.real_maps)
+
+
 # Terms of the generator's loss beside the adversarial one, by the name of their weight.
 TERMS: dict[str, Callable[[TermInputs], Array]] = {
     'l1': lambda x: l1(x.fake, x.target),
     'mse': lambda x: mse(x.fake, x.target),
     'huber': lambda x: huber(x.fake, x.target, x.huber_delta),
     'classes': _classes,
+    'perceptual': _perceptual,
 }
 REPORTED = ('l1', 'mse')  # metrics even without a weight
 
@@ -169,6 +178,19 @@ def check_terms(names: Iterable[str]) -> None:
             close = difflib.get_close_matches(name, known, 1)
             hint = f'did you mean {close[0]}?' if close else f'there are {", ".join(known)}.'
             raise UserError(f'loss.weights.{name} is the weight of no loss term: {hint}')
+
+
+def perceptual_distance(fake: Sequence[Array], real: Sequence[Array]) -> Array:
+    """Mean over the maps of mean |fake - real| / mean |real|.
+
+    Args:
+      fake: (B, h, w, F) features, any number of maps.
+      real: the same shapes.
+    """
+    distances = [
+        l1(f, r) / jnp.abs(_float32(r)).mean() for f, r in zip(fake, real, strict=True)
+    ]
+    return jnp.stack(distances).mean()
 
 
 def gradient_penalty(

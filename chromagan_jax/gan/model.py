@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -15,6 +17,7 @@ from chromagan_jax.config.schema import Config, LossConfig
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import losses, optimizers
 from chromagan_jax.models.pretrained import PRETRAINED, vgg
+from chromagan_jax.models.projected import ProjectedFeatures
 
 PyTree = Any
 
@@ -31,7 +34,8 @@ class GanModel(NamedTuple):
     discriminator_max_accuracy: float  # of the last step, above which it is not updated
     grad_accum_steps: int  # micro-batches a step
     ema_decay: float  # of the generator's moving average; 0: none is kept
-    teacher: nn.Module | None = None  # whose class probabilities the class head learns
+    teacher: nn.Module | None = None  # frozen; the class head learns its class probabilities
+    features: nn.Module | None = None  # frozen; of RGB, for the discriminator and perceptual loss
     replicated: NamedSharding | None = None  # where gathered parameters go; None: any device
 
 
@@ -45,9 +49,13 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
     targets, weights = class_targets(config), dict(config.loss.weights)
     if targets == 'none':
         weights['classes'] = 0.0
+    discriminator: Any = make_discriminator(config)
+    features = discriminator.features() if hasattr(discriminator, 'features') else None
+    if loss.weights.get('perceptual') and features is None:
+        features = ProjectedFeatures(dtype=config.dtype, param_dtype=config.param_dtype)
     return GanModel(
         generator=make_generator(config),
-        discriminator=make_discriminator(config),
+        discriminator=discriminator,
         generator_optimizer=optimizers.make_optimizer(config.generator_optimizer, config.steps),
         discriminator_optimizer=optimizers.make_optimizer(
             config.discriminator_optimizer, config.steps
@@ -58,6 +66,7 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
         grad_accum_steps=config.grad_accum_steps,
         ema_decay=config.ema_decay,
         teacher=vgg.VGG16(dtype=config.dtype) if targets == 'teacher' else None,
+        features=features,
         replicated=replicated(mesh),
     )
 
@@ -148,6 +157,60 @@ def load_pretrained(
         except UserError as error:
             raise UserError(f'pretrained.{name}: {error}') from error
     return loaded
+
+
+def abstract_frozen(model: GanModel, size: int) -> dict[str, PyTree]:
+    """Shapes and dtypes of the parameters of the frozen networks, 'teacher' and 'features'."""
+    seen = jnp.zeros((1, size, size, 3))
+    networks = {'teacher': model.teacher, 'features': model.features}
+    return {
+        name: jax.eval_shape(network.init, jax.random.key(0), seen)['params']
+        for name, network in networks.items()
+        if network is not None
+    }
+
+
+def make_frozen(
+    model: GanModel, pretrained: Mapping[str, PyTree], size: int
+) -> dict[str, PyTree]:
+    """The parameters of the frozen networks, 'teacher' and 'features', on the host.
+
+    The mixing of the features is random and the same in every run (He et al. 2015).
+
+    Args:
+        model: which has the networks.
+        pretrained: weights by name, of `load_pretrained`.
+        size: px, of training.
+
+    Raises:
+        UserError: if weights are missing or of another network.
+    """
+    abstract, made = abstract_frozen(model, size), {}
+    if 'teacher' in abstract:
+        made['teacher'] = pretrained['vgg16']
+    if 'features' in abstract:
+        made['features'] = _make_features(abstract['features'], pretrained)
+    return made
+
+
+def _make_features(abstract: PyTree, pretrained: Mapping[str, PyTree]) -> PyTree:
+    if 'efficientnet_lite' not in pretrained:
+        raise UserError(
+            'The discriminator or the perceptual loss sees features of EfficientNet-Lite: set '
+            'pretrained.efficientnet_lite to a file of its weights.'
+        )
+    encoder = pretrained['efficientnet_lite']
+    if jax.tree.map(jnp.shape, abstract['encoder']) != jax.tree.map(jnp.shape, encoder):
+        raise UserError(
+            'pretrained.efficientnet_lite holds another network than discriminator.encoder says: '
+            'set it to lite0, lite1 or lite2.'
+        )
+    rng, made = np.random.default_rng(0), {'encoder': encoder}
+    for name in sorted(abstract.keys() - {'encoder'}):
+        shape = abstract[name]['kernel'].shape
+        kernel = rng.normal(0, (2 / math.prod(shape[:-1])) ** 0.5, shape)
+        made[name] = {'kernel': kernel.astype(np.float32), 'bias': np.zeros(shape[-1], np.float32)}
+    return made
 
 
 def gathered(sharding: NamedSharding | None, variables: PyTree) -> PyTree:
