@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# Trains on this machine: one process with all its devices, or several that meet over loopback.
+# Trains on this machine: one process with all devices, or several that connect over loopback.
 # Run it from the repository's root:
 #
 #   launch/local.sh                                           configs/base.py, into runs/base
 #   CONFIG=configs/photos.py WORKDIR=/data/run launch/local.sh --config.steps=20000
 #   PROCESSES=4 launch/local.sh                               a quarter of the GPUs in each process
-#   PROCESSES=2 DEVICES=4 launch/local.sh                     2 x 4 simulated devices of the CPU
-#   launch/local.sh --mode=eval --config.eval.follow=true     evaluate beside a training
+#   PROCESSES=2 DEVICES=4 launch/local.sh                     2 x 4 simulated CPU devices
+#   launch/local.sh --mode=eval --config.eval.follow=true     evaluates while a training runs
 #
-# --help prints this, --dry-run the commands that would run; every other argument is handed to
-# chromagan_jax.main. Variables, from the environment:
+# --help prints this, --dry-run prints the commands without running them. All other arguments are
+# passed to chromagan_jax.main. Environment variables, with defaults in brackets:
 #
 #   PYTHON     the interpreter (python)
 #   CONFIG     the config file (configs/base.py)
-#   WORKDIR    where the run writes (runs/CONFIG); started again, it goes on there
-#   PROCESSES  how many processes (1)
-#   DEVICES    simulated devices of the CPU in each process (none: the devices that there are)
-#   RESTARTS   how often a run that was lost is started again (3)
-#   WAIT       s that the other processes have to end by themselves once one has failed (30)
+#   WORKDIR    the folder of the run (runs/CONFIG); a restart resumes from it
+#   PROCESSES  number of processes (1)
+#   DEVICES    simulated CPU devices in each process (none: the real devices)
+#   RESTARTS   maximum number of restarts (3)
+#   WAIT       s that the other processes have to end after one has failed (30)
 #
-# A run that ends with 75 (stopped and saved, or stalled), or loses a process to a signal, is
-# started again and resumes. Not after 1 (a mistake) or 3 (diverged), nor when it was asked to stop:
-# Ctrl-C, SIGTERM and SIGHUP make it save and end with 75, a second one ends it at once. The exit
-# code is that of the last start, and there of the process that failed first.
+# A run is restarted, and resumes, after exit code 75 (stopped and saved, or stalled) or after a
+# signal killed a process. It is not restarted after 1 (user error) or 3 (diverged). Ctrl-C, SIGTERM
+# and SIGHUP make the run save and end with 75, without a restart; a second signal kills it. The
+# exit code is that of the last start, from the process that failed first.
 set -euo pipefail
 
 PYTHON=${PYTHON:-python}
@@ -34,8 +34,8 @@ RESTARTS=${RESTARTS:-3}
 WAIT=${WAIT:-30}
 
 ARGUMENTS=() # of chromagan_jax.main
-PIDS=()      # of the processes that run, by their number
-STOPPED=0    # signals that asked for the end
+PIDS=()      # of the running processes, by process number
+STOPPED=0    # stop signals received
 DRY_RUN=
 
 fail() {
@@ -43,7 +43,7 @@ fail() {
     exit 1
 }
 
-gpus() { # their indices, one a line; nothing where computation is on the CPU
+gpus() { # prints the indices, one a line; nothing if the CPU computes
     if [[ ${JAX_PLATFORMS:-} == cpu || -n $DEVICES ]]; then
         return
     elif [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
@@ -53,12 +53,12 @@ gpus() { # their indices, one a line; nothing where computation is on the CPU
     fi
 }
 
-on_cpu() { # no device of NVIDIA, AMD or Google, or none that JAX shall use
+on_cpu() { # true if there is no NVIDIA, AMD or Google device, or JAX is set to the CPU
     [[ ${JAX_PLATFORMS:-} == cpu || -n $DEVICES ||
         -z $(shopt -s nullglob && echo /dev/nvidia[0-9]* /dev/kf[d] /dev/{accel,vfio/}[0-9]*) ]]
 }
 
-free_port() { # nobody answers there; below the ports that the kernel gives to clients by itself
+free_port() { # prints an unused port below the kernel's ephemeral range
     local port
     while
         port=$((RANDOM % 10000 + 20000))
@@ -67,7 +67,7 @@ free_port() { # nobody answers there; below the ports that the kernel gives to c
     echo "$port"
 }
 
-# Sets COMMAND to what starts process $1, over port $2.
+# Sets COMMAND to the command of process $1; the coordinator listens on port $2.
 set_command() {
     local number=$1 port=$2 environment=() distributed=() devices
     if [[ -n $DEVICES ]]; then
@@ -75,8 +75,8 @@ set_command() {
             "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$DEVICES")
     fi
     if on_cpu; then
-        # glibc maps large temporaries anew at every step, and clears their pages: kept instead, on
-        # huge pages, they made a U-Net's step on the CPU 10 % faster. GPUs do not use that memory.
+        # By default glibc returns large temporaries to the kernel after every step. Retaining them,
+        # on huge pages, makes the step on a CPU faster. A GPU does not use this memory.
         environment+=("MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0}"
             "MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1000000000000}"
             "GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}")
@@ -87,18 +87,18 @@ set_command() {
         if ((${#GPUS[@]})); then
             local each=$((${#GPUS[@]} / PROCESSES))
             devices=$(IFS=, && echo "${GPUS[*]:number * each:each}")
-            # Where a cluster's engine started this shell, JAX would take one GPU a process.
+            # Inside a cluster job JAX would use one GPU a process.
             environment+=("CUDA_VISIBLE_DEVICES=$devices"
                 "JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((each - 1)))")
         fi
     fi
-    # A session of its own: Ctrl-C on the terminal reaches every process of this one at once, and a
-    # second signal to a run means that it shall not save. Thus this script alone hears it.
+    # setsid: otherwise the run would get Ctrl-C from the terminal and SIGTERM from this script, and
+    # a second signal stops a run without saving.
     COMMAND=(setsid env "${environment[@]}" "$PYTHON" -m chromagan_jax.main "--config=$CONFIG"
         ${WORKDIR:+"--workdir=$WORKDIR"} "${distributed[@]}" "${ARGUMENTS[@]}")
 }
 
-stop() { # SIGTERM for all: the processes agree on the step at which they save
+stop() { # SIGTERM to all: the processes agree on a step and save it
     STOPPED=$((STOPPED + 1))
     if ((STOPPED == 1)); then
         kill -TERM "${PIDS[@]}" 2>/dev/null || true # one may have ended by now
@@ -107,13 +107,13 @@ stop() { # SIGTERM for all: the processes agree on the step at which they save
     fi
 }
 
-end_processes() { # and what they have started
+end_processes() { # and their children
     local pid
     for pid in "${PIDS[@]}"; do kill -KILL -- "-$pid" "$pid" 2>/dev/null || true; done
 }
 
-# Starts the processes and returns, once all have ended, the code of the one that failed first: the
-# others end because of it. Of several that failed in the same moment it is the highest.
+# Starts the processes and waits for all. Returns the exit code of the process that failed first,
+# since its failure ends the others; the highest code if several failed at the same time.
 run() {
     local number port pid status now code=$((STOPPED ? 75 : 0)) failed='' killed=
     port=$(free_port)
@@ -137,12 +137,12 @@ run() {
             if ((status > code && failed == now)); then code=$status; fi
         done
         if [[ $failed && ! $killed ]] && ((${#PIDS[@]} && now - failed >= 5 * WAIT)); then
-            echo "${0##*/}: a process failed: the others are ended" >&2
+            echo "${0##*/}: a process failed: ending the others" >&2
             killed=1
             end_processes
         fi
-        # Not `wait -n`: it cannot tell a signal from an end before bash 5.1.
-        if ((${#PIDS[@]})); then sleep 0.2 || true; fi # `now` counts fifths of a second
+        # `wait -n` of bash before 5.1 cannot distinguish a signal from the end of a process.
+        if ((${#PIDS[@]})); then sleep 0.2 || true; fi # one step of `now`
     done
     return "$code"
 }
@@ -159,7 +159,7 @@ for argument in "$@"; do
 done
 mapfile -t GPUS < <(gpus)
 if ((PROCESSES > 1 && ${#GPUS[@]} % PROCESSES)); then
-    fail "${#GPUS[@]} GPUs cannot be shared out evenly to $PROCESSES processes: change PROCESSES."
+    fail "${#GPUS[@]} GPUs cannot be divided evenly among $PROCESSES processes: change PROCESSES."
 fi
 
 trap stop INT TERM HUP

@@ -4,35 +4,35 @@
 #     SHARE=10.0.0.2:/volume launch/tpu_vm.sh [--dry-run] --config=configs/photos.py \
 #         --workdir=/mnt/volume/runs/photos --config.data.source=/mnt/volume/photos/train ...
 #
-# It creates the TPU or takes the one of that name, mounts the share, copies this tree, installs it
-# and starts chromagan_jax.main with the given flags and --distributed on all workers. The run does
-# not hang on the connection: it goes on when that is lost or this script is stopped, and the script
-# started again joins it. When the run ends with
-#     0          it is done, and so is the script;
-#     1 or 3     so does the script: a mistake that the log explains, or diverged;
-#     75 or else it is started again, and resumes from its newest checkpoint. A TPU that was
-#                preempted is deleted and created anew first.
+# The script creates the TPU or uses an existing one of that name, mounts the share, copies this
+# tree, installs it and starts chromagan_jax.main with the given flags and --distributed on all
+# workers. The run does not depend on the connection: it continues if the connection is lost or
+# this script is stopped. Start the script again to follow the run. Exit codes of the run:
+#     0       The run is complete; the script ends.
+#     1, 3    A user error, which the log explains, or divergence; the script ends with the code.
+#     others  The run is restarted and resumes from its newest checkpoint (75 for one). A preempted
+#             TPU is first deleted and created again.
 #
-# The workdir must be on SHARE, an NFS share that all workers see (Filestore, say) and that outlives
-# the TPU. gs://... is no workdir: the code writes files. A bucket mounted by gcsfuse is not enough,
-# for a checkpoint is complete when it is renamed, and a bucket without hierarchical namespace does
-# that file by file.
+# The workdir must be on SHARE, an NFS share that all workers see, such as Filestore, and that
+# exists longer than the TPU. gs://... cannot be a workdir, since the code writes files. A bucket
+# mounted by gcsfuse is not enough either: a checkpoint is renamed when it is complete, and without
+# hierarchical namespace a bucket renames file by file.
 #
-# Variables, with the values that they have if the environment says nothing else:
+# Environment variables and their defaults:
 NAME=${NAME:-chromagan-jax}                # of the TPU
-ZONE=${ZONE:-us-west4-a}                   # where it is, and SHARE should be
-PROJECT=${PROJECT:-}                       # empty: the one that gcloud is set to
-ACCELERATOR=${ACCELERATOR:-v5litepod-16}   # kind and size
-VERSION=${VERSION:-v2-alpha-tpuv5-lite}    # the software of its hosts
-SPOT=${SPOT:-false}                        # true: cheaper, and preempted at any time
+ZONE=${ZONE:-us-west4-a}                   # of the TPU; choose the one of SHARE
+PROJECT=${PROJECT:-}                       # empty: the current project of gcloud
+ACCELERATOR=${ACCELERATOR:-v5litepod-16}   # type and size
+VERSION=${VERSION:-v2-alpha-tpuv5-lite}    # software version of the TPU VM
+SPOT=${SPOT:-false}                        # true: cheaper, can be preempted at any time
 SHARE=${SHARE:-}                           # HOST:/PATH of the NFS share
-MOUNT=${MOUNT:-/mnt/volume}                # where the workers have it
-DELETE=${DELETE:-false}                    # true: deletes the TPU when the run has ended
-PAUSE=${PAUSE:-30}                         # s before the TPU is looked at again
-TRIES=${TRIES:-200}                        # TPUs created and runs started, until it gives up
+MOUNT=${MOUNT:-/mnt/volume}                # mount point on the workers
+DELETE=${DELETE:-false}                    # true: delete the TPU after the run
+PAUSE=${PAUSE:-30}                         # s between queries of the TPU's state
+TRIES=${TRIES:-200}                        # maximum number of TPUs created and runs started
 #
 # Needs gcloud, logged in, with its SSH key in the agent (ssh-add ~/.ssh/google_compute_engine),
-# and bash 4.4. Ctrl-C leaves the run and the TPU, which costs money until it is deleted:
+# and bash 4.4. After Ctrl-C the run continues and the TPU costs money until it is deleted:
 #     gcloud compute tpus tpu-vm delete NAME --zone=ZONE
 
 set -euo pipefail
@@ -44,7 +44,7 @@ fail() {
     exit 1
 }
 
-# Prints a command as a shell would read it, and runs it unless this is a dry run.
+# Prints a command with shell quoting and runs it, except in a dry run.
 run() {
     local word line='+' quote="'\\''"
     for word in "$@"; do
@@ -63,12 +63,12 @@ run() {
 
 tpu() { run gcloud compute tpus tpu-vm "$@" "${place[@]}"; }
 
-# ssh tells of a lost connection within two minutes.
+# ServerAliveInterval: ssh detects a lost connection within two minutes.
 on_all_workers() {
     tpu ssh "$NAME" --worker=all --ssh-flag='-o ServerAliveInterval=30' --command="$1"
 }
 
-# READY, PREEMPTED and so on; NONE if there is no such TPU, UNKNOWN if gcloud could not tell.
+# Prints READY, PREEMPTED and so on; NONE if the TPU does not exist, UNKNOWN if gcloud fails.
 state() {
     if tpu describe "$NAME" --format='value(state)' 2>"$folder/error"; then
         return
@@ -88,7 +88,7 @@ create() {
 
 delete() { tpu delete "$NAME" --quiet; }
 
-# The hosts have an older Python: uv brings its own. A new share belongs to root alone.
+# uv: the Python of the hosts is too old. chmod: only root can write to a new share.
 install() {
     run tar -czf "$folder/chromagan_jax.tgz" -C "$root" --exclude=__pycache__ \
         chromagan_jax configs setup.cfg pyproject.toml README.md LICENSE &&
@@ -109,9 +109,9 @@ test -x ~/.local/bin/uv || curl -LsSf https://astral.sh/uv/install.sh | sh
 ~/.local/bin/uv pip install -q --python=.venv -e '.[tpu,tensorboard]'"
 }
 
-# Starts the run on each worker, unless it goes on there or has ended since the connection was
-# lost, and stays with it to its end. Whoever holds run.lock is the run: the kernel takes the lock
-# back however the run ends. run.code is its exit code until it was told.
+# Starts the run on each worker unless it still runs there or ended while the connection was lost,
+# then follows its log to the end. The run holds run.lock; the kernel releases the lock however the
+# run ends. run.code holds the exit code until it has been printed.
 attend() {
     on_all_workers "cd ~/chromagan_jax || exit
 exec 9>run.lock
@@ -131,12 +131,12 @@ tail -n \$from -f -s 0.2 --pid=\$! run.log
 echo chromagan_jax ended with exit code \$(cat run.code) && rm -f run.code"
 }
 
-# Sets `ended` to the exit code of the run; 75 if any worker has none to tell.
+# Sets `ended` to the exit code of the run; 75 if a worker reports none.
 start() {
     local codes status=0
     attend "$@" | tee "$folder/output" || status=$?
     codes=$(sed -n 's/.*chromagan_jax ended with exit code \([0-9]*\)$/\1/p' "$folder/output")
-    # gcloud's own status says too little: it is 1 for a lost connection as well.
+    # gcloud's own status is 1 for a lost connection too.
     ended=75
     if grep -qx 3 <<<"$codes"; then
         ended=3
@@ -149,7 +149,7 @@ start() {
 
 spend() {
     tries=$((tries + 1))
-    [ "$tries" -le "$TRIES" ] || fail "gave up after $TRIES tries; TRIES says how many."
+    [ "$tries" -le "$TRIES" ] || fail "gave up after $TRIES tries: raise TRIES."
 }
 
 main() {
@@ -164,7 +164,7 @@ main() {
                     installed=true
                     start "$@"
                     [ "$ended" -eq 75 ] || break
-                    say 'the run is not at its end: it is started again'
+                    say 'the run is not complete: restarting it'
                 fi
                 ;;
             PREEMPTED | TERMINATED | NONE)
@@ -177,7 +177,7 @@ main() {
         esac
         sleep "$PAUSE"
     done
-    [ "$DELETE" != true ] || delete || say "$NAME could not be deleted: see to it."
+    [ "$DELETE" != true ] || delete || say "$NAME could not be deleted: delete it by hand."
     say "the run ended with exit code $ended"
     exit "$ended"
 }

@@ -1,1 +1,1 @@
-"""Photographs in, batches out: sources of encoded images, their decoding, the grain pipeline."""
+"""The input pipeline: sources of encoded images, decoding, transforms and batches."""

@@ -1,6 +1,6 @@
-"""Sources that read records: ArrayRecord shards and data sets that TFDS prepared.
+"""Record sources: ArrayRecord shards and data sets prepared by TFDS.
 
-TensorFlow is never imported, and the packages that read these files only when they are asked for.
+TensorFlow is never imported. The packages that read these files are imported on first use.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ class ArrayRecords:
     """ArrayRecord shards in which every record is the encoded bytes of one image."""
 
     location: str
-    records: Any  # array_record's ArrayRecordDataSource: pickles, and opens the shards lazily
+    records: Any  # array_record's ArrayRecordDataSource: picklable, opens shards lazily
     fingerprint: str
     num_classes: int = 0
 
     @classmethod
     def open(cls, location: str, shards: list[pathlib.Path]) -> 'ArrayRecords':
-        """Counts the records of `shards`, which stay in the given order."""
+        """Opens `shards` in the given order; raises UserError if they are unreadable or empty."""
         try:
             from array_record.python.array_record_data_source import ArrayRecordDataSource
         except ImportError as error:
@@ -53,10 +53,10 @@ class ArrayRecords:
         except (RuntimeError, ValueError, OSError) as error:
             raise UserError(
                 f'{location} cannot be read as ArrayRecord ({_first_line(error)}): write its '
-                'shards anew.'
+                'shards again.'
             ) from error
         if not len(records):
-            raise UserError(f'{location} holds no records: write its shards anew.')
+            raise UserError(f'{location} holds no records: write its shards again.')
         parts = [*(shard.name for shard in shards), str(len(records))]
         return cls(location, records, fingerprint(parts))
 
@@ -73,13 +73,13 @@ class ArrayRecords:
 
 @dataclasses.dataclass(frozen=True)
 class Tfds:
-    """One split of a data set that TFDS prepared as ArrayRecord."""
+    """One split of a data set prepared by TFDS as ArrayRecord."""
 
     location: str
-    records: Any  # a tfds.core.data_sources.ArrayRecordDataSource: pickles, and reads lazily
+    records: Any  # a tfds.core.data_sources.ArrayRecordDataSource: picklable, reads lazily
     split: str
     fingerprint: str
-    classes: tuple[str, ...] = dataclasses.field(repr=False)  # what the labels stand for
+    classes: tuple[str, ...] = dataclasses.field(repr=False)  # class names, by label
 
     @property
     def num_classes(self) -> int:
@@ -101,7 +101,7 @@ class Tfds:
 def _read(records: Any, index: int) -> Any:
     try:
         return records[index]
-    except RuntimeError as error:  # what array_record raises for a damaged or missing shard
+    except RuntimeError as error:  # from array_record, for a damaged or missing shard
         raise OSError(_first_line(error)) from error
 
 
@@ -121,32 +121,32 @@ def _import_tfds(location: str) -> Any:
 
 
 def find_tfds(path: pathlib.Path) -> list[pathlib.Path]:
-    """`path` if TFDS prepared it, or else the folders directly below it that TFDS prepared."""
+    """Prepared TFDS folders: `path`, or else those directly below it."""
     if (path / 'dataset_info.json').is_file():
         return [path]
     return sorted(file.parent for file in path.glob('*/dataset_info.json'))
 
 
 def open_tfds_name(source: str, split: str) -> Tfds:
-    """Opens 'tfds:NAME' among what is prepared in TFDS_DATA_DIR."""
+    """Opens 'tfds:NAME' from TFDS_DATA_DIR; raises UserError if it is not prepared there."""
     tfds = _import_tfds(source)
     folder = os.environ.get('TFDS_DATA_DIR')
-    # Looked up among the prepared files alone: tfds.builder() would import the code of a data set
-    # that is not prepared, and with it TensorFlow.
+    # Only prepared files are searched: tfds.builder() would import the code of an unprepared data
+    # set, and TensorFlow with it.
     try:
         builder = tfds.core.read_only_builder.builder_from_files(
             source.removeprefix('tfds:'), data_dir=folder
         )
-    except ValueError as error:  # a data set that is not found, or a name that is none
+    except ValueError as error:  # the data set is not found, or the name is invalid
         raise UserError(
             f'{source} is not prepared in {folder or "~/tensorflow_datasets"}: prepare it there '
-            'with `tfds build --file_format=array_record`, or set TFDS_DATA_DIR to where it is.'
+            'with `tfds build --file_format=array_record`, or set TFDS_DATA_DIR to its folder.'
         ) from error
     return _open_tfds(tfds, source, builder, split)
 
 
 def open_tfds_folder(source: str, folders: list[pathlib.Path], split: str) -> Tfds:
-    """Opens the only one of the folders that `find_tfds` found."""
+    """Opens the folder that `find_tfds` found; raises UserError if there are several."""
     folder, *others = folders
     if others:
         names = ', '.join(folder.name for folder in folders)
@@ -157,7 +157,7 @@ def open_tfds_folder(source: str, folders: list[pathlib.Path], split: str) -> Tf
         builder = tfds.builder_from_directory(folder)
     except (ValueError, json_format.ParseError) as error:
         raise UserError(
-            f'{folder} is damaged ({_first_line(error)}): prepare the data set anew.'
+            f'{folder} is damaged ({_first_line(error)}): prepare the data set again.'
         ) from error
     return _open_tfds(tfds, source, builder, split)
 
@@ -168,9 +168,9 @@ def _open_tfds(tfds: Any, source: str, builder: Any, split: str) -> Tfds:
     if 'image' not in images:
         raise UserError(
             f"{source} has no image feature called 'image' (it has {', '.join(sorted(features))}): "
-            'name another data set.'
+            'choose another data set.'
         )
-    # The other images are skipped, not used: decoding them (masks, depth) would only cost time.
+    # Images are decoded later; other images (masks, depth) are not used at all.
     decoders = dict.fromkeys(images, tfds.decode.SkipDecoding())
     try:
         records = builder.as_data_source(split=split, decoders=decoders)

@@ -1,8 +1,8 @@
-"""Bytes of an image file to sRGB pixels.
+"""Decoding of image files to sRGB pixels, resizing and cropping.
 
-Every kind of file that people keep among their photographs ends as uint8 RGB: rotated as its EXIF
-data say, transparent parts on white, 16-bit values scaled instead of clipped, wide-gamut and CMYK
-colours converted by their ICC profile. What cannot be decoded raises one exception with a reason.
+All files become uint8 RGB: rotated by their EXIF orientation, transparency on white, 16-bit values
+scaled and not clipped, wide-gamut and CMYK colours converted by their ICC profile. All decode
+failures raise `UnreadableImage`.
 """
 
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-# Pillow would also try formats that no photograph has, some of which start other programs (EPS).
+# Pillow would also try formats that are no photographs; some of them start programs (EPS).
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
 
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -28,9 +28,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# What Pillow raises for damaged files, which have no exception of their own: found by flipping
-# bits in, cutting and splicing files of every format. TypeError, AttributeError and struct.error
-# come from EXIF data that it parses while it loads a TIFF.
+# Pillow has no exception for damaged files and raises all of these. TypeError, AttributeError and
+# struct.error come from EXIF data, which it parses while it loads a TIFF.
 _DAMAGE = (
     OSError,
     ValueError,
@@ -42,12 +41,12 @@ _DAMAGE = (
 )
 
 
-# Why a record cannot be read: its bytes cannot be had, are no image, or are one no longer.
+# Why a record is unreadable: its file cannot be read, is no image, or is a damaged image.
 KINDS = ('no_file', 'no_image', 'damaged')
 
 
 class UnreadableImage(ValueError):  # noqa: N818
-    """Bytes that are not a whole image; the message is a short reason without the file's name."""
+    """A record is not a complete image; the message is a short reason without the file name."""
 
     def __init__(self, reason: str, kind: str = 'damaged'):
         """`kind` is one of `KINDS`."""
@@ -56,7 +55,7 @@ class UnreadableImage(ValueError):  # noqa: N818
 
 
 def decode(data: bytes, min_side: int = 0) -> np.ndarray:
-    """Decodes an image file to sRGB, transparent parts on white.
+    """Decodes an image file to sRGB with transparency on white.
 
     Args:
         data: the whole file, as in `load`.
@@ -79,14 +78,14 @@ def decode(data: bytes, min_side: int = 0) -> np.ndarray:
 
 
 def load(data: bytes, min_side: int = 0, max_pixels: int | None = None) -> Image.Image:
-    """Reads an image file in its own mode, upright.
+    """Reads an image file in its original Pillow mode, upright.
 
     Args:
         data: the whole file: JPEG, PNG, WebP, BMP, GIF or TIFF, the first frame of several.
-        min_side: the caller needs no more than this many pixels on the short side; a JPEG at
-            least twice as large is decoded at a half, a quarter or an eighth of its size, which is
-            cheaper. The short side never gets smaller than this. 0 decodes at full size.
-        max_pixels: an image with more is refused before memory is taken for it.
+        min_side: short side that the caller needs, px. A JPEG at least twice as large is decoded
+            at 1/2, 1/4 or 1/8 of its size, which is faster; its short side is never less than
+            this. 0 decodes at full size.
+        max_pixels: larger images are rejected before memory is allocated.
 
     Raises:
         UnreadableImage: the bytes are truncated, damaged, too large or no image.
@@ -95,7 +94,7 @@ def load(data: bytes, min_side: int = 0, max_pixels: int | None = None) -> Image
 
 
 def _open(data: bytes, min_side: int, max_pixels: int | None = None) -> Image.Image:
-    """What `load` begins with: the header alone is read."""
+    """Opens an image as `load` does; reads only the header."""
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         if max_pixels is not None and image.width * image.height > max_pixels:
@@ -103,7 +102,7 @@ def _open(data: bytes, min_side: int, max_pixels: int | None = None) -> Image.Im
                 f'{image.width} x {image.height} px are more than {max_pixels / 1e6:g} megapixels'
             )
         if min_side:
-            image.draft(None, (min_side, min_side))  # does nothing for other formats than JPEG
+            image.draft(None, (min_side, min_side))  # affects JPEG only
         return image
     except UnidentifiedImageError as error:
         reason = 'not a JPEG, PNG, WebP, BMP, GIF or TIFF image'
@@ -115,7 +114,7 @@ def _open(data: bytes, min_side: int, max_pixels: int | None = None) -> Image.Im
 
 
 def _read(image: Image.Image) -> Image.Image:
-    """What `load` ends with: the pixels, upright."""
+    """Reads the pixels of an opened image, upright."""
     try:
         image.load()
     except _DAMAGE as error:
@@ -127,14 +126,14 @@ def _read(image: Image.Image) -> Image.Image:
 
 
 def _decode_jpeg(data: bytes, image: Image.Image) -> np.ndarray | None:
-    """The pixels of an upright JPEG in sRGB, (H, W, 3) uint8; None where Pillow has to look.
+    """Decodes an upright sRGB JPEG to (H, W, 3) uint8; None if Pillow has to decode it.
 
-    Pillow and simplejpeg decode with the same library; without Pillow's copies it takes two thirds
-    of the time. At the first irregularity Pillow decides whether it is damage.
+    simplejpeg uses the same library as Pillow but avoids its copies. On any error Pillow decides
+    whether the file is damaged.
 
     Args:
         data: the whole file.
-        image: the same, opened by Pillow; its size, maybe a half or less, is what is wanted.
+        image: the same file opened by Pillow; its size, maybe already reduced, is the target size.
     """
     if image.format not in ('JPEG', 'MPO') or image.mode != 'RGB' or _turn(image) is not None:
         return None
@@ -148,36 +147,36 @@ def _decode_jpeg(data: bytes, image: Image.Image) -> np.ndarray | None:
 
 
 def count_frames(data: bytes) -> int:
-    """How many frames an animation or pages a TIFF has; 1 where damage hides it.
+    """The number of frames of an animation or pages of a TIFF; 1 if damage hides it.
 
     The previews that cameras append to a JPEG (MPO) do not count.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         return 1 if image.format == 'MPO' else getattr(image, 'n_frames', 1)
-    except (*_DAMAGE, EOFError):  # the first frame is whole all the same
+    except (*_DAMAGE, EOFError):  # the first frame is still readable
         return 1
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes it upright; None if it is."""
+    """The transpose that makes an image upright; None if it is upright."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except SyntaxError:  # the EXIF data are damaged, the photograph is whole
+    except SyntaxError:  # the EXIF data are damaged, the image is not
         return None
-    # ImageOps.exif_transpose would also rewrite the EXIF data, and fails where they are odd.
+    # ImageOps.exif_transpose also rewrites the EXIF data, and fails on malformed ones.
     return _UPRIGHT.get(orientation)
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Any mode of Pillow to 'RGB' in sRGB, and the alpha channel ('L') of one that has it."""
+    """Converts any Pillow mode to 'RGB' in sRGB, and returns the alpha channel ('L') or None."""
     if image.mode[0] in 'IF':  # 'I', 'I;16', 'I;16B', 'F': convert('RGB') would clip them
         return Image.fromarray(_to_8_bit(image)).convert('RGB'), None
     profile = image.info.get('icc_profile')
     if image.has_transparency_data:
         image = image.convert('RGBA')
         return _apply_profile(image.convert('RGB'), profile), image.getchannel('A')
-    if image.mode == 'LAB':  # convert('RGB') does not know it
+    if image.mode == 'LAB':  # convert('RGB') does not support it
         return _lab_transform().apply(image), None
     if image.mode not in ('RGB', 'L', 'CMYK'):
         image = image.convert('RGB')
@@ -185,10 +184,10 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _to_8_bit(image: Image.Image) -> np.ndarray:
-    """(H, W) uint8 of a gray image with deeper pixels.
+    """Scales a gray image with more than 8 bits to (H, W) uint8.
 
-    16-bit images say how deep they are. For 32-bit integers and floats the files do not, so the
-    range is the smallest customary one that holds the brightest pixel.
+    The range of 16-bit images is known. For 32-bit integers and floats it is the smallest common
+    range (1, 255, 65535) that contains the brightest pixel.
     """
     values = np.nan_to_num(np.asarray(image).astype(np.float64))
     peak = float(values.max(initial=0))
@@ -207,13 +206,12 @@ def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 
-@functools.lru_cache(maxsize=16)  # a collection has few profiles, and each may be 500 kB
+@functools.lru_cache(maxsize=16)  # few, because a profile may be 500 kB
 def _profile_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform of an ICC profile to sRGB; None where it would change nothing.
+    """The transform from an ICC profile to sRGB; None if it would change nothing.
 
-    Relative colorimetric with black point compensation, as browsers show photographs. A profile
-    that is damaged or belongs to another colour space than the pixels is passed over: the
-    photograph is good without it.
+    Relative colorimetric with black point compensation, as in browsers. A profile that is damaged
+    or does not match the mode of the image is ignored.
     """
     try:
         source = ImageCms.getOpenProfile(io.BytesIO(profile))
@@ -228,12 +226,12 @@ def _profile_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform 
     except (ImageCms.PyCMSError, OSError):
         return None
     if mode == 'RGB':
-        # Most profiles are one of the many editions of sRGB, which names do not tell apart from
-        # others: asked for a sample of all colours, they return it.
+        # Most profiles are variants of sRGB, which names do not identify reliably: they map a
+        # sample of all colours to itself.
         levels = np.linspace(0, 255, 18).astype(np.uint8)
         probe = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(18, -1, 3)
-        answer = np.asarray(transform.apply(Image.fromarray(probe)))
-        if np.abs(answer.astype(np.int16) - probe).max() <= 2:
+        converted = np.asarray(transform.apply(Image.fromarray(probe)))
+        if np.abs(converted.astype(np.int16) - probe).max() <= 2:
             return None
     return transform
 
@@ -245,14 +243,14 @@ def _lab_transform() -> ImageCms.ImageCmsTransform:
 
 
 def resize_short(image: np.ndarray, side: int) -> np.ndarray:
-    """(H, W, 3) uint8 to the same proportions with a short side of `side` px."""
+    """Resizes (H, W, 3) uint8 to a short side of `side` px and the same aspect ratio."""
     height, width = image.shape[:2]
     scale = side / min(height, width)
     return resize(image, max(side, round(height * scale)), max(side, round(width * scale)))
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) uint8 to (height, width, 3): area filter to shrink, cubic filter to enlarge."""
+    """Resizes (H, W, 3) uint8 to (height, width, 3): area filter to shrink, else cubic."""
     if image.shape[:2] == (height, width):
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
@@ -261,7 +259,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def crop_square(image: np.ndarray, side: int, y: float = 0.5, x: float = 0.5) -> np.ndarray:
-    """The (side, side, 3) view at the relative position (y, x), each in [0, 1); 0.5 is the centre.
+    """A (side, side, 3) view at the relative position (y, x), each in [0, 1); 0.5 is the centre.
 
     Uniform y and x make every position of the square equally likely.
     """

@@ -1,4 +1,4 @@
-"""The sources and batches that a config asks for, on a mesh."""
+"""Sources and batches from a config, for a mesh."""
 
 from collections.abc import Generator
 
@@ -14,12 +14,12 @@ NOT_HELD_OUT = 'eval.source is the training source: the figures of the evaluatio
 
 
 def open_sources(config: Config) -> tuple[Source, Source]:
-    """The sources to train on and to evaluate on.
+    """Opens the training and the evaluation source.
 
-    An empty `eval.source` is `data.source`, read at `eval.split` where it has splits.
+    An empty `eval.source` stands for `data.source`, with `eval.split` if it has splits.
 
     Raises:
-        UserError: if one of them does not exist or holds nothing.
+        UserError: if a source does not exist or holds no images.
     """
     if not config.data.source:
         raise UserError(
@@ -32,7 +32,7 @@ def open_sources(config: Config) -> tuple[Source, Source]:
 
 
 def is_held_out(config: Config) -> bool:
-    """Whether the evaluation reads other photographs than the training, as far as names tell."""
+    """Whether evaluation and training use different data, judged by source and split names."""
     if config.eval.source not in ('', config.data.source):
         return True
     return config.data.source.startswith('tfds:') and config.eval.split != config.data.split
@@ -41,7 +41,7 @@ def is_held_out(config: Config) -> bool:
 def training_input(
     config: Config, source: Source, mesh: Mesh, step: int
 ) -> Generator[Batch, None, None]:
-    """This process's rows of the batches from the one that follows step `step` on, without end."""
+    """Yields this process's rows of the training batches after step `step`, without end."""
     return train_batches(
         source,
         size=config.data.size,
@@ -62,9 +62,9 @@ def training_input(
 def evaluation_input(
     config: Config, source: Source, mesh: Mesh, workers: int = 0
 ) -> Generator[Batch, None, None]:
-    """This process's rows of batches that hold every record of `source` once.
+    """Yields this process's rows of batches that contain every record of `source` once.
 
-    They are prepared by `workers` processes, which take seconds to start, or by threads if 0.
+    `workers` processes prepare the batches, which take seconds to start, or threads if 0.
     """
     batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
     return eval_batches(

@@ -1,10 +1,9 @@
-"""From a source to batches: every batch is a function of the seed and the step alone.
+"""Batches from a source; every batch is a function of the seed and the step only.
 
-Training reads one endless sequence: the records shuffled anew each epoch, every one cropped and
-flipped at random with numbers drawn for its position in the sequence. Batch n of the whole run is
-the positions [n B, (n + 1) B), whatever the number of processes, workers and threads, and wherever
-a run was stopped: so no state of an iterator is ever saved, and a process names the rows of the
-global batch that its devices hold.
+Training reads one endless sequence. Records are shuffled in each epoch, and each is cropped and
+flipped with random numbers drawn for its position in the sequence. Batch n of a run holds the
+positions [n B, (n + 1) B) for any number of processes, workers, threads and restarts. So no
+iterator state is saved. Each process requests the rows of the global batch that its devices hold.
 """
 
 import atexit
@@ -55,33 +54,33 @@ def train_batches(
 ) -> Generator[Batch, None, None]:
     """Yields the batches of the steps start_step, start_step + 1, ... without end.
 
-    A photograph is resized so that its short side has round(size * resize_ratio) px (enlarged if it
-    is smaller), cropped to size x size at random and flipped left to right with probability 1/2.
+    An image is resized to a short side of round(size * resize_ratio) px, cropped at random to
+    size x size, and flipped left to right with probability 1/2 if `flip`.
 
     Args:
-        source: where the records come from.
+        source: of the records.
         size: the side of the crop, px.
-        resize_ratio: the short side before the crop over `size`, at least 1.
+        resize_ratio: short side before the crop, divided by `size`; at least 1.
         flip: whether to flip.
         space: the colour space of `color.encode`.
         seed: of the order and the augmentation, in [0, 2**32).
         batch_size: records in the global batch.
-        rows: which of its rows this process wants, in which order.
+        rows: rows of the global batch that this process yields, in order.
         start_step: the step of the first batch.
         workers: processes that prepare batches; 0 prepares them in this one.
-        threads: threads that prepare batches, in each of those processes; and, where there are
-            any, convert the batches in this one.
+        threads: threads that prepare batches in each of those processes; with workers, also threads
+            that convert batches in this process.
         prefetch: batches prepared ahead by each of those processes, at least `threads`.
         labels: whether to yield labels.
 
     Yields:
-        'condition' (R, size, size, 1) and 'target' (R, size, size, C) float32 for R rows, 'label'
-        (R,) int32 if asked for, 'unreadable' (R,) int64: the index of the record that could not be
-        read and was replaced by another, or -1; and 'damage' (R,) int32: the reason, as
-        1 + its place in `decode.KINDS`, or 0.
+        Arrays for R rows: 'condition' (R, size, size, 1) and 'target' (R, size, size, C) float32;
+        'label' (R,) int32 if `labels`; 'unreadable' (R,) int64, the index of a record that was
+        unreadable and replaced, or -1; 'damage' (R,) int32, the reason as 1 + its position in
+        `decode.KINDS`, or 0.
 
     Raises:
-        UserError: a record and the 16 others that were tried in its place cannot be read.
+        UserError: if a record and its 16 substitutes are unreadable.
     """
     crop = TrainCrop(source, size, round(size * resize_ratio), flip, labels)
     records = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
@@ -102,15 +101,15 @@ def eval_batches(
 ) -> Generator[Batch, None, None]:
     """Yields every record once, in order: the short side resized to `size`, then a centre crop.
 
-    There are ceil(len(source) / batch_size) batches on every process. What is not asked of a
-    record (past the end, or unreadable) has zeros in its place and is masked out.
+    Every process gets ceil(len(source) / batch_size) batches. Rows past the end and unreadable
+    records are zeros with mask 0.
 
-    Args: as those of `train_batches`.
+    Args: as in `train_batches`.
 
     Yields:
-        'condition' and 'target' as in training, 'mask' (R,) float32: 1 for a photograph,
-        0 for padding; 'index' (R,) int64: the record's index in the source, -1 past the end;
-        'unreadable' (R,) int64: the index again where the record could not be read, else -1.
+        'condition' and 'target' as in `train_batches`; 'mask' (R,) float32, 1 for an image and 0
+        for padding; 'index' (R,) int64, the record's index in the source, or -1 past the end;
+        'unreadable' (R,) int64, the index if the record is unreadable, else -1.
     """
     steps = -(-len(source) // batch_size)
     positions = grain.MapDataset.range(steps * batch_size)
@@ -120,12 +119,12 @@ def eval_batches(
 
 @dataclasses.dataclass(frozen=True)
 class _Crops:
-    """The batches from `start_step` on, as a sequence: of each the rows that a process wants.
+    """The batches from `start_step` on as a sequence, with the requested rows only.
 
-    They hold the crops themselves, 'crop' (R, size, size, 3) uint8, with zeros where there is none.
+    They hold 'crop' (R, size, size, 3) uint8 instead of condition and target; zeros for no crop.
     """
 
-    whole: grain.MapDataset  # what is to be cropped at each position
+    whole: grain.MapDataset  # the argument of `crop` at each position
     crop: Callable[[Any], tuple[np.ndarray | None, dict[str, Any]]]
     size: int
     batch_size: int
@@ -149,7 +148,7 @@ class _Crops:
 
 
 def _encode(space: str, pool: Executor | None, batch: Batch) -> Batch:
-    """'condition' and 'target' in place of 'crop'; zeros where the 'mask' is 0."""
+    """Replaces 'crop' by 'condition' and 'target', which are zeros where 'mask' is 0."""
     batch = dict(batch)
     crops = batch.pop('crop')
     condition = _aligned((*crops.shape[:3], 1))
@@ -168,9 +167,9 @@ def _encode(space: str, pool: Executor | None, batch: Batch) -> Batch:
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Float32 of any values, at an address where JAX takes it for an array of the CPU as it is.
+    """An uninitialized float32 array, 64-byte aligned.
 
-    XLA wants multiples of 64 bytes; NumPy's are of 16, and JAX then copies.
+    JAX uses arrays with this alignment on the CPU without a copy; NumPy aligns to 16 bytes.
     """
     count = math.prod(shape)
     memory = np.empty(count + 16, np.float32)
@@ -181,15 +180,14 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
 def _batches(
     crops: _Crops, space: str, workers: int, threads: int, prefetch: int
 ) -> Generator[Batch, None, None]:
-    # A thread or a worker prepares whole batches: workers then take turns at batches, and their
-    # number changes nothing but speed.
+    # Each thread or worker prepares whole batches, so their number affects only speed.
     dataset: Any = grain.MapDataset.source(crops)
     options = grain.ReadOptions(threads, max(prefetch, threads))
     pool = None
     if workers:
-        # What comes from a worker is copied and copied again, which costs more than the conversion:
-        # so crops do, a quarter of the bytes, and threads here convert them. Through pipes: shared
-        # memory costs two page faults each 4 kB, and containers have little of it.
+        # Workers send uint8 crops, a quarter of the bytes, because copies between processes cost
+        # more than the conversion in threads here. They use pipes because shared memory costs page
+        # faults and is scarce in containers.
         pool = ThreadPoolExecutor(threads) if threads > 1 else None
         spread = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
         dataset = dataset.to_iter_dataset(options)
@@ -205,8 +203,7 @@ def _batches(
     return generator
 
 
-# A run that ends on an error closes nothing, and left to itself grain prints tracebacks of its own
-# when the interpreter is half gone.
+# After an error nothing closes the generators, and grain prints tracebacks at interpreter exit.
 _open: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
 
 
@@ -219,7 +216,7 @@ def _close_all() -> None:
 def _iterate(
     batches: grain.IterDataset, pool: ThreadPoolExecutor | None
 ) -> Generator[Batch, None, None]:
-    # OpenCV would start a pool of its own threads for every resize, on top of ours.
+    # OpenCV would start its own threads for every resize, in addition to ours.
     cv2.setNumThreads(1)
     iterator = iter(batches)
     try:
@@ -231,10 +228,10 @@ def _iterate(
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Makes a worker live exactly as long as the process that started it."""
+    """Sets up a worker to end only with the process that started it."""
     cv2.setNumThreads(1)  # as in _iterate
-    # A scheduler signals every process of a job, and a terminal those in the foreground: the main
-    # process decides what is to be done, and still needs batches until it has saved.
+    # Schedulers and terminals signal every process of a job. The main process handles the signal,
+    # and needs batches until it has saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -242,7 +239,7 @@ def _start_worker(index: int, count: int) -> None:
         sys.exit('A worker of the input pipeline was not started by a main process.')
 
     def follow() -> None:
-        parent.join()  # returns when the main process is gone, even if it was killed
+        parent.join()  # returns when the main process ends, even if killed
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()

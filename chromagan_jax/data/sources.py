@@ -1,9 +1,9 @@
 """Random-access sources of encoded images: the sample, a folder, ArrayRecord shards, TFDS.
 
-Nothing here decodes. A source is opened once from a string (`make_source`), knows its length and
-hands out the bytes of a record. A new kind is a class with the members of `Source` and a line in
-`SOURCES`. TensorFlow is never imported; the packages that read ArrayRecord and TFDS are imported
-only by the sources that need them.
+`make_source` opens a source from a string. A source has a length and returns the encoded bytes of a
+record; it does not decode. To add a kind, write a class with the members of `Source` and add a line
+to `SOURCES`. TensorFlow is never imported. The packages for ArrayRecord and TFDS are imported on
+first use.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ from chromagan_jax.errors import UserError
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
-# The colour photographs that come inside scikit-image's wheel; its other pictures are downloads,
-# micrographs, drawings or gray.
+# The colour photographs in scikit-image's wheel; its other images are downloads, micrographs,
+# drawings or gray.
 SAMPLE = (
     'astronaut.png',
     'chelsea.png',
@@ -41,45 +41,41 @@ SAMPLE = (
 class Source(Protocol):
     """A finite random-access sequence of encoded images.
 
-    It pickles, so that worker processes can have their own copy, and opens files only when a record
-    is asked for. Several threads read from it at a time.
+    A source is picklable for worker processes, opens files lazily, and supports concurrent reads
+    from several threads.
     """
 
     @property
     def location(self) -> str:
-        """The string that the source was made from."""
+        """The string that the source was opened from."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of what it holds.
-
-        The same wherever the data lie and in whatever order the file system lists them.
-        """
+        """A short hash of the content, independent of location and listing order."""
         ...
 
     @property
     def num_classes(self) -> int:
-        """How many classes the labels count; 0 if it has none."""
+        """The number of classes; 0 without labels."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record:
-        """Reads record `index`; OSError when its bytes cannot be had."""
+        """Reads record `index`; raises OSError if it cannot be read."""
         ...
 
     def name(self, index: int) -> str:
-        """What to call record `index` in a message."""
+        """The name of record `index` in messages."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """Image files below a folder, in the order of their relative paths.
+    """Image files below a folder, sorted by relative path.
 
-    The names decide the order and the fingerprint, not what the file system lists first, so a copy
-    of the folder elsewhere is the same source.
+    Order and fingerprint depend only on these paths, so a copy of the folder is the same source.
     """
 
     location: str
@@ -91,7 +87,7 @@ class Folder:
 
     @classmethod
     def scan(cls, location: str, root: pathlib.Path, with_labels: bool = False) -> 'Folder':
-        """Finds the images below `root`, hidden files and folders left out."""
+        """Finds the images below `root`, except hidden ones; raises UserError if there are none."""
         names = tuple(sorted(image_names(str(root))))
         if not names:
             raise UserError(
@@ -102,8 +98,8 @@ class Folder:
         if with_labels:
             if stray := next((name for name in names if '/' not in name), None):
                 raise UserError(
-                    f'{stray} in {location} has no label: move every image into a sub-folder that '
-                    'stands for its class.'
+                    f'{stray} in {location} has no label: move every image into a sub-folder named '
+                    'after its class.'
                 )
             tops = [name.partition('/')[0] for name in names]
             order = {top: index for index, top in enumerate(sorted(set(tops)))}
@@ -123,18 +119,17 @@ class Folder:
 
 
 def image_names(root: str) -> Iterator[str]:
-    """Paths of the images below `root`, relative to it, hidden ones left out, in no order.
+    """Yields relative paths of the images below `root`, without hidden files, in no order.
 
     Raises:
-        UserError: a folder in it cannot be listed.
+        UserError: if a folder cannot be listed.
     """
 
-    def refuse(error: OSError) -> None:  # os.walk would pass over the folder without a word
+    def refuse(error: OSError) -> None:  # os.walk would skip the folder silently
         raise UserError(f'{error.filename} cannot be listed: make it readable.') from error
 
     for folder, subfolders, files in os.walk(root, onerror=refuse, followlinks=True):
-        # Links are followed, since data sets are often assembled from them, unless one leads back
-        # to a folder that it lies in.
+        # Data sets often consist of links, so links are followed unless they form a loop.
         subfolders[:] = [
             name
             for name in subfolders
@@ -154,16 +149,18 @@ def _leads_back(folder: str) -> bool:
 
 
 def _sample() -> Folder:
-    # The wheel's files are read by path: skimage.data would look for a download cache.
+    # The wheel's files are read by path because skimage.data requires a download cache.
     spec = importlib.util.find_spec('skimage')
     if spec is None or spec.origin is None:
-        raise UserError('The sample needs the package scikit-image: `pip install scikit-image`.')
+        raise UserError(
+            'The sample needs the package scikit-image: install it with `pip install scikit-image`.'
+        )
     root = pathlib.Path(spec.origin).parent / 'data'
     names = tuple(name for name in SAMPLE if (root / name).is_file())
     if not names:
         raise UserError(
-            f'scikit-image in {root} comes without photographs: install its wheel, or name a '
-            'folder of images instead of the sample.'
+            f'scikit-image in {root} contains no photographs: install its wheel, or name a folder '
+            'of images instead of the sample.'
         )
     return Folder('sample', str(root), names, None, 0, fingerprint(names))
 
@@ -209,7 +206,7 @@ def _has_shards(location: str) -> bool:
 
 
 def _open_shards(location: str) -> ArrayRecords:
-    """The shards in a folder, or those that a path or a pattern names."""
+    """Opens the shards in a folder, or those that match a path or a pattern."""
     path = _path(location)
     if path.is_dir():
         shards = [*path.glob('*.array_record*')]
@@ -221,7 +218,7 @@ def _open_shards(location: str) -> ArrayRecords:
 
 
 class SourceKind(NamedTuple):
-    """A kind of source: how its locations are recognised, and how one is opened."""
+    """A kind of source: a test of its locations, and a function that opens one."""
 
     matches: Callable[[str], bool]  # of the location
     open: Callable[[str, str, bool], Source]  # of location, split, labels, as in `make_source`
@@ -245,20 +242,22 @@ SOURCES = [  # the first that matches opens the location
 
 
 def make_source(source: str, split: str = 'train', labels: bool = False) -> Source:
-    """Opens a source of encoded images, of the first of the `SOURCES` that matches.
+    """Opens a source of encoded images: the first kind in `SOURCES` that matches.
 
     Args:
-        source: 'sample' (a handful of photographs that need no download), 'tfds:NAME' (a data set
-            that TFDS prepared as ArrayRecord in TFDS_DATA_DIR; NAME as TFDS writes it, with config
-            and version if need be), a folder of images (searched recursively), a folder that TFDS
-            prepared, or a file, a pattern or a folder of ArrayRecord shards whose records are
-            encoded images.
+        source: one of
+            'sample': six photographs that need no download;
+            'tfds:NAME': a data set prepared by TFDS as ArrayRecord in TFDS_DATA_DIR, where NAME may
+                include config and version in TFDS's notation;
+            a folder of images, searched recursively;
+            a folder prepared by TFDS;
+            a file, a pattern or a folder of ArrayRecord shards whose records are encoded images.
         split: the split of a TFDS data set, in TFDS's notation ('train', 'train[:90%]').
         labels: whether records carry a class: the 'label' feature of a TFDS data set, or the
             position of the top-level sub-folder among all of them in sorted order.
 
     Raises:
-        UserError: the source does not exist, holds no images or has no labels.
+        UserError: if the source does not exist, holds no images or lacks the requested labels.
     """
     kind = next((kind for kind in SOURCES if kind.matches(source)), None)
     if kind is None and _path(source).exists():
@@ -271,7 +270,7 @@ def make_source(source: str, split: str = 'train', labels: bool = False) -> Sour
     found = kind.open(source, split, labels)
     if labels and not found.num_classes:
         raise UserError(
-            f'{source} has no labels: take a data set with a label feature or a folder with one '
-            'sub-folder per class, or a config that needs none.'
+            f'{source} has no labels: use a data set with a label feature, a folder with one '
+            'sub-folder per class, or a config that needs no labels.'
         )
     return found

@@ -1,4 +1,4 @@
-"""From one record to the crop that the networks see, and what becomes of unreadable ones."""
+"""Crops of records for training and evaluation, and the handling of unreadable records."""
 
 import dataclasses
 import hashlib
@@ -16,13 +16,13 @@ ATTEMPTS = 16  # records tried in place of one that cannot be read
 
 
 def draw(index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-    """A record's index and the random numbers of its position: of where, where and mirrored."""
+    """A record's index and three numbers in [0, 1): crop position y, x, and flip."""
     return int(index), rng.random(3)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainCrop:
-    """What `draw` gives to an augmented crop, (size, size, 3) uint8, and metadata about it."""
+    """Maps a result of `draw` to an augmented crop, (size, size, 3) uint8, and its metadata."""
 
     source: Source
     size: int
@@ -33,8 +33,7 @@ class TrainCrop:
     def __call__(self, drawn: tuple[int, np.ndarray]) -> tuple[np.ndarray, dict[str, Any]]:
         index, (y, x, mirror) = drawn
         image, label, unreadable, damage = self._read(index)
-        # Cropping and then resizing once is resizing and then cropping, without the pixels that
-        # the crop would throw away.
+        # Cropping before resizing is equivalent, and resizes no pixels outside the crop.
         side = min(image.shape[:2])
         crop = crop_square(image, max(1, round(side * self.size / self.load)), y, x)
         crop = resize(crop, self.size, self.size)
@@ -44,10 +43,10 @@ class TrainCrop:
         return crop, metadata | {'label': np.int32(label)} if self.labels else metadata
 
     def _read(self, index: int) -> tuple[np.ndarray, int, int, int]:
-        """Pixels and label, the index if another record took its place, and why."""
+        """Pixels, label, `index` if another record replaced it (else -1), and 1 + kind (else 0)."""
         try:
             return *read_image(self.source, index, self.load), -1, 0
-        except UnreadableImage as error:  # travels with the batch, for the main process to report
+        except UnreadableImage as error:  # goes into the batch; the main process reports it
             damage = 1 + KINDS.index(error.kind)
         for attempt in range(ATTEMPTS):
             other = substitute(index, attempt, len(self.source))
@@ -63,7 +62,7 @@ class TrainCrop:
 
 @dataclasses.dataclass(frozen=True)
 class EvalCrop:
-    """A position to the centre of its record; to no crop past the end and for damaged ones."""
+    """Maps a position to a centre crop, or None past the end and for unreadable records."""
 
     source: Source
     size: int
@@ -88,13 +87,13 @@ class EvalCrop:
 def report_unreadable(
     source: Source, indices: Iterable[int], seen: set[int], outcome: str = 'is replaced'
 ) -> list[str]:
-    """One sentence for each unreadable record that was not seen before.
+    """Describes each unreadable record not seen before, in one sentence.
 
     Args:
         source: the source of the batches.
-        indices: their 'unreadable'; -1 is passed over.
-        seen: what was reported before; the new ones are added.
-        outcome: what happens to such a record; an evaluation says 'is left out'.
+        indices: 'unreadable' of the batches; -1 is ignored.
+        seen: indices reported before; new ones are added in place.
+        outcome: what happens to the record, for the sentence.
     """
     sentences = []
     for index in sorted({int(index) for index in indices} - seen - {-1}):
@@ -112,7 +111,7 @@ def read_image(source: Source, index: int, min_side: int = 0) -> tuple[np.ndarra
     """Reads and decodes record `index`: ((H, W, 3) uint8 sRGB, label).
 
     Raises:
-        UnreadableImage: the file cannot be read or is not a whole image.
+        UnreadableImage: the file cannot be read or is not a complete image.
     """
     try:
         record = source[index]
@@ -124,8 +123,8 @@ def read_image(source: Source, index: int, min_side: int = 0) -> tuple[np.ndarra
 def substitute(index: int, attempt: int, count: int) -> int:
     """The record to try as number `attempt` in place of record `index` of `count`.
 
-    A hash of both numbers: the same in every process and run, and damaged neighbours do not all
-    fall on one record.
+    It is a hash of index and attempt, so all processes and runs agree, and neighbouring damaged
+    records get different substitutes.
     """
     digest = hashlib.blake2b(f'{index} {attempt}'.encode(), digest_size=8).digest()
     return int.from_bytes(digest, 'little') % count

@@ -1,1 +1,1 @@
-"""The model under training: its state, the step that changes it, its checkpoints."""
+"""GAN training: model, losses, optimizers, train state, train step and checkpoints."""

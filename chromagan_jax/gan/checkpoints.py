@@ -1,8 +1,9 @@
-"""Checkpoints: the only file that imports Orbax.
+"""Saving and restoring checkpoints. This is the only file that imports Orbax.
 
-A workdir holds the newest states in `checkpoints/` and the best one, by an evaluation metric, in
-`best/`. They have managers of their own because Orbax never prunes unscored saves once it ranks
-scored ones. `config.json` says under which config and on which data they were made.
+A workdir holds the newest states in `checkpoints/`, and in `best/` the state with the best value of
+an evaluation metric. Each folder has its own manager, because a manager that ranks checkpoints by
+score never prunes the ones without a score. `config.json` holds the config and the data's
+fingerprint.
 """
 
 import contextlib
@@ -34,53 +35,61 @@ T = TypeVar('T')
 
 CHECKPOINTS = 'checkpoints'
 BEST = 'best'
-UNREADABLE = 'unreadable'  # where checkpoints are moved that cannot be read
-CHECKSUM = 'checksum'  # of the state, in a checkpoint's metadata
-GENERATOR_CHECKSUM = 'generator_checksum'  # of what inference loads
+UNREADABLE = 'unreadable'  # folder of checkpoints that cannot be read
+CHECKSUM = 'checksum'  # metadata key: checksum of the whole state
+GENERATOR_CHECKSUM = 'generator_checksum'  # metadata key: checksum of the generator's variables
 
 
 def open_checkpoints(workdir: Path, max_to_keep: int) -> Manager:
-    """Manager of the newest states; what a kill left half-written is removed."""
+    """Manager of the newest states. It removes the partial files of interrupted saves."""
     return _open(workdir / CHECKPOINTS, max_to_keep=max_to_keep)
 
 
 def open_best(workdir: Path) -> Manager:
-    """Manager of the one state with the lowest score."""
+    """Manager of the state with the lowest score."""
     return _open(
         workdir / BEST,
         max_to_keep=1,
         best_fn=lambda metrics: metrics['score'],
         best_mode='min',
-        keep_checkpoints_without_metrics=False,  # a removal that a kill cut short leaves such
+        keep_checkpoints_without_metrics=False,  # an interrupted removal can leave one
     )
 
 
 def _open(folder: Path, **options: Any) -> Manager:
-    # Both managers may save at once, and of several processes each must wait for its like.
+    # Both managers may save at the same time, so their process barriers need different keys.
     barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
     options |= {'cleanup_tmp_directories': True, 'multiprocessing_options': barriers}
     try:
         return Manager(folder.absolute(), options=ocp.CheckpointManagerOptions(**options))
     except OSError as error:
         raise UserError(
-            f'{folder} cannot be written ({error.strerror}): make room or permission there, or '
-            'choose another --workdir.'
+            f'{folder} cannot be written ({error.strerror}): free disk space, fix its permissions, '
+            'or choose another --workdir.'
         ) from error
 
 
 def save(manager: Manager, step: int, state: GanState) -> None:
-    """Saves in the background; the state may be donated at once. Does nothing if it is there."""
+    """Saves `state` in the background, unless `step` is saved; `state` may be donated at once.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
     with _writing(manager):
         if step not in manager.all_steps():
             _save(manager, step, state)
 
 
 def save_if_best(manager: Manager, step: int, state: GanState, score: float) -> bool:
-    """Saves, and drops the best so far, if `score` is below its; says whether it did."""
+    """Replaces the best state by `state` if `score` is lower; returns whether it was saved.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
     with _writing(manager):
-        manager.wait_until_finished()  # the score of a save in flight is not there yet
+        manager.wait_until_finished()  # the score of a save in progress is not known yet
         best = manager.best_step()
-        # The step may be there: a kill between this save and that of the newest state repeats it.
+        # A run repeats this step if it was killed before the newest state was saved.
         if best is not None and (best == step or score >= manager.metrics(best)['score']):
             return False
         _save(manager, step, state, metrics={'score': score}, force=True)
@@ -88,15 +97,15 @@ def save_if_best(manager: Manager, step: int, state: GanState, score: float) -> 
 
 
 def _save(manager: Manager, step: int, state: GanState, **options: Any) -> None:
-    kept = {
+    metadata = {
         CHECKSUM: int(state_lib.checksum(state)),
         GENERATOR_CHECKSUM: int(state_lib.checksum(state_lib.generator_variables(state))),
     }
-    manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=kept, **options)
+    manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=metadata, **options)
 
 
 def _restore(manager: Manager, step: int, abstract: GanState) -> GanState:
-    """A saved state as it was, or an exception of one of many types."""
+    """A saved state; raises an exception of any type if it cannot be read."""
     return _restore_checked(manager, step, ocp.args.StandardRestore(abstract), CHECKSUM)
 
 
@@ -110,24 +119,27 @@ def _restore_checked(
     failure: Exception | None = None
     try:
         state = select(manager.restore(step, args=args))
-    except Exception as error:  # Orbax and TensorStore raise a dozen types for torn files
+    except Exception as error:  # Orbax and TensorStore raise many types for damaged files
         if is_lost_process(error):
             raise
         failure = error
-    # A damaged file may be in the way of one process alone, and all must come to the same end.
+    # A damaged file may fail in one process only, but all processes must take the same branch.
     if multihost_utils.process_allgather(np.array(failure is not None)).any():
         raise failure or ValueError('another process cannot read its part of it')
-    kept = (manager.metadata(step).custom_metadata or {}).get(checksum)
-    if kept is not None and kept != int(state_lib.checksum(state)):
-        raise ValueError('its bits are not those that were saved')
+    saved = (manager.metadata(step).custom_metadata or {}).get(checksum)
+    if saved is not None and saved != int(state_lib.checksum(state)):
+        raise ValueError('its checksum does not match the saved one')
     return state
 
 
 @contextlib.contextmanager
 def finishing(*managers: Manager) -> Iterator[None]:
-    """However the context ends, what is being saved is saved to the end.
+    """Completes all saves and closes the managers when the context ends, also after an error.
 
-    But for a lost process: a save that is under way would wait for it.
+    If another process was lost it does neither, because a save would wait for that process.
+
+    Raises:
+        UserError: if a folder cannot be written.
     """
     lost = False
     try:
@@ -144,34 +156,34 @@ def finishing(*managers: Manager) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing(manager: Manager) -> Iterator[None]:
-    """Turns a failure of the file system, now or in the background, into a sentence."""
+    """Raises UserError for a file-system error, in the foreground or from a background save."""
     try:
         yield
     except (OSError, ValueError) as error:
-        # TensorStore raises ValueError with the number of the system's error in its text.
+        # TensorStore raises ValueError with the errno in its text.
         number = re.search(r"os_error_code='(\d+)'", str(error))
         code = int(number.group(1)) if number else getattr(error, 'errno', None)
         if code is None:
             raise
         raise UserError(
-            f'{manager.directory} cannot be written ({os.strerror(code)}): make room or permission '
-            'there and start again; what was saved before is whole.'
+            f'{manager.directory} cannot be written ({os.strerror(code)}): free disk space or fix '
+            'its permissions, and start again. Earlier checkpoints are complete.'
         ) from error
 
 
 def restore_newest(
     manager: Manager, abstract: GanState, message: Callable[[str], None]
 ) -> GanState | None:
-    """The newest state that can be read, laid out as `abstract`; None if none was ever saved.
+    """The newest readable state, with the shardings of `abstract`; None if none was ever saved.
 
-    A newer one that cannot be read is named through `message` and, once an older one is read, moved
-    out of the way to unreadable/: nothing that was saved is deleted, its step can be saved again,
-    and if none can be read the next start will not take the workdir for a new one.
+    Unreadable checkpoints are reported through `message`. They are moved to `unreadable/`, never
+    deleted, and only after an older one is read: a workdir without a readable checkpoint must not
+    look like a new one.
 
     Raises:
         UserError: if there are checkpoints and none of them can be read.
     """
-    torn: list[int] = []
+    unreadable: list[int] = []
     for step in sorted(manager.all_steps(), reverse=True):
         try:
             state = _restore(manager, step, abstract)
@@ -179,13 +191,13 @@ def restore_newest(
             if is_lost_process(error):
                 raise
             reason = str(error).strip().split('\n')[0][:200]
-            message(f'checkpoint {step} cannot be read and is passed over: {reason}')
-            torn.append(step)
+            message(f'checkpoint {step} cannot be read and is skipped: {reason}')
+            unreadable.append(step)
         else:
-            for newer in torn:
+            for newer in unreadable:
                 _move_aside(manager, newer)
             return state
-    if torn:
+    if unreadable:
         raise UserError(
             f'None of the checkpoints in {manager.directory} could be read: restore them from a '
             'copy, or start again in another --workdir.'
@@ -205,10 +217,10 @@ def _move_aside(manager: Manager, step: int) -> None:
 
 
 def read_run(workdir: Path) -> dict[str, Any]:
-    """What `config.json` says: 'schema_version', 'config', 'data' and 'versions'.
+    """The contents of `config.json`: 'schema_version', 'config', 'data' and 'versions'.
 
     Raises:
-        UserError: if there is none, it is not JSON, or another version of the package wrote it.
+        UserError: if the file is missing, is not JSON, or has another schema version.
     """
     path = workdir / 'config.json'
     try:
@@ -226,7 +238,7 @@ def read_run(workdir: Path) -> dict[str, Any]:
 
 
 def kept_steps(workdir: Path) -> list[int]:
-    """The steps whose newest states are complete and kept, in order; [] before the first."""
+    """Steps of the complete checkpoints in `checkpoints/`, ascending; [] if there are none."""
     folder = (workdir / CHECKPOINTS).absolute()
     if not folder.is_dir():
         return []
@@ -235,7 +247,7 @@ def kept_steps(workdir: Path) -> list[int]:
 
 
 class Loaded(NamedTuple):
-    """A run as one of its checkpoints has it."""
+    """Config, model and state of a run, at one checkpoint."""
 
     config: Config
     model: GanModel
@@ -243,12 +255,12 @@ class Loaded(NamedTuple):
 
 
 def load(workdir: Path, which: str = 'newest', mesh: Mesh | None = None) -> Loaded:
-    """A run under its own config, without touching its workdir.
+    """Loads a run at one checkpoint, with the config saved in its workdir. Writes nothing.
 
     Args:
-        workdir: of the run.
-        which: 'newest', 'best', or a step that is still kept.
-        mesh: where to put the state; all devices unless given.
+        workdir: folder of the run.
+        which: 'newest', 'best', or the number of a step in `checkpoints/`.
+        mesh: where to place the state; all devices by default.
 
     Raises:
         UserError: if there is no such run or checkpoint, or it cannot be read.
@@ -262,16 +274,16 @@ def load(workdir: Path, which: str = 'newest', mesh: Mesh | None = None) -> Load
 
 
 class LoadedGenerator(NamedTuple):
-    """A run's generator as one of its checkpoints has it."""
+    """Config and generator of a run, at one checkpoint."""
 
     config: Config
     generator: nn.Module
-    variables: PyTree  # 'params' and 'batch_stats': the moving average, or the raw weights
+    variables: PyTree  # 'params' and 'batch_stats': the EMA, or the raw weights without one
     step: int
 
 
 def load_generator(workdir: Path, which: str, mesh: Mesh) -> LoadedGenerator:
-    """A run's generator alone; arguments and errors as of `load`."""
+    """Loads only the generator; arguments and errors are those of `load`."""
     config = config_lib.from_dict(Config, read_run(workdir)['config'])
     generator = make_generator(config)
     shapes = abstract_variables(generator, config.data.size)
@@ -295,27 +307,27 @@ def load_generator(workdir: Path, which: str, mesh: Mesh) -> LoadedGenerator:
 
 @contextlib.contextmanager
 def _opened(workdir: Path, which: str) -> Iterator[tuple[Manager, int]]:
-    """A manager that only reads, and the step of the checkpoint that is asked for."""
+    """A read-only manager and the step of the checkpoint `which`."""
     folder = (workdir / (BEST if which == 'best' else CHECKPOINTS)).absolute()
     if not folder.is_dir():
         raise UserError(f'{workdir} holds no checkpoint yet.')
     options = ocp.CheckpointManagerOptions(read_only=True)
     with Manager(folder, options=options) as manager:
-        kept = sorted(manager.all_steps())
-        if which not in ('newest', 'best', *map(str, kept)):
-            listed = ', '.join(map(str, kept)) or 'none'
+        steps = sorted(manager.all_steps())
+        if which not in ('newest', 'best', *map(str, steps)):
+            listed = ', '.join(map(str, steps)) or 'none'
             raise UserError(
                 f'{folder} holds no checkpoint {which!r}; choose newest, best or {listed}.'
             )
-        if not kept:
+        if not steps:
             raise UserError(f'{folder} holds no checkpoint yet.')
-        yield manager, int(which) if which.isdigit() else kept[-1]
+        yield manager, int(which) if which.isdigit() else steps[-1]
 
 
 def _restore_named(
     manager: Manager, step: int, restore: Callable[[Manager, int, T], T], abstract: T
 ) -> T:
-    """What `restore` returns; raises UserError, naming the checkpoint, if it cannot be read."""
+    """Calls `restore`; raises UserError with the checkpoint's name if that fails."""
     try:
         return restore(manager, step, abstract)
     except Exception as error:

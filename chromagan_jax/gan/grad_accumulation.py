@@ -1,4 +1,4 @@
-"""The gradient of a batch, at once or over micro-batches that need less memory."""
+"""Gradients of a batch, computed in one pass or accumulated over micro-batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,22 +12,26 @@ from chromagan_jax.gan.state import NetworkState
 Array = jax.Array
 PyTree = Any
 Metrics = dict[str, Array]
-# (params, batch_stats, batch, key) -> loss, (new batch_stats, an output to keep, metrics)
+# (params, batch_stats, batch, key) -> loss, (new batch_stats, output, metrics)
 LossFunction = Callable[[PyTree, PyTree, Any, Array], tuple[Array, tuple[PyTree, PyTree, Metrics]]]
 
 
 def accumulate_gradients(
     loss: LossFunction, network: NetworkState, batch: Any, key: Array, micro_batches: int = 1
 ) -> tuple[PyTree, PyTree, PyTree, Metrics]:
-    """(gradients, batch statistics, output, metrics) of a batch, for the network's parameters.
+    """Gradients of `loss` with respect to the network's parameters.
 
-    With `micro_batches` above 1 the leaves of `batch` have an axis of them in front, and so has the
-    output. Gradients and metrics are means over them; the batch statistics pass through them.
+    With M = `micro_batches` above 1, each leaf of `batch` has shape (M, B / M, ...), and so has the
+    output. Gradients and metrics are means over the micro-batches. Batch statistics are updated by
+    one micro-batch after another.
+
+    Returns:
+        Gradients, new batch statistics, output and metrics.
     """
     gradient = jax.value_and_grad(loss, has_aux=True)
     if micro_batches == 1:
-        (_, kept), gradients = gradient(network.params, network.batch_stats, batch, key)
-        return gradients, *kept
+        (_, aux), gradients = gradient(network.params, network.batch_stats, batch, key)
+        return gradients, *aux
 
     def micro_batch(carry: Any, inputs: Any) -> tuple[Any, Any]:
         total, stats = carry

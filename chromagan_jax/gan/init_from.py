@@ -1,4 +1,4 @@
-"""A new run that starts from the weights of another: the field `init_from` of a config."""
+"""Fine-tuning: start a new run from the weights of another (config field `init_from`)."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from chromagan_jax.gan.state import GanState, NetworkState
 
 
 def load_weights(config: Config, workdir: Path, state: GanState, mesh: Mesh) -> GanState:
-    """`state` with the weights of the newest checkpoint of another run, for fine-tuning.
+    """Replaces the weights in `state` by those of the newest checkpoint in `workdir`.
 
-    Parameters, batch statistics and moving average come from there; optimizer states, step and
-    random key stay new.
+    Parameters, batch statistics and the moving average are loaded. Optimizer states, step and
+    random key stay those of `state`.
 
     Raises:
-        UserError: if there is no such run, no checkpoint, or its networks are others.
+        UserError: if the run or its checkpoint is missing, or its networks differ from `config`'s.
     """
     check_same_networks(config, read_run(workdir)['config'], workdir)
     old = load(workdir, 'newest', mesh).state
@@ -30,7 +30,7 @@ def load_weights(config: Config, workdir: Path, state: GanState, mesh: Mesh) -> 
 
     _check_fit(old, state, workdir)
     ema = state.ema
-    if ema is not None:  # copied: a buffer that stands twice in the state could not be donated
+    if ema is not None:  # copied, because a buffer used twice in the state cannot be donated
         ema = jax.tree.map(jnp.copy, state_lib.generator_variables(old))
     return state.replace(
         generator=weights(state.generator, old.generator),
@@ -40,7 +40,7 @@ def load_weights(config: Config, workdir: Path, state: GanState, mesh: Mesh) -> 
 
 
 def _check_fit(old: GanState, new: GanState, workdir: Path) -> None:
-    """Raises UserError if the weights of `old` have other shapes or types than those of `new`."""
+    """Raises UserError if shapes or dtypes of the weights differ between `old` and `new`."""
     for name in ('generator', 'discriminator'):
         weights = [
             (getattr(state, name).params, getattr(state, name).batch_stats) for state in (old, new)
@@ -48,6 +48,6 @@ def _check_fit(old: GanState, new: GanState, workdir: Path) -> None:
         layouts = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), w) for w in weights]
         if layouts[0] != layouts[1]:
             raise UserError(
-                f'init_from: the weights of the {name} in {workdir} have other shapes or types: '
-                'set data.size, generator.depth and param_dtype as they were there.'
+                f'init_from: the weights of the {name} in {workdir} have other shapes or dtypes: '
+                'set data.size, generator.depth and param_dtype to the values of that run.'
             )

@@ -1,10 +1,10 @@
-"""Adversarial losses and terms of the generator's loss: plain functions of arrays.
+"""Adversarial losses and the other terms of the generator loss.
 
-To add a term, write a function of `TermInputs` and name it in `TERMS`; its weight is the field
-`loss.weights.NAME` of a config. To add an adversarial loss, name it in `ADVERSARIAL`.
+To add a term, write a function of `TermInputs` and list it in `TERMS`. Its weight is the config
+field `loss.weights.NAME`. To add an adversarial loss, list it in `ADVERSARIAL`.
 
-Each casts what it is given to float32 and returns a float32 scalar. A discriminator's logits may
-have any shape (a PatchGAN's map, a dense network's column): a loss averages over all of them.
+Every loss casts its inputs to float32 and returns a float32 scalar. Discriminator logits may have
+any shape, such as a PatchGAN's (B, H, W, 1): the loss is the mean over all of them.
 """
 
 import difflib
@@ -25,17 +25,17 @@ def _float32(x: Array) -> Array:
 
 
 class Adversarial(NamedTuple):
-    """The two sides of an adversarial game, both to be minimised."""
+    """Generator and discriminator losses of one adversarial objective. Both are minimised."""
 
     generator: Callable[[Array], Array]
-    """Of D's logits of the fakes."""
+    """Fake logits -> loss."""
     discriminator: Callable[[Array, Array, float], Array]
-    """Of D's logits of the real and the fake images, and the smoothing: the real label is 1 minus
-    it, the fake label stays 0 (one-sided, Salimans et al. 2016, section 3.4)."""
+    """Real logits, fake logits, label smoothing s -> loss. The real label is 1 - s, the fake label
+    is 0 (one-sided smoothing, Salimans et al. 2016, section 3.4)."""
 
 
 def bce(logits: Array, label: float) -> Array:
-    """Mean cross-entropy of sigmoid(logits) against one label in [0, 1] for all of them."""
+    """Mean binary cross-entropy of sigmoid(logits) with one label in [0, 1]."""
     return optax.sigmoid_binary_cross_entropy(_float32(logits), jnp.float32(label)).mean()
 
 
@@ -45,7 +45,7 @@ def _bce_discriminator(real: Array, fake: Array, smoothing: float) -> Array:
 
 
 def _bce_generator(fake: Array) -> Array:
-    """The non-saturating loss: fakes are to be called real (Goodfellow et al. 2014, section 3)."""
+    """The non-saturating generator loss (Goodfellow et al. 2014, section 3)."""
     return bce(fake, 1)
 
 
@@ -55,31 +55,32 @@ def _lsgan_discriminator(real: Array, fake: Array, smoothing: float) -> Array:
 
 
 def _lsgan_generator(fake: Array) -> Array:
-    """Squared distance to the real label, not halved (the pix2pix code's reading of Mao et al.)."""
+    """Mean squared distance to the real label 1, not halved (as in the pix2pix code)."""
     return mse(fake, jnp.float32(1))
 
 
 def _refuse_smoothing(name: str, smoothing: float) -> None:
     if smoothing:
         raise UserError(
-            f'label smoothing is {smoothing} but the {name} loss has no labels: set it to 0'
+            f'The {name} loss has no labels to smooth: set loss.label_smoothing to 0, not '
+            f'{smoothing}.'
         )
 
 
 def _hinge_discriminator(real: Array, fake: Array, smoothing: float) -> Array:
-    """Margins of 1 on both sides (Lim & Ye 2017, Miyato et al. 2018)."""
+    """Hinge loss with margin 1 (Lim & Ye 2017, Miyato et al. 2018)."""
     _refuse_smoothing('hinge', smoothing)
     return jax.nn.relu(1 - _float32(real)).mean() + jax.nn.relu(1 + _float32(fake)).mean()
 
 
 def _wgan_discriminator(real: Array, fake: Array, smoothing: float) -> Array:
-    """The negated Wasserstein estimate (Arjovsky et al. 2017); needs `gradient_penalty`."""
+    """The negative Wasserstein estimate (Arjovsky et al. 2017); needs `gradient_penalty`."""
     _refuse_smoothing('wgan', smoothing)
     return _float32(fake).mean() - _float32(real).mean()
 
 
 def _critic_generator(fake: Array) -> Array:
-    """The generator's side of both hinge and WGAN: the score of the fakes, negated."""
+    """Generator loss of both hinge and WGAN: the negative mean of the fake logits."""
     return -_float32(fake).mean()
 
 
@@ -92,12 +93,12 @@ ADVERSARIAL = {
 
 
 def l1(prediction: Array, target: Array) -> Array:
-    """Mean absolute error, of arrays of one shape."""
+    """Mean absolute error of two arrays of the same shape."""
     return jnp.abs(_float32(prediction) - _float32(target)).mean()
 
 
 def mse(prediction: Array, target: Array) -> Array:
-    """Mean squared error, of arrays of one shape."""
+    """Mean squared error of two arrays of the same shape."""
     return jnp.square(_float32(prediction) - _float32(target)).mean()
 
 
@@ -107,7 +108,7 @@ def huber(prediction: Array, target: Array, delta: float = 1.0) -> Array:
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Mean softmax cross-entropy over the images that have a label; 0 if none has.
+    """Mean softmax cross-entropy over the labelled images; 0 without any.
 
     Args:
       logits: (B, classes).
@@ -121,31 +122,44 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def kl_divergence(teacher_probabilities: Array, logits: Array) -> Array:
-    """Mean over the batch of KL(teacher || softmax(logits)), in nats (ChromaGAN's class term).
+    """Mean over the batch of KL(teacher || softmax(logits)), in nats.
+
+    The class loss of ChromaGAN (Vitoria et al. 2020).
 
     Args:
-      teacher_probabilities: (B, classes), rows that sum to 1; zeros are allowed.
+      teacher_probabilities: (B, classes); rows sum to 1, zeros are allowed.
       logits: (B, classes).
     """
     log_predictions = jax.nn.log_softmax(_float32(logits))
     return optax.kl_divergence(log_predictions, _float32(teacher_probabilities)).mean()
 
 
+def perceptual_distance(fake: Sequence[Array], real: Sequence[Array]) -> Array:
+    """Mean over feature maps of mean |fake - real| / mean |real|.
+
+    Args:
+      fake: (B, h, w, F) each.
+      real: the same shapes.
+    """
+    distances = [l1(f, r) / jnp.abs(_float32(r)).mean() for f, r in zip(fake, real, strict=True)]
+    return jnp.stack(distances).mean()
+
+
 class TermInputs(NamedTuple):
-    """What a term of the generator's loss may look at."""
+    """Inputs of the terms of the generator loss."""
 
     condition: Array  # (B, H, W, 1)
     target: Array  # (B, H, W, C)
     fake: Array  # (B, H, W, C), the generator's output
     class_logits: Array | None  # (B, classes) of a class head
     class_target: Array | None  # (B, classes) probabilities of a teacher, or (B,) labels
-    fake_maps: Sequence[Array] | None  # (B, h, w, F) each, frozen features of the fake in RGB
-    real_maps: Sequence[Array] | None  # the same of the target
+    fake_maps: Sequence[Array]  # (B, h, w, F) each, frozen features of the fake; () without
+    real_maps: Sequence[Array]  # the same of the target
     huber_delta: float
 
 
 def _classes(x: TermInputs) -> Array:
-    """Of the class head: KL from the teacher's probabilities, or cross-entropy against labels."""
+    """Class loss: KL divergence from the teacher's probabilities, or cross-entropy with labels."""
     assert x.class_logits is not None
     assert x.class_target is not None
     if x.class_target.ndim == 1:
@@ -153,60 +167,41 @@ def _classes(x: TermInputs) -> Array:
     return kl_divergence(x.class_target, x.class_logits)
 
 
-def _perceptual(x: TermInputs) -> Array:
-    assert x.fake_maps is not None
-    assert x.real_maps is not None
-    return perceptual_distance(x.fake_maps, x.real_maps)
-
-
-# Terms of the generator's loss beside the adversarial one, by the name of their weight.
+# Terms of the generator loss except the adversarial one, by the name of their weight.
 TERMS: dict[str, Callable[[TermInputs], Array]] = {
     'l1': lambda x: l1(x.fake, x.target),
     'mse': lambda x: mse(x.fake, x.target),
     'huber': lambda x: huber(x.fake, x.target, x.huber_delta),
     'classes': _classes,
-    'perceptual': _perceptual,
+    'perceptual': lambda x: perceptual_distance(x.fake_maps, x.real_maps),
 }
-REPORTED = ('l1', 'mse')  # metrics even without a weight
+REPORTED = ('l1', 'mse')  # terms that are logged even without a weight
 
 
 def check_terms(names: Iterable[str]) -> None:
-    """Raises UserError, naming the nearest one, for a weight of a term that does not exist."""
+    """Raises UserError for a weight of an unknown term, with the closest known name."""
     known = ('adversarial', *TERMS)
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
-            hint = f'did you mean {close[0]}?' if close else f'there are {", ".join(known)}.'
-            raise UserError(f'loss.weights.{name} is the weight of no loss term: {hint}')
-
-
-def perceptual_distance(fake: Sequence[Array], real: Sequence[Array]) -> Array:
-    """Mean over the maps of mean |fake - real| / mean |real|.
-
-    Args:
-      fake: (B, h, w, F) features, any number of maps.
-      real: the same shapes.
-    """
-    distances = [
-        l1(f, r) / jnp.abs(_float32(r)).mean() for f, r in zip(fake, real, strict=True)
-    ]
-    return jnp.stack(distances).mean()
+            hint = f'did you mean {close[0]}?' if close else f'choose one of {", ".join(known)}.'
+            raise UserError(f'loss.weights.{name} is not a known loss term: {hint}')
 
 
 def gradient_penalty(
     critic: Callable[[Array], Array], real: Array, fake: Array, key: Array
 ) -> Array:
-    """How far the critic's slope is from 1 between real and fake (WGAN-GP, Gulrajani et al. 2017).
+    """Gradient penalty of WGAN-GP (Gulrajani et al. 2017), float32 scalar.
 
-    The mean over samples of (|grad score(x)| - 1)^2 at x = e real + (1 - e) fake with e ~ U(0, 1)
-    drawn per sample. The norm's gradient is 0, not NaN, where the norm is 0.
+    The mean over samples of (|grad score(x)| - 1)^2 at x = e real + (1 - e) fake, with e ~ U(0, 1)
+    per sample. Where the norm is 0 its gradient is 0, not NaN.
 
     Args:
-      critic: target (B, ...) to logits (B, ...); the score of a sample is the mean of its logits.
-        No sample may touch another's logits, so no BatchNorm in train mode.
+      critic: target (B, ...) -> logits (B, ...); the score of a sample is the mean of its logits.
+        It must treat samples independently, so BatchNorm in train mode is not allowed.
       real: (B, ...) targets, e.g. (B, H, W, C).
-      fake: the same shape.
-      key: a PRNG key.
+      fake: (B, ...) targets of the same shape.
+      key: PRNG key of e.
     """
     batch = real.shape[0]
     e = jax.random.uniform(key, (batch,) + (1,) * (real.ndim - 1))
@@ -221,5 +216,5 @@ def gradient_penalty(
 
 
 def accuracy(logits: Array, real: bool) -> Array:
-    """Share of the logits on the right side of 0: above it for real images, below it for fakes."""
+    """Share of correct logits: above 0 for real images, below 0 for fakes."""
     return (logits > 0 if real else logits < 0).mean(dtype=jnp.float32)

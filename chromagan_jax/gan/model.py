@@ -1,4 +1,4 @@
-"""The model under training, from a config: networks, losses and optimizers."""
+"""The GAN model that a config describes: networks, losses and optimizers."""
 
 import dataclasses
 import functools
@@ -23,27 +23,27 @@ PyTree = Any
 
 
 class GanModel(NamedTuple):
-    """The networks, how they are updated, and on which devices: all that a step closes over."""
+    """Networks, optimizers, loss settings and sharding: everything static in a train step."""
 
     generator: nn.Module
     discriminator: nn.Module
     generator_optimizer: optimizers.Optimizer
     discriminator_optimizer: optimizers.Optimizer
     loss: LossConfig
-    discriminator_steps: int  # discriminator updates a step
-    discriminator_max_accuracy: float  # of the last step, above which it is not updated
-    grad_accum_steps: int  # micro-batches a step
-    ema_decay: float  # of the generator's moving average; 0: none is kept
-    teacher: nn.Module | None = None  # frozen; the class head learns its class probabilities
-    features: nn.Module | None = None  # frozen; of RGB, for the discriminator and perceptual loss
-    replicated: NamedSharding | None = None  # where gathered parameters go; None: any device
+    discriminator_steps: int  # discriminator updates per step
+    discriminator_max_accuracy: float  # above it the next update is skipped
+    grad_accum_steps: int  # micro-batches per step
+    ema_decay: float  # of the generator's moving average; 0: no average
+    teacher: nn.Module | None = None  # frozen; class head learns its probabilities
+    features: nn.Module | None = None  # frozen; maps of RGB images
+    replicated: NamedSharding | None = None  # of gathered parameters; None: no mesh
 
 
 def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
-    """The model that a config describes.
+    """Builds the model that a config describes.
 
     Raises:
-        UserError: for a network option, loss term or schedule that is impossible.
+        UserError: for an unknown loss term or a contradictory network option.
     """
     losses.check_terms(config.loss.weights)
     targets, weights = class_targets(config), dict(config.loss.weights)
@@ -51,8 +51,13 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
         weights['classes'] = 0.0
     discriminator: Any = make_discriminator(config)
     features = discriminator.features() if hasattr(discriminator, 'features') else None
-    if loss.weights.get('perceptual') and features is None:
+    if weights.get('perceptual') and features is None:
         features = ProjectedFeatures(dtype=config.dtype, param_dtype=config.param_dtype)
+    if features and config.loss.gradient_penalty_weight:
+        raise UserError(
+            'loss.gradient_penalty_weight needs a discriminator of images: set it to 0, or choose '
+            'another discriminator.name.'
+        )
     return GanModel(
         generator=make_generator(config),
         discriminator=discriminator,
@@ -60,7 +65,7 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
         discriminator_optimizer=optimizers.make_optimizer(
             config.discriminator_optimizer, config.steps
         ),
-        loss=dataclasses.replace(config.loss, weights=weights),  # a copy: a config may change
+        loss=dataclasses.replace(config.loss, weights=weights),  # a copy: configs are mutable
         discriminator_steps=config.discriminator_steps,
         discriminator_max_accuracy=config.discriminator_max_accuracy,
         grad_accum_steps=config.grad_accum_steps,
@@ -72,7 +77,7 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
 
 
 def replicated(mesh: Mesh | None) -> NamedSharding | None:
-    """The sharding of arrays that are whole on every device of a mesh."""
+    """Sharding that replicates an array on every device of the mesh; None without a mesh."""
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
@@ -80,16 +85,16 @@ def make_generator(config: Config) -> nn.Module:
     """The generator of a config: condition (B, H, W, 1) -> target (B, H, W, C).
 
     Raises:
-        UserError: for an option that the rest of the config contradicts.
+        UserError: for a network option that contradicts the rest of the config.
     """
     network = _with_derived_fields('generator', config.generator, config)
     targets, classes = class_targets(config), getattr(network, 'classes', None)
     if classes is None:
         return network
     if targets == 'none':
-        return network.clone(classes=0)  # a head that nothing teaches would only take memory
+        return network.clone(classes=0)  # an untrained head would waste memory
     if targets == 'teacher' and classes != 1000:
-        raise UserError(f'generator.classes is {classes}, and VGG16 has 1000: leave it at 1000.')
+        raise UserError(f'generator.classes is {classes}, but VGG16 has 1000: set it to 1000.')
     return network
 
 
@@ -97,7 +102,7 @@ def make_discriminator(config: Config) -> nn.Module:
     """The discriminator of a config: condition (B, H, W, 1), target (B, H, W, C) -> logits.
 
     Raises:
-        UserError: for an option that the rest of the config contradicts.
+        UserError: for a network option that contradicts the rest of the config.
     """
     return _with_derived_fields('discriminator', config.discriminator, config)
 
@@ -119,7 +124,7 @@ def _with_derived_fields(kind: str, network: nn.Module, config: Config) -> nn.Mo
 
 
 def abstract_variables(generator: nn.Module, size: int) -> dict[str, PyTree]:
-    """Shapes and dtypes of a generator's 'params' and 'batch_stats', at the training `size`, px."""
+    """Shapes and dtypes of a generator's 'params' and 'batch_stats'; `size` of the crop in px."""
     condition = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
     rngs = {'params': jax.random.key(0), 'noise': jax.random.key(0)}
     init = functools.partial(generator.init, train=True)
@@ -128,7 +133,7 @@ def abstract_variables(generator: nn.Module, size: int) -> dict[str, PyTree]:
 
 
 def class_targets(config: Config) -> Literal['teacher', 'labels', 'none']:
-    """What a class head learns from: VGG16 as a teacher, the labels of the data, or nothing."""
+    """Source of the class head's targets: VGG16 as a teacher, labels of the data, or none."""
     if not config.loss.weights.get('classes'):
         return 'none'
     if config.pretrained.get('vgg16'):
@@ -139,14 +144,17 @@ def class_targets(config: Config) -> Literal['teacher', 'labels', 'none']:
 def load_pretrained(
     paths: Mapping[str, str], names: Collection[str] = tuple(PRETRAINED)
 ) -> dict[str, PyTree]:
-    """Parameters of pretrained networks, by name, from the files of `config.pretrained`.
+    """Loads the parameters of pretrained networks from the files of `config.pretrained`.
 
     Args:
-        paths: file of each network's weights; '' for none.
-        names: which networks to load, of those that have a file.
+        paths: weight file of each network, by name; '' for none.
+        names: networks to load; those without a file are skipped.
+
+    Returns:
+        Parameters by network name.
 
     Raises:
-        UserError: for a file that is missing, damaged or of another network.
+        UserError: if a file is missing, damaged, or belongs to another network.
     """
     loaded = {}
     for name in names:
@@ -170,22 +178,21 @@ def abstract_frozen(model: GanModel, size: int) -> dict[str, PyTree]:
     }
 
 
-def make_frozen(
-    model: GanModel, pretrained: Mapping[str, PyTree], size: int
-) -> dict[str, PyTree]:
+def make_frozen(model: GanModel, pretrained: Mapping[str, PyTree], size: int) -> dict[str, PyTree]:
     """The parameters of the frozen networks, 'teacher' and 'features', on the host.
 
-    The mixing of the features is random and the same in every run (He et al. 2015).
+    The mixing layers of the features are random (He et al. 2015) and the same in every run.
 
     Args:
-        model: which has the networks.
-        pretrained: weights by name, of `load_pretrained`.
-        size: px, of training.
+        model: the networks.
+        pretrained: weights by name, from `load_pretrained`.
+        size: training size, px.
 
     Raises:
-        UserError: if weights are missing or of another network.
+        UserError: if weights are missing or belong to another network.
     """
-    abstract, made = abstract_frozen(model, size), {}
+    abstract = abstract_frozen(model, size)
+    made: dict[str, PyTree] = {}
     if 'teacher' in abstract:
         made['teacher'] = pretrained['vgg16']
     if 'features' in abstract:
@@ -196,14 +203,14 @@ def make_frozen(
 def _make_features(abstract: PyTree, pretrained: Mapping[str, PyTree]) -> PyTree:
     if 'efficientnet_lite' not in pretrained:
         raise UserError(
-            'The discriminator or the perceptual loss sees features of EfficientNet-Lite: set '
-            'pretrained.efficientnet_lite to a file of its weights.'
+            'The projected discriminator and the perceptual loss need features of '
+            'EfficientNet-Lite: set pretrained.efficientnet_lite to a file of its weights.'
         )
     encoder = pretrained['efficientnet_lite']
     if jax.tree.map(jnp.shape, abstract['encoder']) != jax.tree.map(jnp.shape, encoder):
         raise UserError(
-            'pretrained.efficientnet_lite holds another network than discriminator.encoder says: '
-            'set it to lite0, lite1 or lite2.'
+            'pretrained.efficientnet_lite holds another network than discriminator.encoder names: '
+            'set discriminator.encoder to lite0, lite1 or lite2.'
         )
     rng, made = np.random.default_rng(0), {'encoder': encoder}
     for name in sorted(abstract.keys() - {'encoder'}):
@@ -214,7 +221,7 @@ def _make_features(abstract: PyTree, pretrained: Mapping[str, PyTree]) -> PyTree
 
 
 def gathered(sharding: NamedSharding | None, variables: PyTree) -> PyTree:
-    """Parameters whole on every device, whatever their sharding at rest."""
+    """All-gathers FSDP-sharded variables; returns them unchanged without a sharding."""
     if sharding is None:
         return variables
     return jax.lax.with_sharding_constraint(variables, sharding)

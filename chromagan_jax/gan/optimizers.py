@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules from a config.
 
-The learning rate is a function of the train step, not of the optimizer's own count, so that a
-discriminator which is updated twice a step keeps to the same schedule as its generator.
+The learning rate is a function of the train step, not of the optimizer's update count. Schedules of
+generator and discriminator stay aligned if the discriminator is updated several times per step.
 """
 
 import functools
@@ -25,17 +25,17 @@ PlateauState: TypeAlias = contrib.ReduceLROnPlateauState
 
 
 class Optimizer(NamedTuple):
-    """A gradient transformation without its learning rate, and the learning rate."""
+    """A gradient transformation and a learning-rate schedule, which is applied separately."""
 
     transform: optax.GradientTransformationExtraArgs
-    learning_rate: Callable[[Array], Array]  # of the train step, from 0
+    learning_rate: Callable[[Array], Array]  # train step, from 0 -> rate
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> Optimizer:
-    """The optimizer that a config describes, for a run of `steps` steps.
+    """The optimizer that a config describes, for a run of `steps` train steps.
 
-    Adam (Kingma & Ba 2015), with decoupled weight decay (Loshchilov & Hutter 2019) where
-    `weight_decay` is set; gradients clipped to the global norm `grad_clip_norm` where that is set.
+    Adam (Kingma & Ba 2015). Optional: decoupled weight decay of kernels (Loshchilov & Hutter 2019)
+    and clipping of the gradients' global norm.
     """
     norm = config.grad_clip_norm
     parts = [optax.clip_by_global_norm(norm)] if norm else []
@@ -47,18 +47,14 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> Optimizer:
 
 
 def _scale_by_adam(b1: float, b2: float) -> optax.GradientTransformationExtraArgs:
-    """`optax.scale_by_adam`, which keeps its state where the argument `good` is false.
-
-    The parameters follow from the moments as they will be kept. Left to itself XLA computes them
-    from the old ones, once more, and copies those first, for the new ones take their place: a train
-    step at 128 px, width 32 and batch 8 took 1.17 times as long on a CPU.
-    """
+    """`optax.scale_by_adam` that leaves its state unchanged if the argument `good` is false."""
     adam = optax.scale_by_adam(b1, b2)
 
     def update(
         gradients: PyTree, state: Any, params: PyTree = None, *, good: Array | bool, **_: Any
     ) -> tuple[PyTree, Any]:
         _, new = adam.update(gradients, state, params)
+        # Without the barrier XLA copies the old moments and computes the new ones twice.
         new = lax.optimization_barrier(select(good, new, state))
         mean = optax.tree.bias_correction(new.mu, b1, new.count)
         square = optax.tree.bias_correction(new.nu, b2, new.count)
@@ -68,10 +64,10 @@ def _scale_by_adam(b1: float, b2: float) -> optax.GradientTransformationExtraArg
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[Array], Array]:
-    """Linear warm-up, then `learning_rate`, then from `decay_from` on down to 0 at the end.
+    """Linear warm-up, constant `learning_rate`, then decay to 0 from `decay_from` to the end.
 
-    `decay_from` is a share of the run, so that pix2pix's "100 epochs constant, 100 linear to 0" is
-    schedule='linear', decay_from=0.5 whatever the length.
+    `decay_from` is a fraction of `steps`: pix2pix's "100 epochs constant, 100 linear to 0" is
+    schedule='linear', decay_from=0.5 for a run of any length.
     """
     peak, start = config.learning_rate, round(config.decay_from * steps)
     decay = {
@@ -88,15 +84,20 @@ def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[Array], Arra
 
 
 def init_plateau() -> PlateauState:
-    """Scale 1, and no value seen."""
+    """The initial state: scale 1, no score seen."""
     return contrib.reduce_on_plateau().init(jnp.zeros(()))
 
 
 def update_plateau(config: PlateauConfig, state: PlateauState, score: float) -> PlateauState:
-    """After an evaluation: `scale` falls by `factor` at the last of `patience` vain ones in a row.
+    """Multiplies `scale` by `factor` after `patience` evaluations in a row without improvement.
 
-    In vain is a score that is not below the best by one part in 10,000, as in PyTorch's
-    ReduceLROnPlateau (which has patience for one more). Leaves stay where they are on the devices.
+    An improvement is a score below (1 - 1e-4) times the best, as in PyTorch's ReduceLROnPlateau.
+    PyTorch reduces after `patience` + 1 evaluations. Shardings are preserved.
+
+    Args:
+        config: patience, factor and lower limit of the scale.
+        state: the state before the evaluation.
+        score: the lower, the better.
     """
     plateau = contrib.reduce_on_plateau(config.factor, config.patience, min_scale=config.min_scale)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -114,12 +115,12 @@ def apply_gradients(
     learning_rate: Array,
     good: Array | bool = True,
 ) -> tuple[PyTree, PyTree]:
-    """One update: new parameters and new optimizer state; the old ones unless `good`, () bool."""
+    """New parameters and optimizer state; the old ones if `good`, () bool, is false."""
     updates, opt_state = optimizer.transform.update(gradients, opt_state, params, good=good)
     new = optax.apply_updates(params, jax.tree.map(lambda u: -learning_rate * u, updates))
     return select(good, new, params), opt_state
 
 
 def select(good: Array | bool, new: PyTree, old: PyTree) -> PyTree:
-    """The leaves of `new` if `good`, () bool, else those of `old`."""
+    """`new` if `good`, () bool, else `old`: pytrees of the same structure."""
     return jax.tree.map(functools.partial(jnp.where, good), new, old)

@@ -1,4 +1,4 @@
-"""The state of training: one pytree that a step changes and a checkpoint holds."""
+"""The train state: one pytree that a step updates and a checkpoint stores."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +15,7 @@ from chromagan_jax import models, sharding
 from chromagan_jax.color import TARGET_CHANNELS
 from chromagan_jax.config.schema import Config
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import model as model_lib
 from chromagan_jax.gan import optimizers
 from chromagan_jax.gan.model import GanModel
 from chromagan_jax.models.pretrained import PRETRAINED
@@ -24,7 +25,7 @@ PyTree = Any
 
 
 class NetworkState(struct.PyTreeNode):
-    """One network and its optimizer."""
+    """Variables and optimizer state of one network."""
 
     params: PyTree
     batch_stats: PyTree  # {} for a network without batch or spectral norm
@@ -32,30 +33,36 @@ class NetworkState(struct.PyTreeNode):
 
 
 class GanState(struct.PyTreeNode):
-    """Everything that training changes: one pytree, donated to each step and saved whole."""
+    """Everything that a train step updates. It is donated to each step."""
 
-    step: Array  # () int32, updates done
-    key: Array  # () typed PRNG key; that of a step is fold_in(key, step)
+    step: Array  # () int32, train steps done
+    key: Array  # () typed PRNG key; a step uses fold_in(key, step)
     generator: NetworkState
     discriminator: NetworkState
-    ema: PyTree | None  # {'params', 'batch_stats'} of the generator, averaged; None if not kept
-    plateau: optimizers.PlateauState  # its `scale`, () float32, is a factor of both learning rates
+    ema: PyTree | None  # moving average of the generator's {'params', 'batch_stats'}; None: off
+    plateau: optimizers.PlateauState  # `scale`, () float32, multiplies both learning rates
     discriminator_accuracy: Array  # () float32, mean over real and fake at the last step
     first_nonfinite_step: Array  # () int32, first step with a non-finite metric; -1: none
 
 
 def init_state(model: GanModel, key: Array, shape: tuple[int, int, int]) -> GanState:
-    """A new state for targets of `shape` (H, W, C). Pure: to be jitted, or only shaped.
+    """A new state for targets of `shape` (H, W, C). Works under jit and `jax.eval_shape`.
 
     Raises:
-        UserError: if a network cannot take pictures of this size.
+        UserError: if a network does not accept images of this size.
     """
     generator_key, discriminator_key, train_key = jax.random.split(key, 3)
     target = jnp.zeros((1, *shape))
     condition = target[..., :1]
     generator = _init_network(model.generator, model.generator_optimizer, generator_key, condition)
+    judged: tuple[Any, ...] = (condition, target)
+    if hasattr(model.discriminator, 'features') and model.features is not None:
+        maps, _ = jax.eval_shape(
+            model.features.init_with_output, discriminator_key, jnp.zeros((1, *shape[:2], 3))
+        )
+        judged += (jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), maps),)
     discriminator = _init_network(
-        model.discriminator, model.discriminator_optimizer, discriminator_key, condition, target
+        model.discriminator, model.discriminator_optimizer, discriminator_key, *judged
     )
     ema = {'params': generator.params, 'batch_stats': generator.batch_stats}
     return GanState(
@@ -71,7 +78,7 @@ def init_state(model: GanModel, key: Array, shape: tuple[int, int, int]) -> GanS
 
 
 def _init_network(
-    module: nn.Module, optimizer: optimizers.Optimizer, key: Array, *inputs: Array
+    module: nn.Module, optimizer: optimizers.Optimizer, key: Array, *inputs: Any
 ) -> NetworkState:
     variables = module.init({'params': key, 'noise': key}, *inputs, train=True)
     params = variables['params']
@@ -83,12 +90,12 @@ def _init_network(
 
 
 def target_shape(config: Config) -> tuple[int, int, int]:
-    """(H, W, C) of a training target."""
+    """Shape (H, W, C) of a training target."""
     return config.data.size, config.data.size, TARGET_CHANNELS[config.color_space]
 
 
 def abstract_state(model: GanModel, config: Config, mesh: Mesh) -> GanState:
-    """The state's shapes, dtypes and shardings, with no array made."""
+    """Shapes, dtypes and shardings of the state, without allocating arrays."""
     shapes = jax.eval_shape(lambda: init_state(model, jax.random.key(0), target_shape(config)))
     return jax.tree.map(
         lambda leaf, spec: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=spec),
@@ -98,7 +105,7 @@ def abstract_state(model: GanModel, config: Config, mesh: Mesh) -> GanState:
 
 
 def create_state(model: GanModel, config: Config, mesh: Mesh) -> GanState:
-    """A new state from `config.seed`, made where it belongs on the mesh."""
+    """A new state from `config.seed`, created with its sharding on the mesh."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, config, mesh))
     init = jax.jit(
         lambda key: init_state(model, key, target_shape(config)), out_shardings=shardings
@@ -107,7 +114,10 @@ def create_state(model: GanModel, config: Config, mesh: Mesh) -> GanState:
 
 
 def abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and shardings of a training batch, micro-batches on an axis of their own."""
+    """Shapes, dtypes and shardings of a training batch.
+
+    (B, ...) each, or (M, B / M, ...) with M = `grad_accum_steps` above 1.
+    """
     height, width, channels = target_shape(config)
     leading: tuple[int, ...] = (config.batch_size,)
     if config.grad_accum_steps > 1:
@@ -122,12 +132,9 @@ def abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct
     return {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=placed) for k, v in batch.items()}
 
 
-def abstract_teacher(model: GanModel, config: Config, mesh: Mesh) -> PyTree | None:
-    """Shapes and shardings of the teacher's parameters; None without a teacher."""
-    if model.teacher is None:
-        return None
-    seen = jnp.zeros((1, config.data.size, config.data.size, 3))
-    shapes = jax.eval_shape(model.teacher.init, jax.random.key(0), seen)['params']
+def abstract_frozen(model: GanModel, config: Config, mesh: Mesh) -> dict[str, PyTree]:
+    """Shapes and shardings of the parameters of the frozen networks, by their names."""
+    shapes = model_lib.abstract_frozen(model, config.data.size)
     return jax.tree.map(
         lambda leaf, spec: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=spec),
         shapes,
@@ -136,15 +143,15 @@ def abstract_teacher(model: GanModel, config: Config, mesh: Mesh) -> PyTree | No
 
 
 def with_backbone(state: GanState, field: str, weights: PyTree) -> GanState:
-    """`state` whose generator and its average have pretrained weights in one part, the backbone.
+    """Sets the generator's backbone to pretrained weights, also in the moving average.
 
     Args:
-        state: whose generator has that backbone.
+        state: its generator must contain the backbone.
         field: key of `PRETRAINED`.
-        weights: parameters of that network; those that the backbone does not have are ignored.
+        weights: parameters of the pretrained network; layers outside the backbone are ignored.
 
     Raises:
-        UserError: if the backbone has another shape than the network.
+        UserError: if shapes differ between the weights and the backbone.
     """
     network, params = PRETRAINED[field], state.generator.params
     name = network.backbone
@@ -159,16 +166,17 @@ def with_backbone(state: GanState, field: str, weights: PyTree) -> GanState:
     )
     params = {**params, name: started}
     ema = state.ema
-    if ema is not None:  # copied: a buffer that stands twice in the state could not be donated
+    if ema is not None:  # copied, because a buffer used twice in the state cannot be donated
         ema = {**ema, 'params': jax.tree.map(jnp.copy, params)}
     return state.replace(generator=state.generator.replace(params=params), ema=ema)
 
 
 def check_networks(model: GanModel, config: Config) -> None:
-    """Traces both networks at the sizes of training and of evaluation, computing nothing.
+    """Checks both networks by shape inference at the training and evaluation sizes.
 
     Raises:
-        UserError: if a network cannot take a size, or a class loss finds no class head.
+        UserError: if a network does not accept a size, the generator has no backbone for a
+            pretrained file, or it has no class head for the class loss.
     """
     shapes = jax.eval_shape(lambda: init_state(model, jax.random.key(0), target_shape(config)))
     variables = {'params': shapes.generator.params, 'batch_stats': shapes.generator.batch_stats}
@@ -182,28 +190,28 @@ def check_networks(model: GanModel, config: Config) -> None:
     for field, network in PRETRAINED.items():
         if config.pretrained.get(field) and network.backbone not in shapes.generator.params:
             raise UserError(
-                f'pretrained.{field} names a file, and the generator {name} is not built on '
+                f'pretrained.{field} names a file, but the generator {name} is not built on '
                 f"{network.title}: set it to ''."
             )
     if model.loss.weights.get('classes') and not isinstance(output, models.Classified):
         raise UserError(
-            f'loss.weights.classes is set, and the generator {name} has no class head: '
-            'choose another or set it to 0.'
+            f'loss.weights.classes is set, but the generator {name} has no class head: '
+            'choose another generator, or set the weight to 0.'
         )
 
 
 def generator_variables(state: GanState) -> PyTree:
-    """What the generator is evaluated with: the moving average, or the raw weights without one."""
+    """The generator's variables for evaluation: the moving average, or the raw weights."""
     if state.ema is not None:
         return state.ema
     return {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}
 
 
 def update_ema(max_decay: float, state: GanState, generator: NetworkState) -> PyTree | None:
-    """The moving average of the generator, its batch statistics too, after an update.
+    """The moving average of the generator's parameters and batch statistics after an update.
 
-    Decay min(max_decay, (1 + t) / (10 + t)) at step t, so that early averages are not of the
-    initial weights (as in TensorFlow's ExponentialMovingAverage).
+    The decay at step t is min(max_decay, (1 + t) / (10 + t)), as in TensorFlow's
+    ExponentialMovingAverage. This limits the weight of the initial parameters early in training.
     """
     if state.ema is None:
         return None
@@ -214,12 +222,12 @@ def update_ema(max_decay: float, state: GanState, generator: NetworkState) -> Py
 
 
 def all_finite(state: GanState, metrics: Mapping[str, Array]) -> Array:
-    """Whether no metric of this step is NaN or infinite, nor was any before it; () bool."""
+    """Whether all metrics of this and every earlier step are finite; () bool."""
     return (state.first_nonfinite_step < 0) & _finite(metrics)
 
 
 def count_step(state: GanState, metrics: Mapping[str, Array]) -> GanState:
-    """`state` one step on; it keeps the number of the first step with a non-finite metric."""
+    """Increments the step and records the first step with a non-finite metric."""
     step = state.step + 1
     first = (state.first_nonfinite_step < 0) & ~_finite(metrics)
     return state.replace(
@@ -233,10 +241,10 @@ def _finite(metrics: Mapping[str, Array]) -> Array:
 
 @jax.jit
 def checksum(state: PyTree) -> Array:
-    """A () uint32 that changes with any bit of the state, and with none of its sharding.
+    """A () uint32 checksum of the bits of all leaves, independent of their sharding.
 
-    The sum, modulo 2**32, of all elements' bits times odd weights that count them: integers sum to
-    the same in whatever order the devices do it, and no array has to be gathered.
+    The sum modulo 2**32 of each element's bits times an odd weight, 2 i + 1 for element i. Integer
+    sums do not depend on the order of reduction, and no array is gathered.
     """
     total, counted = jnp.uint32(0), 0
     for leaf in jax.tree.leaves(state):

@@ -1,66 +1,72 @@
-"""The train step: one generator update, then the discriminator updates, as pure functions.
+"""The train step as pure functions: one generator update, then the discriminator updates.
 
-The losses of both networks are `generator_loss` and `discriminator_loss`.
+The losses are `generator_loss` and `discriminator_loss`.
 """
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jax import lax
 
-from chromagan_jax.gan import losses, optimizers
+from chromagan_jax.gan import optimizers
 from chromagan_jax.gan.grad_accumulation import accumulate_gradients
-from chromagan_jax.gan.model import GanModel, gathered
+from chromagan_jax.gan.model import GanModel
+from chromagan_jax.gan.objectives import (
+    Batch,
+    Frozen,
+    Metrics,
+    Seen,
+    discriminator_loss,
+    generator_loss,
+    see,
+)
+from chromagan_jax.gan.objectives import predict as predict
 from chromagan_jax.gan.state import GanState, NetworkState, all_finite, count_step, update_ema
-from chromagan_jax.models import Classified
-from chromagan_jax.models.pretrained import vgg
 
 Array = jax.Array
 PyTree = Any
-Batch = Mapping[str, Array]
-Metrics = dict[str, Array]
 
 
 def train_step(
-    model: GanModel, state: GanState, batch: Batch, teacher: PyTree = None
+    model: GanModel, state: GanState, batch: Batch, frozen: Frozen | None = None
 ) -> tuple[GanState, Metrics]:
     """One generator update and `model.discriminator_steps` discriminator updates.
 
-    The generator runs forward once and is updated through the discriminator as it stands; every
-    discriminator update sees that same fake. If any metric is not finite the parameters stay as
-    they were, from then on, and the state remembers the first such step and term.
+    The generator runs forward once. Its update uses the discriminator of the previous step, and all
+    discriminator updates use the same fake images. After the first non-finite metric the
+    parameters no longer change, and the state records that step.
 
     Args:
-        model: the networks, optimizers and losses.
-        state: where training stands; donate it.
+        model: networks, optimizers and losses.
+        state: the state before the step; donate it.
         batch: {'condition': (B, H, W, 1), 'target': (B, H, W, C)[, 'label': (B,)]}, with a leading
             axis of micro-batches, (M, B / M, ...), if `model.grad_accum_steps` M is greater than 1.
-        teacher: parameters of `model.teacher`, if there is one; nothing changes them.
+        frozen: parameters of the frozen networks, of `model.make_frozen`.
 
     Returns:
         The new state and scalar float32 metrics.
     """
     key = jax.random.fold_in(state.key, state.step)
+    real = _see_real(model, frozen or {}, batch)
     gradients, stats, fake, metrics = _generator_gradient(
-        model, state, batch, jax.random.fold_in(key, 0), teacher
+        model, state, (batch, real), jax.random.fold_in(key, 0), frozen or {}
     )
+    judged_on = (batch, real, fake)
     if model.discriminator_max_accuracy < 1:
         discriminator, judged = lax.cond(
             state.discriminator_accuracy > model.discriminator_max_accuracy,
             functools.partial(_skip_discriminator, model, state),
             functools.partial(_update_discriminator, model, state),
-            *(batch, fake, key),
+            *(judged_on, key),
         )
     else:
-        discriminator, judged = _update_discriminator(model, state, batch, fake, key)
+        discriminator, judged = _update_discriminator(model, state, judged_on, key)
     accuracy = 0.5 * (judged['discriminator/accuracy_real'] + judged['discriminator/accuracy_fake'])
     metrics |= judged
-    # Not before it is known whether all is finite: the old state need not be kept beside the new.
+    # Updating only after the finite check avoids holding the old and the new state at once.
     good = all_finite(state, metrics)
     generator = _update(model.generator_optimizer, state, state.generator, gradients, stats, good)
     updated = state.replace(
@@ -73,15 +79,16 @@ def train_step(
 
 
 def pretrain_step(
-    model: GanModel, state: GanState, batch: Batch, teacher: PyTree = None
+    model: GanModel, state: GanState, batch: Batch, frozen: Frozen | None = None
 ) -> tuple[GanState, Metrics]:
-    """One generator update without the adversarial term; the discriminator stays as it is.
+    """One generator update without the adversarial term; the discriminator is not updated.
 
-    Arguments and results as of `train_step`, whose first steps this can replace.
+    It replaces `train_step` during pretraining. Arguments and results are the same.
     """
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
+    real = _see_real(model, frozen or {}, batch)
     gradients, stats, _, metrics = _generator_gradient(
-        model, state, batch, key, teacher, reconstruction_only=True
+        model, state, (batch, real), key, frozen or {}, reconstruction_only=True
     )
     good = all_finite(state, metrics)
     generator = _update(model.generator_optimizer, state, state.generator, gradients, stats, good)
@@ -89,144 +96,51 @@ def pretrain_step(
     return count_step(state.replace(generator=generator, ema=ema), metrics), metrics
 
 
-def generator_loss(
-    model: GanModel,
-    state: GanState,
-    params: PyTree,
-    batch_stats: PyTree,
-    batch: Batch,
-    key: Array,
-    teacher: PyTree = None,
-    reconstruction_only: bool = False,
-) -> tuple[Array, tuple[PyTree, PyTree, Metrics]]:
-    """The sum of the adversarial term and those of `losses.TERMS`, each times its weight.
+def _see_real(model: GanModel, frozen: Frozen, batch: Batch) -> Seen:
+    """What the discriminator sees of the real images, computed once for all uses in a step."""
+    if model.features is None:
+        return Seen(batch['target'], ())
 
-    Terms without a weight are not computed, but for those of `losses.REPORTED`; nor is the
-    adversarial one with `reconstruction_only`.
+    def view(batch: Batch) -> Seen:
+        return see(model, frozen, batch['condition'], batch['target'])
 
-    Returns:
-        The loss, and (batch statistics, the fake target (B, H, W, C), the unweighted terms).
-    """
-    weights = {name: weight for name, weight in model.loss.weights.items() if weight}
-    output, batch_stats = _apply(
-        model, model.generator, params, batch_stats, key, batch['condition']
-    )
-    classified = isinstance(output, Classified)
-    inputs = losses.TermInputs(
-        condition=batch['condition'],
-        target=batch['target'],
-        fake=output.target if classified else output,
-        class_logits=output.class_logits if classified else None,
-        class_target=_class_target(model, batch, teacher) if 'classes' in weights else None,
-        huber_delta=model.loss.huber_delta,
-    )
-    terms = {}
-    if 'adversarial' in weights and not reconstruction_only:
-        # The discriminator's parameters get no gradient, and the batch statistics of this pass are
-        # dropped.
-        judge = state.discriminator
-        logits, _ = _apply(
-            *(model, model.discriminator, judge.params, judge.batch_stats, key),
-            *(inputs.condition, inputs.fake),
-        )
-        terms['adversarial'] = losses.ADVERSARIAL[model.loss.adversarial].generator(logits)
-    for name, term in losses.TERMS.items():
-        if name in weights or name in losses.REPORTED:
-            terms[name] = term(inputs)
-    loss = sum((weights.get(name, 0) * term for name, term in terms.items()), jnp.float32(0))
-    metrics = {f'generator/{name}': value for name, value in {'loss': loss, **terms}.items()}
-    return loss, (batch_stats, lax.stop_gradient(inputs.fake), metrics)
-
-
-def _class_target(model: GanModel, batch: Batch, teacher: PyTree) -> Array:
-    """(B, classes) probabilities of the teacher, or (B,) labels without one."""
-    if model.teacher is None:
-        return batch['label']
-    variables = gathered(model.replicated, {'params': teacher})
-    seen = vgg.normalized(batch['condition'], batch['target'].shape[-1])
-    logits: Any = lax.stop_gradient(model.teacher.apply(variables, seen))
-    return jax.nn.softmax(logits)
-
-
-def discriminator_loss(
-    model: GanModel, params: PyTree, batch_stats: PyTree, batch: tuple[Batch, Array], key: Array
-) -> tuple[Array, tuple[PyTree, PyTree, Metrics]]:
-    """The adversarial loss on real, then on fake, plus the gradient penalty.
-
-    Two calls, not one on a concatenated batch: that would mix the batch statistics of real and
-    fake, and gather sharded batches.
-    """
-    (real_batch, fake), condition = batch, batch[0]['condition']
-    keys = jax.random.split(key, 4)
-
-    def judge(target: Array, stats: PyTree, key: Array) -> tuple[Array, PyTree]:
-        return _apply(model, model.discriminator, params, stats, key, condition, target)
-
-    real_logits, batch_stats = judge(real_batch['target'], batch_stats, keys[0])
-    fake_logits, batch_stats = judge(fake, batch_stats, keys[1])
-    adversarial = losses.ADVERSARIAL[model.loss.adversarial]
-    loss = adversarial.discriminator(real_logits, fake_logits, model.loss.label_smoothing)
-    metrics = {
-        'discriminator/accuracy_real': losses.accuracy(real_logits, real=True),
-        'discriminator/accuracy_fake': losses.accuracy(fake_logits, real=False),
-    }
-    if model.loss.gradient_penalty_weight:
-        penalty = losses.gradient_penalty(
-            lambda target: judge(target, batch_stats, keys[2])[0],
-            real_batch['target'],
-            fake,
-            keys[3],
-        )
-        metrics['discriminator/gradient_penalty'] = penalty
-        loss += model.loss.gradient_penalty_weight * penalty
-    return loss, (batch_stats, None, {'discriminator/loss': loss, **metrics})
-
-
-def predict(
-    generator: nn.Module, variables: PyTree, condition: Array, noise: Array | None = None
-) -> Array:
-    """The generator at test time: condition (B, H, W, 1) -> target (B, H, W, C), float32.
-
-    With a PRNG key for `noise` the generator's noise (its dropout) is on.
-    """
-    rngs = {} if noise is None else {'noise': noise}
-    output: Any = generator.apply(variables, condition, train=False, rngs=rngs)
-    return output.target if isinstance(output, Classified) else output
+    return view(batch) if model.grad_accum_steps == 1 else lax.map(view, batch)
 
 
 def _generator_gradient(
     model: GanModel,
     state: GanState,
-    batch: Batch,
+    real: tuple[Batch, Seen],
     key: Array,
-    teacher: PyTree,
+    frozen: Frozen,
     reconstruction_only: bool = False,
-) -> tuple[PyTree, PyTree, Array, Metrics]:
-    """Gradients, new batch statistics, the fake target and metrics."""
+) -> tuple[PyTree, PyTree, Seen, Metrics]:
+    """Gradients, new batch statistics, the fake and metrics of the generator."""
 
-    def loss(params: PyTree, stats: PyTree, batch: Batch, key: Array) -> Any:
-        return generator_loss(model, state, params, stats, batch, key, teacher, reconstruction_only)
+    def loss(params: PyTree, stats: PyTree, real: tuple[Batch, Seen], key: Array) -> Any:
+        judge = state.discriminator
+        return generator_loss(model, judge, params, stats, real, key, frozen, reconstruction_only)
 
     gradients, stats, fake, metrics = accumulate_gradients(
-        loss, state.generator, batch, key, model.grad_accum_steps
+        loss, state.generator, real, key, model.grad_accum_steps
     )
     metrics |= _sizes('generator', model.generator_optimizer, state, gradients)
     return gradients, stats, fake, metrics
 
 
 def _update_discriminator(
-    model: GanModel, state: GanState, batch: Batch, fake: Array, key: Array
+    model: GanModel, state: GanState, batch: tuple[Batch, Seen, Seen], key: Array
 ) -> tuple[NetworkState, Metrics]:
-    """All updates of one step, and the means of their metrics."""
+    """All discriminator updates of one step, and the means of their metrics."""
 
-    def loss(params: PyTree, stats: PyTree, batch: tuple[Batch, Array], key: Array) -> Any:
+    def loss(params: PyTree, stats: PyTree, batch: tuple[Batch, Seen, Seen], key: Array) -> Any:
         return discriminator_loss(model, params, stats, batch, key)
 
     network, rounds = state.discriminator, []
     for update in range(model.discriminator_steps):
         key_of_update = jax.random.fold_in(key, update + 1)
         gradients, stats, _, metrics = accumulate_gradients(
-            loss, network, (batch, fake), key_of_update, model.grad_accum_steps
+            loss, network, batch, key_of_update, model.grad_accum_steps
         )
         optimizer = model.discriminator_optimizer
         network = _update(optimizer, state, network, gradients, stats)
@@ -237,21 +151,21 @@ def _update_discriminator(
 
 
 def _skip_discriminator(
-    model: GanModel, state: GanState, batch: Batch, fake: Array, key: Array
+    model: GanModel, state: GanState, batch: tuple[Batch, Seen, Seen], key: Array
 ) -> tuple[NetworkState, Metrics]:
-    """The discriminator as it was, and the metrics of an update that is not made."""
+    """The unchanged discriminator, and the metrics of its losses without an update."""
     network = state.discriminator
 
-    def judge(batch: tuple[Batch, Array]) -> Metrics:
+    def judge(batch: tuple[Batch, Seen, Seen]) -> Metrics:
         _, (_, _, metrics) = discriminator_loss(
             model, network.params, network.batch_stats, batch, jax.random.fold_in(key, 1)
         )
         return metrics
 
     if model.grad_accum_steps == 1:
-        metrics = judge((batch, fake))
+        metrics = judge(batch)
     else:
-        metrics = jax.tree.map(jnp.mean, lax.map(judge, (batch, fake)))
+        metrics = jax.tree.map(jnp.mean, lax.map(judge, batch))
     still = {'gradient_norm': 0, 'learning_rate': 0, 'skipped': 1}
     return network, metrics | {f'discriminator/{k}': jnp.float32(v) for k, v in still.items()}
 
@@ -264,7 +178,7 @@ def _update(
     batch_stats: PyTree,
     good: Array | bool = True,
 ) -> NetworkState:
-    """One optimizer step of one network, or the network as it was unless `good`."""
+    """One optimizer step of one network; the old network if `good` is false."""
     params, opt_state = optimizers.apply_gradients(
         *(optimizer, gradients, network.opt_state, network.params),
         *(optimizer.learning_rate(state.step) * state.plateau.scale, good),
@@ -280,19 +194,3 @@ def _sizes(
         f'{name}/gradient_norm': optax.tree.norm(optax.tree.cast(gradients, jnp.float32)),
         f'{name}/learning_rate': optimizer.learning_rate(state.step) * state.plateau.scale,
     }
-
-
-def _apply(
-    model: GanModel,
-    module: nn.Module,
-    params: PyTree,
-    batch_stats: PyTree,
-    key: Array,
-    *inputs: Any,
-) -> tuple[Any, PyTree]:
-    """One training pass: the output and the new batch statistics."""
-    variables = gathered(model.replicated, {'params': params, 'batch_stats': batch_stats})
-    output, changed = module.apply(
-        variables, *inputs, train=True, mutable=['batch_stats'], rngs={'noise': key}
-    )
-    return output, changed.get('batch_stats', batch_stats)

@@ -1,16 +1,24 @@
-"""The networks by name.
+"""The registry of networks.
 
-A generator is a Linen module `__call__(self, condition, train)`: condition (B, H, W, 1) to target
-(B, H, W, channels). A discriminator is one of `__call__(self, condition, target, train)`, to logits
-of any shape. Add one by naming it here. One with a method `features` returns a frozen network; its
-`__call__` also takes what that network computes of the target in RGB. The fields are what a config may set under `generator` or
-`discriminator`; the values of `channels`, `size`, `dtype`, `param_dtype` and `remat` follow from
-other fields of the config, for networks that declare them. All fields have defaults.
+A generator is a Linen module with `__call__(self, condition, train)`: (B, H, W, 1) to a target
+(B, H, W, channels). A discriminator has `__call__(self, condition, target, train)` and returns
+logits of any shape. A discriminator with a method `features`, which returns a frozen network, also
+takes the output of that network. Add a network by a line below. A config sets its fields under
+`generator` or `discriminator`. The fields `channels`, `size`, `dtype`, `param_dtype` and `remat`,
+where declared, follow from other fields of the config. All fields need defaults.
 """
 
 from flax import linen as nn
 
-from chromagan_jax.models import chromagan, dense, encoder_decoder, lite_unet, patch, projected, unet
+from chromagan_jax.models import (
+    chromagan,
+    dense,
+    encoder_decoder,
+    lite_unet,
+    patch,
+    projected,
+    unet,
+)
 from chromagan_jax.models.chromagan import Classified as Classified
 
 GENERATORS: dict[str, type[nn.Module]] = {

@@ -13,21 +13,21 @@ from chromagan_jax.models.pretrained import vgg
 
 Array = jax.Array
 
-_kernel_init = nn.initializers.glorot_uniform()  # Keras's default, which ChromaGAN uses
+_kernel_init = nn.initializers.glorot_uniform()  # Keras's default, as in ChromaGAN
 
 
 class Classified(NamedTuple):
-    """What a generator with a class head returns."""
+    """The output of a generator with a class head."""
 
     target: Array  # (B, H, W, channels)
     class_logits: Array  # (B, classes)
 
 
 class Block(nn.Module):
-    """SAME convolution, ReLU, norm."""
+    """Convolution with SAME padding, ReLU, norm."""
 
     features: int
-    side: int  # px, of the kernel
+    side: int  # of the kernel, px
     strides: int
     norm: str
     test_mode: str
@@ -45,22 +45,23 @@ class Block(nn.Module):
 
 
 class TwoBranch(nn.Module):
-    """(B, size, size, 1) -> (B, size, size, channels), with class logits if there are `classes`.
+    """(B, size, size, 1) -> (B, size, size, channels), and class logits if `classes` > 0.
 
-    VGG16's features at an eighth of the size go two ways: a local branch keeps the map, a global
-    one reduces it to one vector, which is repeated over the map. Together they become the target
-    at half the size, each pixel of which is repeated. A head on the global branch tells the class.
-    Dense layers on a flattened map tie the network to one size.
+    VGG16 features at stride 8 feed two branches. The local branch preserves the spatial map. The
+    global branch reduces the map to one vector, which is broadcast over the local map. A decoder
+    predicts the target at stride 2, which nearest-neighbour upsampling brings to full size. A head
+    on the global branch predicts class logits (B, classes). Dense layers on a flattened map fix
+    the image size.
 
     Raises:
-        UserError: if the picture is not `size` x `size`, or a field is impossible.
+        UserError: if the image is not `size` x `size`, or a field has an invalid value.
     """
 
     channels: int = 2  # of the target: 2 in Lab, 3 in RGB
-    size: int = 224  # px, the only one that the network takes
-    width: int = 64  # features of VGG16's first block, the measure of all others
-    classes: int = 1000  # of the class head; 0: none
-    test_mode: str = 'running'  # batch norm at test time: running, or batch (each image's own)
+    size: int = 224  # px, the only size that the network accepts
+    width: int = 64  # features of VGG16's first block; the other layers scale with it
+    classes: int = 1000  # of the class head; 0: no head
+    test_mode: str = 'running'  # batch norm statistics at test time: running, or batch (per image)
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False
@@ -76,15 +77,15 @@ class TwoBranch(nn.Module):
             return block(features, side, **fields, name=name)(x, train)
 
         def dense(x: Array, widths: tuple[int, ...], name: str) -> Array:
-            for index, features in enumerate(widths):  # linear, all of them, as in the original
+            for index, features in enumerate(widths):  # no activations, as in the paper's code
                 layer = nn.Dense(
                     features, kernel_init=_kernel_init, **types, name=f'{name}_{index}'
                 )
                 x = layer(x)
             return x
 
-        picture = vgg.normalized(condition, self.channels)
-        features = vgg.Backbone(w, remat=self.remat, **types, name=vgg.BACKBONE)(picture)
+        image = vgg.normalized(condition, self.channels)
+        features = vgg.Backbone(w, remat=self.remat, **types, name=vgg.BACKBONE)(image)
 
         x = features
         for index, strides in enumerate((2, 1, 2, 1)):
@@ -112,16 +113,16 @@ class TwoBranch(nn.Module):
         layers.check_range('generator.width', self.width, self.width >= 2, '2 or more')
         layers.check_range('generator.classes', self.classes, self.classes >= 0, '0 or more')
         layers.check_choice('generator.test_mode', self.test_mode, layers.TEST_MODES)
-        # From 24 px on, the map of an eighth of the size can be halved twice.
+        # At 24 px the map at stride 8 is 3 px wide, enough for two convolutions of stride 2.
         fits = self.size >= 24 and self.size % 8 == 0
         layers.check_range('data.size', self.size, fits, 'a multiple of 8 px, 24 or more')
         if (height, width) != (self.size, self.size):
             raise UserError(
-                f"ChromaGAN's generator takes only the size that it is trained at, {self.size} x "
-                f'{self.size} px, not {height} x {width}: set eval.size to data.size.'
+                f"ChromaGAN's generator accepts only its training size, {self.size} x {self.size} "
+                f'px, not {height} x {width}: set eval.size to data.size.'
             )
 
 
 def _enlarged(x: Array) -> Array:
-    """Each pixel repeated as a 2x2 block: (B, H, W, C) -> (B, 2H, 2W, C)."""
+    """Nearest-neighbour upsampling: (B, H, W, C) -> (B, 2H, 2W, C)."""
     return x.repeat(2, axis=1).repeat(2, axis=2)

@@ -1,4 +1,4 @@
-"""Discriminators of convolutions, max-pools and dense layers: one logit a picture."""
+"""A discriminator of convolutions, max-pooling and dense layers, with one logit per image."""
 
 from typing import Any
 
@@ -17,26 +17,25 @@ _glorot = nn.initializers.glorot_uniform()
 
 
 class DenseDiscriminator(nn.Module):
-    """Condition (B, H, W, 1) and target (B, H, W, C) -> one logit for each picture, (B, 1).
+    """Condition (B, H, W, 1) and target (B, H, W, C) -> one logit per image, (B, 1) float32.
 
-    Blocks of `convolutions` stride-1 convolutions, each with norm and activation, and a 2x2
-    max-pool; then everything is flattened, in the order height, width, channel, and goes through
-    the `hidden` dense layers with activation and a dense layer to the logit. The size of the
-    pictures decides that of the first dense layer, so a network takes one size only. Kernels start
-    glorot-uniform and biases at 0, Keras's defaults.
+    Each block has `convolutions` stride-1 convolutions with norm and activation, and a 2x2
+    max-pool. The result is flattened in the order height, width, channel. The `hidden` dense layers
+    with activation and a dense layer to the logit follow. The first dense layer fixes the image
+    size. Initial kernels are Glorot-uniform and initial biases 0, Keras's defaults.
 
     Raises:
-        UserError: if the picture is too small for the blocks, or a field is impossible.
+        UserError: if the image is too small for the blocks, or a field has an invalid value.
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256)  # features of each block
-    kernels: tuple[int, ...] = (7, 5, 3, 3)  # side of each block's convolutions, px
+    kernels: tuple[int, ...] = (7, 5, 3, 3)  # kernel size of each block's convolutions, px
     convolutions: int = 2  # in each block
     padding: str = 'valid'  # of the convolutions: valid or same
     hidden: tuple[int, ...] = (512, 128, 16)  # features of the dense layers before the logit
-    slope: float = 0.0  # of the activations below 0; 0: ReLU
+    slope: float = 0.0  # negative slope of the activations; 0: ReLU
     norm: str = 'none'  # after each convolution: batch, instance, group or none
-    conditional: bool = False  # False: judges the target alone
+    conditional: bool = False  # False: the input is the target only
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False
@@ -60,7 +59,7 @@ class DenseDiscriminator(nn.Module):
         return x.astype(jnp.float32)
 
     def smallest_size(self) -> int:
-        """Side, px, of the smallest picture that leaves a pixel after the last max-pool."""
+        """The smallest image side, px, that leaves a pixel after the last max-pool."""
         side = 1
         for kernel in reversed(self.kernels):
             side = 2 * side + (self.convolutions * (kernel - 1) if self.padding == 'valid' else 0)
@@ -69,8 +68,8 @@ class DenseDiscriminator(nn.Module):
     def _check_fields(self) -> None:
         if len(self.widths) != len(self.kernels):
             raise UserError(
-                f'discriminator.widths names {len(self.widths)} blocks and discriminator.kernels '
-                f'{len(self.kernels)}: give each block a width and a kernel.'
+                f'discriminator.widths has {len(self.widths)} blocks and discriminator.kernels '
+                f'{len(self.kernels)}: set one width and one kernel for each block.'
             )
         for field in ('widths', 'kernels', 'hidden'):
             for value in getattr(self, field):
@@ -112,7 +111,7 @@ class _Block(nn.Module):
                 self.features,
                 (self.kernel, self.kernel),
                 padding=self.padding.upper(),
-                use_bias=self.norm != 'batch',  # whose shift would undo it
+                use_bias=self.norm != 'batch',  # batch norm's shift replaces the bias
                 kernel_init=_glorot,
                 **types,
                 name=f'conv_{i}',

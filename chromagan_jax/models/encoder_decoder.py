@@ -1,4 +1,4 @@
-"""Encoder-decoder of stride-1 convolutions without padding, with skips: gray to RGB."""
+"""An encoder-decoder of stride-1 convolutions without padding, with skip connections."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +19,8 @@ _glorot = nn.initializers.glorot_uniform()
 class Block(nn.Module):
     """Stride-1 convolutions (kernel, features), each with bias and activation.
 
-    (B, H, W, C) -> (B, H', W', features of the last). A convolution leaves a side kernel - 1
-    px shorter, a `transposed` one gives them back.
+    (B, H, W, C) -> (B, H', W', features of the last). A convolution shortens each side by
+    kernel - 1 px; a `transposed` one lengthens it by as much.
     """
 
     convolutions: tuple[tuple[int, int], ...]
@@ -41,10 +41,10 @@ class Block(nn.Module):
 def _conv(kernel: int, features: int, transposed: bool, **kwargs: Any) -> nn.Conv:
     """(B, H, W, C) -> (B, H - kernel + 1, W - kernel + 1, features); `transposed`, + kernel - 1.
 
-    A transposed convolution of stride 1 is a convolution with kernel - 1 px of padding, and its
-    kernel is stored as that one's, (k, k, in, out). Elsewhere it runs the other way: one of Keras,
-    (k, k, out, in), is flipped along its first two axes and its last two are exchanged; one of
-    PyTorch, (in, out, k, k), is flipped along its last two, which then become the first.
+    A transposed convolution of stride 1 equals a convolution with kernel - 1 px of padding. Its
+    kernel is stored for the latter, (k, k, in, out). To convert a Keras kernel (k, k, out, in),
+    flip the first two axes and swap the last two. To convert a PyTorch kernel (in, out, k, k), flip
+    the last two axes and move them to the front.
     """
     padding = kernel - 1 if transposed else 0
     return Conv(features, (kernel, kernel), padding=padding, kernel_init=_glorot, **kwargs)
@@ -53,19 +53,20 @@ def _conv(kernel: int, features: int, transposed: bool, **kwargs: Any) -> nn.Con
 class EncoderDecoder(nn.Module):
     """(B, H, W, 1) -> (B, H, W, channels), float32; no norm and no strides.
 
-    Three blocks of three convolutions with LeakyReLU (5x5, 3x3, 3x3 each; width, 2, 2; 2, 4, 4; 4,
-    8, 8 times width features), which leave a picture 24 px smaller; a 3x3 tanh bottleneck; three
-    blocks of transposed convolutions with ReLU back to full size, each of which sees the output of
-    the encoder's block of its size beside what comes from below. The last activation is ReLU for
-    RGB and tanh for ab / 110. Kernels start glorot-uniform and biases at 0, Keras's defaults.
+    The encoder has three blocks of a 5x5 and two 3x3 convolutions with LeakyReLU. Their features
+    are width * (1, 2, 2), (2, 4, 4) and (4, 8, 8); together they shorten each side by 24 px. A 3x3
+    convolution with tanh is the bottleneck. The decoder has three blocks of transposed convolutions
+    with ReLU back to full size. The input of each is concatenated with the output of the encoder
+    block of equal size. The last activation is ReLU for RGB and tanh for ab / 110. Initial kernels
+    are Glorot-uniform and initial biases 0, Keras's defaults.
 
     Raises:
-        UserError: if a side of the picture is not longer than 24 px, or a field is unknown.
+        UserError: if a side of the image is 24 px or shorter, or a field has an invalid value.
     """
 
     channels: int = 3  # of the target: 2 in Lab, 3 in RGB
     width: int = 16  # features of the first convolution
-    slope: float = 0.3  # of the encoder's LeakyReLU, below 0
+    slope: float = 0.3  # negative slope of the encoder's LeakyReLU
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False
@@ -88,7 +89,7 @@ class EncoderDecoder(nn.Module):
         lost = sum(kernel - 1 for block in encoder for kernel, _ in block)
         if min(condition.shape[1:3]) <= lost:
             raise UserError(
-                f'The encoder-decoder takes pictures of more than {lost} px a side, not '
+                f'The encoder-decoder needs pictures of more than {lost} px a side, not '
                 f'{condition.shape[1]} x {condition.shape[2]}: raise data.size.'
             )
         block = nn.remat(Block) if self.remat else Block

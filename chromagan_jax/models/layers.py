@@ -1,9 +1,9 @@
-"""The convolutions and norms that every network is made of.
+"""The layers that the networks share: strided convolutions, norms, pooling, field checks.
 
-The 4x4 stride-2 convolutions are computed, and their kernels stored, in space-to-depth form: a 2x2
-stride-1 convolution over 2x2 blocks of pixels is the same function, and on a CPU two to five times
-faster than XLA's strided and input-dilated convolutions. `*_kernel_from_hwio` and
-`*_kernel_to_hwio` re-index between the stored layout and the usual (4, 4, C, F).
+The 4x4 stride-2 convolutions are computed in space-to-depth form, as 2x2 stride-1 convolutions over
+2x2 blocks of pixels. The results are equal; on a CPU this is faster than XLA's strided and
+input-dilated convolutions. Kernels are stored in the same form. `*_kernel_from_hwio` and
+`*_kernel_to_hwio` convert between it and the usual (4, 4, C, F).
 """
 
 from collections.abc import Callable
@@ -23,19 +23,19 @@ Dtype = Any
 NORMS = ('batch', 'instance', 'group', 'none')
 TEST_MODES = ('running', 'batch')
 _EPSILON = 1e-5
-_GROUPS = 32  # of group norm, at most (Wu and He 2018, https://arxiv.org/abs/1803.08494)
+_GROUPS = 32  # the most that group norm uses (Wu and He 2018, https://arxiv.org/abs/1803.08494)
 
-# DCGAN's initialisation, which pix2pix uses throughout (Radford et al. 2016).
+# DCGAN's initialisation, as in pix2pix (Radford et al. 2016, https://arxiv.org/abs/1511.06434).
 kernel_init = nn.initializers.normal(0.02)
 
 
 def scale_init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
-    """The scale of a norm drawn from N(1, 0.02), as in pix2pix."""
+    """Initial scale of a norm, drawn from N(1, 0.02^2) as in pix2pix."""
     return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
 def space_to_depth(x: Array, side: int = 2) -> Array:
-    """(B, sH, sW, C) -> (B, H, W, s^2 C): channel (ry, rx, c) of a block is its pixel (ry, rx)."""
+    """(B, sH, sW, C) -> (B, H, W, s^2 C): channel (ry, rx, c) holds pixel (ry, rx) of a block."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h // side, w // side, side**2 * c)
@@ -49,7 +49,7 @@ def depth_to_space(x: Array) -> Array:
 
 
 def down_kernel_from_hwio(kernel: Array) -> Array:
-    """(4, 4, C, F) -> (2, 2, 4C, F): tap 2b + r of the kernel is pixel r of block b."""
+    """(4, 4, C, F) -> (2, 2, 4C, F): tap 2b + r applies to pixel r of block b."""
     _, _, c, f = kernel.shape
     kernel = kernel.reshape(2, 2, 2, 2, c, f).transpose(0, 2, 1, 3, 4, 5)
     return kernel.reshape(2, 2, 4 * c, f)
@@ -65,9 +65,8 @@ def down_kernel_to_hwio(kernel: Array) -> Array:
 def up_kernel_from_hwio(kernel: Array) -> Array:
     """(4, 4, C, F) -> (2, 2, C, 4F), for a kernel as PyTorch's ConvTranspose2d applies it.
 
-    Output pixel o = 2i - 1 + k takes input pixel i through tap k. Of the 2x2 windows over the
-    padded input, pixel b of a window reaches phase p of the window's output block by tap
-    k = 2 (1 - b) + p.
+    Tap k connects input pixel i to output pixel o = 2i - 1 + k. In 2x2 windows over the padded
+    input, tap k = 2 (1 - b) + p connects pixel b of a window to phase p of its output block.
     """
     _, _, c, f = kernel.shape
     kernel = kernel.reshape(2, 2, 2, 2, c, f)[::-1, :, ::-1]  # (1 - b, p) twice -> (b, p) twice
@@ -94,7 +93,7 @@ class DownConv(nn.Module):
         _, h, w, c = x.shape
         shape = (2, 2, 4 * c, self.features)
         kernel = self.param('kernel', kernel_init, shape, self.param_dtype)
-        # An odd side loses its last row, as in PyTorch, where no window of the stride reaches it.
+        # No window reaches the last row of an odd side, as in PyTorch.
         x = jnp.pad(x, ((0, 0), (1, 1 - h % 2), (1, 1 - w % 2), (0, 0)))
         x = conv(space_to_depth(x.astype(self.dtype)), kernel.astype(self.dtype))
         return add_bias(self, x) if self.use_bias else x
@@ -112,18 +111,17 @@ class UpConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         shape = (2, 2, x.shape[-1], 4 * self.features)
         kernel = self.param('kernel', kernel_init, shape, self.param_dtype)
-        # The outermost ring of the blocks lies outside the picture.
+        # The outermost pixels of the blocks lie outside the output.
         x = conv(x.astype(self.dtype), kernel.astype(self.dtype), padding=(1, 1))
         x = depth_to_space(x)[:, 1:-1, 1:-1]
         return add_bias(self, x) if self.use_bias else x
 
 
 def max_pool(x: Array) -> Array:
-    """2x2 max-pool, (B, H, W, C) -> (B, H // 2, W // 2, C), gradient to the first of equal pixels.
+    """2x2 max-pool, (B, H, W, C) -> (B, H // 2, W // 2, C); values and gradients of `nn.max_pool`.
 
-    The same values and gradients as `nn.max_pool`, whose gradient XLA's CPU back end computes
-    slowly: both passes over (4, 94, 94, 32) took 5.1 ms there and 0.8 ms here on two cores.
-    (`jnp.maximum` would share the gradient among equal pixels, unlike Keras and PyTorch.)
+    XLA's CPU back end computes the gradient of `nn.max_pool` slowly. The gradient goes to the first
+    of equal pixels, as in Keras and PyTorch; `jnp.maximum` would share it among them.
     """
     x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]  # an odd last row or column is dropped
     x = _larger(x[:, :, ::2], x[:, :, 1::2])
@@ -135,26 +133,24 @@ def _larger(x: Array, y: Array) -> Array:
 
 
 def add_bias(module: Any, x: Array) -> Array:
-    """`x` plus a learned bias of `module` for each channel."""
+    """Adds a learned bias per channel, a parameter of `module`, to `x` (..., C)."""
     bias = module.param('bias', nn.initializers.zeros, (x.shape[-1],), module.param_dtype)
     return x + bias.astype(x.dtype)
 
 
 class Norm(nn.Module):
-    """Batch, instance or group norm with a learned scale and shift, statistics in float32.
+    """Batch, instance or group norm with a learned scale and shift; (B, H, W, C) -> the same.
 
-    kind: 'batch', 'instance', 'group' or 'none'. Batch norm keeps running statistics as PyTorch
-    does (unbiased variance, epsilon 1e-5); `momentum` is the share of the old ones. test_mode says
-    what it uses outside training: 'running' these, 'batch' those of each image by itself, so that
-    no result depends on its neighbours. Group norm takes its statistics over the pixels and the
-    channels of a group, in as many groups as divide the channels, 32 at most. Statistics over a
-    single value say nothing: at 1x1 px instance norm and group norm of one channel a group are
-    skipped, and batch norm in test mode 'batch' falls back to the running statistics.
+    Statistics are float32. Batch norm updates running statistics as PyTorch does (unbiased
+    variance, epsilon 1e-5). Group norm uses the largest number of groups up to 32 that divides the
+    channels. Statistics over a single value are meaningless. So at 1x1 px instance norm and group
+    norm with one channel per group are skipped, and batch norm uses running statistics in test mode
+    'batch'.
     """
 
-    kind: str = 'batch'
-    test_mode: str = 'running'
-    momentum: float = 0.9  # PyTorch writes it as 1 - 0.9 = 0.1
+    kind: str = 'batch'  # batch, instance, group or none
+    test_mode: str = 'running'  # batch norm statistics at test time: running, or batch (per image)
+    momentum: float = 0.9  # share of the old running statistics; PyTorch's momentum is 1 - 0.9
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -195,9 +191,9 @@ class Norm(nn.Module):
 
 
 def moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and biased variance over `axes`, float32, kept as axes of length 1.
+    """Mean and biased variance over `axes`, float32; the axes stay with length 1.
 
-    One pass over the data: the variance is E[x^2] - E[x]^2, cut at 0.
+    The variance is E[x^2] - E[x]^2, clipped at 0, which takes one pass over the data.
     """
     x = x.astype(jnp.float32)
     mean = x.mean(axes, keepdims=True)
@@ -205,7 +201,7 @@ def moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
 
 
 def _group_count(channels: int) -> int:
-    """The largest divisor of `channels` that is not above 32."""
+    """The largest divisor of `channels` up to 32."""
     return next(n for n in range(min(_GROUPS, channels), 0, -1) if channels % n == 0)
 
 
@@ -221,16 +217,16 @@ def _group_moments(x: Array, groups: int) -> tuple[Array, Array]:
 
 
 def output_activation(x: Array, channels: int) -> Array:
-    """Float32 in the range of the target: tanh for ab / 110 (2 channels), sigmoid for RGB (3)."""
+    """Tanh for ab / 110 (2 channels) or sigmoid for RGB (3 channels), float32."""
     activation: Callable[[Array], Array] = jnp.tanh if channels == 2 else jax.nn.sigmoid
     return activation(x.astype(jnp.float32))
 
 
 def check_stride(field: str, stride: int, channels: int) -> None:
-    """Raises UserError unless `stride`, the value of `field`, is a possible stride of colours."""
+    """Raises UserError unless `stride`, the value of `field`, is a valid stride of the target."""
     power = stride >= 1 and not stride & (stride - 1)
     check_range(field, stride, power, '1, 2, 4 or another power of two')
-    # In RGB all channels hold the lightness, which would be blurred.
+    # RGB channels contain the lightness, which a stride would blur.
     check_range(field, stride, stride == 1 or channels == 2, "1 unless color_space is 'lab'")
 
 
@@ -241,6 +237,6 @@ def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_range(field: str, value: Any, good: bool, allowed: str) -> None:
-    """Raises UserError that says which values are `allowed`, unless `good`."""
+    """Raises UserError with the `allowed` values unless `good`."""
     if not good:
         raise UserError(f'{field} must be {allowed}, not {value!r}.')

@@ -1,4 +1,4 @@
-"""U-Net on an EfficientNet-Lite encoder, which starts from ImageNet weights and is trained on."""
+"""U-Net with an EfficientNet-Lite encoder, which is fine-tuned from ImageNet weights."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from chromagan_jax.models.pretrained import efficientnet_lite
 Array = jax.Array
 
 _COARSEST = efficientnet_lite.STRIDES[-1]
-_DROPOUT_STRIDES = (32, 16, 8)  # the decoder levels that are followed by dropout
+_DROPOUT_STRIDES = (32, 16, 8)  # of the decoder levels with dropout
 _CONTEXT_FEATURES = 256
 _MOMENTUM = 0.98  # of the running statistics of the decoder's batch norms
 
@@ -26,24 +26,24 @@ class LiteUNet(nn.Module):
     """(B, H, W, 1) -> (B, H, W, channels) for any H and W.
 
     The encoder's maps have strides 2 to 32. A context vector, computed from the mean of the last
-    map, joins that map at every pixel. The decoder goes from stride 32 up to `output_stride`. Each
-    level doubles the size, joins the encoder's map of the same stride, and applies two 3x3
-    convolutions, each with batch norm and ReLU. At stride 2 the lightness of each 2x2 square joins
-    too, at stride 1 the lightness itself. A last 3x3 convolution makes the colours, which are
-    interpolated linearly to the size of the picture. Pictures whose sides 32 does not divide are
-    extended by their last row and column, and the result is cropped.
+    map, is concatenated to it at every pixel. The decoder goes from stride 32 to `output_stride`.
+    Each level upsamples by 2, concatenates the encoder's map of the same stride, and applies two
+    3x3 convolutions, each with batch norm and ReLU. At stride 2 the four condition pixels of each
+    2x2 block are concatenated too, at stride 1 the condition is. A last 3x3 convolution predicts
+    the target, which is resized bilinearly to the image. Sides that are no multiple of 32 are
+    padded by edge replication, and the output is cropped.
 
-    Dropout follows the decoder levels at strides 32, 16 and 8. It is on whenever the rng stream
+    Dropout follows the decoder levels at strides 32, 16 and 8. It is active whenever the rng stream
     'noise' is given.
 
     Raises:
-        UserError: if a field is unknown or impossible.
+        UserError: if a field has an invalid value.
     """
 
     channels: int = 2  # of the target: 2 in Lab, 3 in RGB
     encoder: str = 'lite0'  # lite0, lite1 or lite2
-    decoder_widths: tuple[int, ...] = (384, 256, 192, 128, 64)  # at strides 32, 16, ... on
-    output_stride: int = 2  # px of the picture per pixel of colour, a side: 1, 2, 4 or 8; RGB: 1
+    decoder_widths: tuple[int, ...] = (384, 256, 192, 128, 64)  # features at strides 32, 16, ...
+    output_stride: int = 2  # of the predicted target: 1, 2, 4 or 8; RGB: 1
     dropout: float = 0.0  # rate
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -87,7 +87,7 @@ class LiteUNet(nn.Module):
         return colors[:, :height, :width]
 
     def _with_context(self, x: Array) -> Array:
-        """(B, h, w, C) beside the context vector at every pixel."""
+        """Concatenates the context vector to (B, h, w, C) at every pixel."""
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         context = nn.Dense(_CONTEXT_FEATURES, **types, name='context')(x.mean(axis=(1, 2)))
         context = jnp.broadcast_to(
@@ -116,10 +116,10 @@ class LiteUNet(nn.Module):
 
 
 class Level(nn.Module):
-    """3x3 convolutions, each with batch norm and ReLU, of a map that may be doubled first.
+    """3x3 convolutions, each with batch norm and ReLU.
 
-    With two `convolutions` it doubles (B, h, w, C) by repeating pixels, joins `skip`
-    (B, 2h, 2w, S) and returns (B, 2h, 2w, features). With one it returns (B, h, w, features).
+    Without `skip`: (B, h, w, C) -> (B, h, w, features). With `skip` (B, 2h, 2w, S), the input is
+    first upsampled by 2 (nearest neighbour) and concatenated with it: -> (B, 2h, 2w, features).
     """
 
     features: int
@@ -145,7 +145,7 @@ class Level(nn.Module):
 
 
 def conv_of_doubled_and(x: Array, skip: Array, kernel: Array) -> Array:
-    """3x3 convolution, padding 1, of `x` doubled by repeating pixels and joined with `skip`.
+    """3x3 convolution, padding 1, of `x` upsampled by 2 and concatenated with `skip`.
 
     Args:
         x: (B, h, w, C).
@@ -160,11 +160,11 @@ def conv_of_doubled_and(x: Array, skip: Array, kernel: Array) -> Array:
 
 
 def conv_of_doubled(x: Array, kernel: Array) -> Array:
-    """3x3 convolution, padding 1, of (B, h, w, C) doubled by repeating pixels -> (B, 2h, 2w, F).
+    """3x3 convolution, padding 1, of (B, h, w, C) after nearest-neighbour upsampling by 2.
 
-    Of the nine pixels that a window sees, at most four differ. So each of the four pixels that an
-    input pixel becomes is a 2x2 convolution of the input: 4 products instead of 9. The windows and
-    the order of the results are those of `layers.UpConv`.
+    The result is (B, 2h, 2w, F). A window of 3x3 pixels covers at most four input pixels. So each
+    of the four output phases is a 2x2 convolution of the input, with 4 products instead of 9.
+    Windows and phases are those of `layers.UpConv`.
     """
     kernel = _summed_taps(_summed_taps(kernel, 0), 2)  # (b, p, d, q, C, F)
     kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, x.shape[-1], -1)
@@ -172,7 +172,7 @@ def conv_of_doubled(x: Array, kernel: Array) -> Array:
 
 
 def _summed_taps(kernel: Array, axis: int) -> Array:
-    """Replaces an axis of three taps by (b, p): what row p of a doubled row sees in input row b."""
+    """Replaces an axis of three taps by (b, p): the tap of phase p for pixel b of a 2x2 window."""
     first, middle, last = jnp.unstack(kernel, axis=axis)
     rows = [jnp.stack([first + middle, first], axis), jnp.stack([last, middle + last], axis)]
     return jnp.stack(rows, axis)

@@ -1,4 +1,4 @@
-"""PatchGAN discriminator of pix2pix (Isola et al. 2017, https://arxiv.org/abs/1611.07004)."""
+"""The PatchGAN discriminator of pix2pix (Isola et al. 2017, https://arxiv.org/abs/1611.07004)."""
 
 from typing import Any
 
@@ -14,34 +14,34 @@ Array = jax.Array
 
 
 class PatchGAN(nn.Module):
-    """Condition (B, H, W, 1) and target (B, H, W, C) -> one logit for each patch, (B, h, w, 1).
+    """Condition (B, H, W, 1) and target (B, H, W, C) -> one logit per patch, (B, h, w, 1) float32.
 
-    `layers` 4x4 convolutions of stride 2 with width, 2, 4, ... features, one of stride 1 with
-    twice the last (8 times width at most), one of stride 1 to the logits; LeakyReLU; no norm on
-    the first. With three layers a logit sees 70 x 70 px, and 256 px give 30 x 30 logits: each
-    convolution of stride 1 loses a pixel, or none with `same`, as in ChromaGAN, where 224 px give
-    28 x 28 logits.
+    All convolutions are 4x4: `layers` of stride 2, one of stride 1, and one of stride 1 to the
+    logits. Features are width * (1, 2, 4, 8, 8, ...). LeakyReLU follows all but the last, norm all
+    but the first and the last. With three layers a logit has a receptive field of 70 x 70 px. A
+    stride-1 convolution shortens each side by 1 px (256 px give 30 x 30 logits); with `same` it
+    preserves the size, as in ChromaGAN (224 px give 28 x 28 logits).
 
-    With `spectral_norm` every kernel is divided by its largest singular value, as one step of the
-    power iteration finds it from where the last one left 'batch_stats' (Miyato et al. 2018,
+    `spectral_norm` divides every kernel by its largest singular value, estimated by one power
+    iteration per training step with its state in 'batch_stats' (Miyato et al. 2018,
     https://arxiv.org/abs/1802.05957).
 
-    With a `target_stride` of 2 or more it sees colours as a U-Net of the same stride makes them:
-    their means over squares of that many pixels a side, beside all of the lightness in the square.
-    What `layers`, sizes and the smallest picture are then counted in are such squares.
+    A `target_stride` s > 1 matches a generator of that output stride. The target is averaged over
+    s x s blocks, and the s^2 condition pixels of a block become channels. The network then runs at
+    1/s of the resolution.
 
     Raises:
-        UserError: if the picture is too small to leave a logit, or a field is unknown.
+        UserError: if the image is too small to leave a logit, or a field has an invalid value.
     """
 
     width: int = 64  # features of the first convolution
     layers: int = 3  # convolutions of stride 2
     norm: str = 'batch'  # batch, instance, group or none
-    spectral_norm: bool = False  # divide each kernel by its largest singular value
-    slope: float = 0.2  # LeakyReLU's, below 0
-    same: bool = False  # convolutions of stride 1 keep the size
-    conditional: bool = True  # False: judges the target alone
-    target_stride: int = 1  # px of the picture for one of colour, a side: 1, 2, 4, ...; Lab only
+    spectral_norm: bool = False  # of all kernels
+    slope: float = 0.2  # negative slope of LeakyReLU
+    same: bool = False  # convolutions of stride 1 preserve the size
+    conditional: bool = True  # False: the input is the target only
+    target_stride: int = 1  # 1, 2, 4, ...: resolution at which the target is judged; Lab only
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False
@@ -101,7 +101,7 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        use_bias = self.norm != 'batch'  # whose shift would undo it
+        use_bias = self.norm != 'batch'  # batch norm's shift replaces the bias
         conv = _convolution(
             self.features, self.strided, self.same, use_bias=use_bias, **types, name='conv'
         )
@@ -111,7 +111,7 @@ class _Block(nn.Module):
 
 
 def _convolution(features: int, strided: bool, same: bool, **kwargs: Any) -> nn.Module:
-    """4x4, padding 1, of stride 2 or 1; the latter loses a pixel a side unless `same`."""
+    """4x4, padding 1, stride 2 or 1; stride 1 shortens each side by 1 px unless `same`."""
     if strided:
         return layers.DownConv(features, **kwargs)
     padding = [(1, 2)] * 2 if same else 1  # as TensorFlow's SAME places them
@@ -119,7 +119,7 @@ def _convolution(features: int, strided: bool, same: bool, **kwargs: Any) -> nn.
 
 
 def _convolve(conv: Any, x: Array, spectral_norm: bool, train: bool) -> Array:
-    """`conv` of `x`, with its kernel divided by its largest singular value if so asked."""
+    """Applies `conv` to `x`, with spectral normalization if asked."""
     if not spectral_norm:
         return conv(x)
     return nn.SpectralNorm(conv, name='spectral_norm')(x, update_stats=train)

@@ -85,11 +85,12 @@ class ProjectedDiscriminator(nn.Module):
 
     def features(self) -> ProjectedFeatures:
         """The frozen network whose maps it takes."""
-        return ProjectedFeatures(self.encoder, dtype=self.dtype, param_dtype=self.param_dtype)
+        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+        return ProjectedFeatures(self.encoder, **types, parent=None)
 
     @nn.compact
     def __call__(
-        self, condition: Array, target: Array, train: bool, maps: Sequence[Array]
+        self, condition: Array, target: Array, maps: Sequence[Array], train: bool
     ) -> Judgement:
         self._check_fields()
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
@@ -99,7 +100,7 @@ class ProjectedDiscriminator(nn.Module):
         ]
         weights = [1 / len(STRIDES)] * len(STRIDES)
         if self.patch_weight:
-            options = {'norm': 'none', 'spectral_norm': True, 'target_stride': 2}
+            options: dict[str, Any] = {'norm': 'none', 'spectral_norm': True, 'target_stride': 2}
             patch = PatchGAN(self.patch_width, 2, **options, **types, name='patch')
             logits.append(patch(condition, target, train))
             weights.append(self.patch_weight)
@@ -130,8 +131,8 @@ class _Head(nn.Module):
             return nn.SpectralNorm(conv, name=name)(x, update_stats=train)
 
         for index in range(self.downsamplings):
-            conv = layers.DownConv(self.features, use_bias=True, **types, name=f'down_{index}')
-            x = nn.leaky_relu(convolve(conv, x, f'down_norm_{index}'), _SLOPE)
+            down = layers.DownConv(self.features, use_bias=True, **types, name=f'down_{index}')
+            x = nn.leaky_relu(convolve(down, x, f'down_norm_{index}'), _SLOPE)
         conv = Conv(self.features, (3, 3), padding=1, **types, name='conv')
         x = nn.leaky_relu(convolve(conv, x, 'conv_norm'), _SLOPE)
         out = Conv(1, (3, 3), padding=1, **types, name='out')

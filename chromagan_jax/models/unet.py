@@ -23,7 +23,7 @@ _ENCODERS = ('none', 'squeezenet')
 
 
 class Down(nn.Module):
-    """LeakyReLU (but on the picture itself), 4x4 stride-2 convolution, norm."""
+    """LeakyReLU (if `activate`), 4x4 stride-2 convolution, norm."""
 
     features: int
     activate: bool
@@ -58,13 +58,13 @@ class Up(nn.Module):
         x = _ACTIVATIONS[self.activation](x)
         x = layers.UpConv(self.features, **types, name='conv')(x)
         x = layers.Norm(self.norm, self.test_mode, **types, name='norm')(x, train)
-        # Noise is on wherever its stream is given: in training, and to sample at test time.
-        still = not self.has_rng('noise')
-        return nn.Dropout(self.dropout, rng_collection='noise')(x, deterministic=still)
+        # The noise stream is given in training, and to sample at test time.
+        deterministic = not self.has_rng('noise')
+        return nn.Dropout(self.dropout, rng_collection='noise')(x, deterministic=deterministic)
 
 
 class Lateral(nn.Module):
-    """1x1 convolution and norm: a map of the encoder becomes one to add to a level's."""
+    """1x1 convolution and norm that project an encoder's map to the features of a level."""
 
     features: int
     norm: str
@@ -87,43 +87,42 @@ class Lateral(nn.Module):
 
 
 class UNet(nn.Module):
-    """(B, H, W, 1) -> (B, H, W, channels): `depth` halvings, as many doublings, skips between.
+    """U-Net with skip connections: (B, H, W, 1) -> (B, H, W, channels) float32.
 
-    The levels have width, 2, 4 and then 8 times width features, or those of `widths`. No norm
-    follows the convolution of the picture itself and the innermost; dropout follows three of the
-    transposed convolutions. It and the noise channels are on whenever the rng stream 'noise' is
-    given. With neither `depth` nor `widths` the network goes down to 1x1 at the training crop
-    `size`; any sides that 2**depth divides will do.
+    The encoder path has `depth` 4x4 stride-2 convolutions, the decoder path as many transposed
+    ones. The levels have width * (1, 2, 4, 8, 8, ...) features, or `widths`. The first and the
+    innermost convolution have no norm. Three transposed convolutions have dropout. Dropout and the
+    noise channels are active whenever the rng stream 'noise' is given. With neither `depth` nor
+    `widths` the innermost level is 1x1 at the training crop `size`. H and W are multiples of
+    2**depth.
 
-    A `stem` is a level without a halving: a 3x3 convolution of the picture, whose features the way
-    up meets again at full size, where the last convolution is then a 3x3 one.
+    A `stem` adds a level at full resolution: a 3x3 convolution of the input with a skip connection
+    to the last convolution, which is then 3x3 too.
 
-    An `encoder` is a classifier beside the way down, which is trained on with the rest: to what
-    each level has, a 1x1 convolution (and norm) of the classifier's map of the same size is added.
-    So the network knows from the start what things look like, not only what colours they have.
+    An `encoder` adds a pretrained classifier, which is fine-tuned. A 1x1 convolution and norm
+    project each of its maps, and the result is added to the level of the same size.
 
-    With an `output_stride` of 2 or more the way up ends where a pixel is that many of the picture's
-    wide, with a 3x3 convolution, and its colours are interpolated linearly from there. Eyes see
-    colours less sharply than lightness, and JPEG keeps half the resolution of them (4:2:0).
+    An `output_stride` s > 1 ends the decoder path at 1/s of the resolution with a 3x3 convolution.
+    The output is resized bilinearly. Chroma needs less resolution than lightness, as in JPEG 4:2:0.
 
     Raises:
-        UserError: if `depth` halvings do not divide the picture's sides, or a field is unknown.
+        UserError: if a side is no multiple of 2**depth, or a field has an invalid value.
     """
 
     channels: int = 2  # of the target: 2 in Lab, 3 in RGB
     size: int = 256  # training crop, px; only read for depth 0 without widths
     width: int = 64  # features of the first level; not read with widths
-    widths: tuple[int, ...] = ()  # features of each level, outermost first; (): as width says
-    depth: int = 0  # halvings; 0: one for each of widths, or down to 1x1
-    stem: int = 0  # features of a level at full size before the first; 0: there is none
+    widths: tuple[int, ...] = ()  # features of each level, outermost first; (): from width
+    depth: int = 0  # downsampling stages; 0: as many as widths, or down to 1x1
+    stem: int = 0  # features of a level at full resolution; 0: no such level
     encoder: str = 'none'  # none, or squeezenet: SqueezeNet's maps at strides 4, 8 and 16
-    output_stride: int = 1  # px of the picture for one of colour, a side: 1, 2, 4, ...; Lab only
+    output_stride: int = 1  # of the decoder path: 1, 2, 4, ...; Lab only
     norm: str = 'batch'  # batch, instance, group or none
-    activation: str = 'relu'  # of the way up: relu, or leaky_relu (0.2) as on the way down
+    activation: str = 'relu'  # of the decoder: relu, or leaky_relu (0.2) as in the encoder
     dropout: float = 0.5  # rate
-    dropout_from: int = 1  # first of the three transposed convolutions with it; 0: the innermost
-    noise_channels: int = 0  # channels of Gaussian noise beside the condition
-    test_mode: str = 'running'  # batch norm at test time: running, or batch (each image's own)
+    dropout_from: int = 1  # first of the three transposed convolutions with dropout; 0: innermost
+    noise_channels: int = 0  # channels of Gaussian noise added to the input
+    test_mode: str = 'running'  # batch norm statistics at test time: running, or batch (per image)
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False
@@ -152,7 +151,7 @@ class UNet(nn.Module):
                 lateral = Lateral(features, self.norm, **common, name=f'context_{level}')
                 x += lateral(maps[level], train)
             skips.append(x)
-        columns = condition.shape[2] // self.output_stride  # px of colour
+        columns = condition.shape[2] // self.output_stride  # width of the output before the resize
         for block, skip in enumerate(reversed(skips[:-1])):
             if skip.shape[2] > columns:
                 break
@@ -170,7 +169,7 @@ class UNet(nn.Module):
         return jax.image.resize(colours, (*condition.shape[:3], self.channels), 'linear')
 
     def _encoder_maps(self, condition: Array) -> dict[int, Array]:
-        """Level -> the encoder's map of that level's size; there is none of the outermost level."""
+        """Level -> the encoder's map of that level's size, from level 1 on."""
         if self.encoder == 'none':
             return {}
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
@@ -179,12 +178,12 @@ class UNet(nn.Module):
         return dict(enumerate(maps[1:], start=1))
 
     def _with_noise(self, condition: Array) -> Array:
-        """The condition beside the noise channels, which are 0 where no noise is asked for."""
+        """Concatenates the noise channels to the condition; zeros without the stream 'noise'."""
         if not self.noise_channels:
             return condition
         shape = (*condition.shape[:3], self.noise_channels)
-        still = not self.has_rng('noise')
-        noise = jnp.zeros(shape) if still else jax.random.normal(self.make_rng('noise'), shape)
+        noisy = self.has_rng('noise')
+        noise = jax.random.normal(self.make_rng('noise'), shape) if noisy else jnp.zeros(shape)
         return jnp.concatenate([condition, noise.astype(condition.dtype)], axis=-1)
 
     def _check_fields(self) -> None:
@@ -210,7 +209,7 @@ class UNet(nn.Module):
         if not self.depth and not self.widths and self.size & (self.size - 1):
             raise UserError(
                 f'generator.depth is 0, which needs a data.size that is a power of two, not '
-                f'{self.size}: set generator.depth to the number of halvings that divide it.'
+                f'{self.size}: set generator.depth so that 2**depth divides data.size.'
             )
         layers.check_range(
             *('generator.output_stride', self.output_stride, self.output_stride <= 2**depth),

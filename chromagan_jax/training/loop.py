@@ -18,7 +18,7 @@ from chromagan_jax.gan import steps
 from chromagan_jax.gan.model import GanModel, load_pretrained
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.training.periodic import Evaluation, Sampling, Saving, is_due
-from chromagan_jax.training.setup import Run, open_run, place_teacher, starting_state
+from chromagan_jax.training.setup import Run, open_run, place_frozen, starting_state
 from chromagan_jax.training.train_logger import TrainLogger
 from chromagan_jax.utils import writers
 
@@ -54,7 +54,7 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
             state = starting_state(
                 config, run.model, run.mesh, run.checkpoints, pretrained, run.log
             )
-        teacher = place_teacher(run.model, pretrained, run.mesh)
+        frozen = place_frozen(run.model, pretrained, config.data.size, run.mesh)
         start = int(state.step)
         if start >= config.steps:
             run.log(f'step {start} is the last one: nothing is left to do')
@@ -74,7 +74,7 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
             records = {name: batch.pop(name) for name in ('unreadable', 'damage')}
             inputs = sharding.to_global(batch, run.mesh, config.grad_accum_steps)
             update = pretrain_step if step <= config.pretrain_steps else train_step
-            state, metrics = update(state, inputs, teacher)
+            state, metrics = update(state, inputs, frozen)
             logger.push(step, metrics, **records)
             if profile:
                 trace(step - start, config.steps - start, workdir / 'profile', state)
@@ -114,8 +114,8 @@ def compile_step(
     """A step of `steps` for a model and mesh, compiled ahead of its first use."""
     began = time.monotonic()
 
-    def call(state: GanState, batch: PyTree, teacher: PyTree) -> tuple[GanState, PyTree]:
-        return step(model, state, batch, teacher)
+    def call(state: GanState, batch: PyTree, frozen: PyTree) -> tuple[GanState, PyTree]:
+        return step(model, state, batch, frozen)
 
     state = state_lib.abstract_state(model, config, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -126,7 +126,7 @@ def compile_step(
     )
     inputs = (
         state_lib.abstract_batch(config, mesh),
-        state_lib.abstract_teacher(model, config, mesh),
+        state_lib.abstract_frozen(model, config, mesh),
     )
     compiled = jitted.lower(state, *inputs).compile()
     name = step.__name__.replace('_', ' ')

@@ -95,7 +95,7 @@ def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_it_taken(small, tmp_
         restored = checkpoints.restore_newest(manager, abstract, said.append)
     assert restored.step == 1
     assert said == [
-        'checkpoint 2 cannot be read and is passed over: its bits are not those that were saved'
+        'checkpoint 2 cannot be read and is skipped: its checksum does not match the saved one'
     ]
 
 
@@ -171,7 +171,7 @@ def test_a_torn_checkpoint_is_passed_over_named_and_kept_aside(small, tmp_path):
         restored = checkpoints.restore_newest(manager, abstract, said.append)
         assert restored.step == 1
         assert len(said) == 1
-        assert said[0].startswith('checkpoint 2 cannot be read and is passed over')
+        assert said[0].startswith('checkpoint 2 cannot be read and is skipped')
         assert (tmp_path / 'unreadable/2').is_dir()
         checkpoints.save(manager, 2, state)  # its step can be saved again
         manager.wait_until_finished()

@@ -92,7 +92,7 @@ def test_a_class_head_that_the_teacher_does_not_fit_is_an_error(tiny):
     tiny.generator = TwoBranch(classes=10)
     tiny.loss.weights['classes'] = 0.003
     tiny.pretrained['vgg16'] = 'vgg16.npz'
-    with pytest.raises(UserError, match=r'generator\.classes is 10, and VGG16 has 1000'):
+    with pytest.raises(UserError, match=r'generator\.classes is 10, but VGG16 has 1000'):
         model_lib.make_generator(tiny)
 
 

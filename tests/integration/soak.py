@@ -200,7 +200,7 @@ def check_noticed(said: str, kind: str, step: int, faults: collections.Counter) 
     Files hold parts that no restore reads. Damage there is no loss: the state is whole, for its
     checksum holds, and the end will show it.
     """
-    if f'checkpoint {step} cannot be read and is passed over' in said:
+    if f'checkpoint {step} cannot be read and is skipped' in said:
         faults['(damage noticed)'] += 1
     elif f'resumed from step {step}\n' in said:
         faults['(damage where nothing is read)'] += 1

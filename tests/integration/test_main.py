@@ -290,7 +290,7 @@ def test_a_disk_that_takes_no_more_ends_in_one_sentence_and_loses_nothing(tmp_pa
     )
     assert done.returncode == 1, done.stderr
     assert 'Traceback' not in done.stderr
-    assert re.search(r'checkpoints cannot be written \(File too large\): make room', done.stderr)
+    assert re.search(r'checkpoints cannot be written \(File too large\): free disk', done.stderr)
     again = run(tmp_path, *wide, '--config.steps=8')
     assert again.returncode == 0, again.stderr
     assert 'resumed from step 4' in again.stderr

@@ -156,7 +156,7 @@ def test_gpus_that_cannot_be_shared_out_are_refused(run: Run) -> None:
     code, started, said = run(LOCAL, PROCESSES='2', CUDA_VISIBLE_DEVICES='0', JAX_PLATFORMS='cuda')
     assert (code, started) == (1, [])
     assert said == (
-        'local.sh: 1 GPUs cannot be shared out evenly to 2 processes: change PROCESSES.\n'
+        'local.sh: 1 GPUs cannot be divided evenly among 2 processes: change PROCESSES.\n'
     )
 
 
@@ -367,7 +367,7 @@ def test_the_released_weights_are_trained_in_stages_each_from_the_one_before(run
     code, started, said = run(ROOT / 'tools/train_released.sh', '--dry-run', RUNS='r', **stages)
     assert (code, started) == (0, [])
     *trainings, release = [shlex.split(line) for line in said.splitlines()]
-    starts = ('squeezenet=c.npz', 'init_from=r/32', 'init_from=r/64')
+    starts = ('pretrained.squeezenet=c.npz', 'init_from=r/32', 'init_from=r/64')
     for line, size, steps, start in zip(trainings, (32, 64, 128), (5, 6, 7), starts, strict=True):
         assert f'WORKDIR=r/{size}' in line
         wanted = {

@@ -104,7 +104,7 @@ def test_each_picture_has_its_own_logit():
 @pytest.mark.parametrize(
     ('fields', 'sentence'),
     [
-        ({'widths': (4,)}, 'discriminator.widths names 1 blocks and discriminator.kernels 4'),
+        ({'widths': (4,)}, 'discriminator.widths has 1 blocks and discriminator.kernels 4'),
         ({**SMALL, 'widths': (4, 0)}, 'discriminator.widths must be 1 or more each, not 0'),
         ({**SMALL, 'kernels': (3, -1)}, 'discriminator.kernels must be 1 or more each, not -1'),
         ({**SMALL, 'hidden': (0,)}, 'discriminator.hidden must be 1 or more each, not 0'),

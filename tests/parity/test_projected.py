@@ -90,7 +90,7 @@ def test_the_logits_are_those_of_pytorch(twin):
     module = ProjectedDiscriminator()
     condition, target = np.zeros((2, 96, 128, 1)), np.zeros((2, 96, 128, 2))
     variables = head_variables(twin)
-    judged = module.apply(variables, condition, target, False, maps)
+    judged = module.apply(variables, condition, target, maps, False)
     assert judged.weights == (0.25,) * 4
     for ours, theirs in zip(judged.logits, expected, strict=True):
         assert_close(ours, nhwc(theirs), 1e-3)

@@ -211,7 +211,7 @@ def test_the_minutes_leave_out_what_is_no_training(finished, tmp_path):
 def test_raw_weights_are_called_so(finished, tmp_path):
     out = shutil.copytree(finished[0] / 'out', tmp_path / 'out')
     described = read(out / 'base/run/config.json')
-    described['config']['ema'] = 0.0
+    described['config']['ema_decay'] = 0.0
     (out / 'base/run/config.json').write_text(json.dumps(described))
     table.write_table(out)
     assert rows_of(out)['base']['weights'] == 'raw'
@@ -403,7 +403,7 @@ def test_every_system_has_a_config():
     assert [name for name in compare.SYSTEMS if not (ROOT / f'configs/{name}.py').exists()] == []
 
 
-@pytest.mark.parametrize(('name', 'starts'), [('best', True), ('best:no_context', False)])
+@pytest.mark.parametrize(('name', 'starts'), [('best', True), ('best:no_encoder', False)])
 def test_a_system_with_a_context_starts_from_the_network_of_the_features(name, starts):
     args = compare.parse([*('--train=a', '--val=b', '--output=c'), '--features=net.npz'])
     flags = compare.overrides(name, args, ['--config.seed=3'])

@@ -29,7 +29,7 @@ def test_a_sheet_shows_gray_what_colorize_makes_and_the_original(folder, tmp_pat
         sheet.main([f'--output={tmp_path / "s.jpg"}', f'--cell={CELL}', str(folder / '0.png')]) == 0
     )
     trained, pixels = load(), np.asarray(Image.open(folder / '0.png'))
-    (made,) = colorize([pixels], trained.system, trained.variables, trained.size)
+    (made,) = colorize([pixels], trained.generator, trained.variables, trained.size)
     row = [sheet.middle(picture, CELL) for picture in (sheet.gray(pixels), made, pixels)]
     below = ((0, sheet.GAP), (0, 0), (0, 0))
     row = [np.pad(picture, below, constant_values=255) for picture in row]

@@ -1,1 +1,1 @@
-"""Operations of the networks, each with the implementation that its back end is best at."""
+"""Convolutions with an implementation chosen for each back end."""

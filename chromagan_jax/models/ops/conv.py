@@ -1,24 +1,12 @@
 """Stride-1 convolutions in the formulation that the back end computes fastest.
 
-XLA's CPU back end has a fast path for padded convolutions only, and none for kernel gradients; and
-where there are enough pixels and channels, Winograd's tiles halve the work. On two cores, forward +
-input gradient + kernel gradient in milliseconds (`python -m benchmarks.convolutions`):
+XLA's CPU back end has a fast path for padded convolutions only, and none for kernel gradients. On a
+CPU this module therefore chooses by shape between XLA, matrix products over patches, and Winograd's
+tiles, which halve the work where pixels and channels are many. `python -m benchmarks.convolutions`
+measures the choices. Other back ends use `lax.conv_general_dilated`.
 
-| batch, px, kernel, channels -> features | XLA's | without tiles | here |
-|---|---|---|---|
-| 8, 16, 4x4, 128 -> 256 | 7 + 10 + 10 | 10 + 11 + 14 | 6 + 8 + 4 |
-| 2, 32, 4x4, 256 -> 512 | 40 + 34 + 104 | 37 + 35 + 129 | 19 + 19 + 18 |
-| 8, 32, 2x2, 128 -> 128 | 7 + 11 + 1118 | 5 + 6 + 35 | 5 + 5 + 6 |
-| 8, 8, 2x2, 512 -> 512 | 6 + 7 + 299 | 7 + 8 + 7 | 8 + 8 + 9 |
-| 8, 64, 2x2, 64 -> 8 | 2 + 2 + 45 | 2 + 3 + 3 | 2 + 3 + 4 |
-| 4, 106, 3x3, 128 -> 128 | 55 + 55 + 292 | 57 + 60 + 301 | 54 + 48 + 81 |
-| 4, 30, 3x3, 512 -> 512 | 70 + 78 + 315 | 71 + 78 + 342 | 40 + 38 + 45 |
-| 4, 120, 5x5, 32 -> 32 | 13 + 12 + 52 | 12 + 12 + 62 | 14 + 13 + 56 |
-
-Elsewhere a convolution is `lax.conv_general_dilated` and nothing else.
-
-The convolution and its two gradients are linear in each of two arguments, and the gradients of any
-of the three are the other two: three functions with one rule each differentiate for ever.
+The convolution and its two gradients are bilinear, and the gradients of each are the other two. So
+three functions with one rule each are differentiable to any order.
 """
 
 import functools
@@ -32,20 +20,20 @@ from jax import lax
 from chromagan_jax.models.ops import winograd
 
 Array = jax.Array
-Padding = tuple[int, int]  # before and after, of both sides of the picture
+Padding = tuple[int, int]  # before and after, of both rows and columns
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
-_SMALL = 18 * 18  # pixels up to which kernels weigh more than pictures
-_NARROW = 64  # channels below which matrix products do not pay
-_NARROW_INPUT = 16  # input channels from which they pay in the convolution itself
-_MANY = 1000  # pixels of the batch from which transforming a kernel pays
+_SMALL = 18 * 18  # pixels up to which kernels are larger than images
+_NARROW = 64  # channels below which matrix products are slower
+_NARROW_INPUT = 16  # the same for input channels of the forward convolution
+_MANY = 1000  # pixels of the batch from which transforming a kernel is faster
 _TILES = {2: 3, 3: 2, 4: 3}  # kernel -> pixels a side of Winograd's tiles
 
 
 def conv(x: Array, kernel: Array, padding: Padding = (0, 0)) -> Array:
     """(B, H, W, C) with (k, k, C, F), stride 1 -> (B, H + p - k + 1, W + p - k + 1, F).
 
-    p is the sum of `padding`. Differentiable as often as asked for, in reverse mode.
+    p is the sum of `padding`. Reverse-mode differentiable to any order.
     """
     if jax.default_backend() != 'cpu':
         return _lax(x, kernel, padding)
@@ -59,7 +47,7 @@ def _lax(x: Array, kernel: Array, padding: Padding) -> Array:
 
 
 def _padded(x: Array, kernel: Array, padding: Padding) -> Array:
-    """With as much padding as keeps the size, of which the result is cropped."""
+    """Pads to at least the input size, which XLA computes fast, and crops the result."""
     k = kernel.shape[0]
     more = max((k - 1) // 2 - padding[0], 0), max(k // 2 - padding[1], 0)
     y = _lax(x, kernel, (padding[0] + more[0], padding[1] + more[1]))
@@ -67,7 +55,7 @@ def _padded(x: Array, kernel: Array, padding: Padding) -> Array:
 
 
 def _patches(x: Array, k: int, padding: Padding) -> Array:
-    """(B, H, W, C) -> (B, h, w, k k C): what each output pixel sees, as a row of a matrix."""
+    """im2col: (B, H, W, C) -> (B, h, w, k k C), the window of each output pixel."""
     x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
     h, w = x.shape[1] - k + 1, x.shape[2] - k + 1
     shifted = [x[:, i : i + h, j : j + w] for i in range(k) for j in range(k)]
@@ -75,7 +63,7 @@ def _patches(x: Array, k: int, padding: Padding) -> Array:
 
 
 def _product_first(x: Array, kernel: Array, padding: Padding) -> Array:
-    """For few features: the products of all taps are small, and are shifted and added."""
+    """Multiplies by all taps, then shifts and adds; fast for few features."""
     k, _, channels, features = kernel.shape
     products = x @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
     products = jnp.pad(products, ((0, 0), padding, padding, (0, 0)))
@@ -112,8 +100,8 @@ def _input_gradient(dy: Array, kernel: Array, padding: Padding) -> Array:
         return winograd.convolve(dy, kernel, other, tile, transposed=True)
     if h * w > _SMALL or features < _NARROW:
         return _cpu(dy, kernel[::-1, ::-1].swapaxes(2, 3), other)
-    # The product first, then shift and add. Of the kernel and the gradient, the smaller one is
-    # turned over for the product: in the innermost levels that is not the kernel.
+    # Multiply by all taps, then shift and add. The einsum transposes its smaller factor, which at
+    # low resolution is the gradient.
     kernel_first = b * h * w < features
     if kernel_first:
         taps = jnp.einsum('ijcf,bhwf->ijcbhw', kernel, dy)
@@ -140,30 +128,30 @@ def _kernel_gradient(x: Array, dy: Array, k: int, padding: Padding) -> Array:
         return _narrow_kernel_gradient(x, dy, k, padding)
     if h * w <= _SMALL and min(channels, features) >= _NARROW:
         factors = _patches(x, k, padding), dy
-        # One of product and patches has to be turned over: the smaller one.
+        # Either the product or the patches are transposed: the smaller of them.
         over = b * h * w > features
         product = jnp.einsum('bhwr,bhwc->rc', *factors[:: -1 if over else 1])
         return (product.T if over else product).reshape(shape)
-    # Padding is an operation of its own here: the kernel gradient of a convolution that enlarges
-    # its input takes fifty times as long (256 -> 128, 3x3, 104 px, batch 4: 28 s instead of 0.5).
+    # Padding is a separate operation: XLA's kernel gradient of a convolution that enlarges its
+    # input is many times slower.
     x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
     kernel = jnp.zeros(shape, x.dtype)
     return jax.vjp(lambda kernel: _padded(x, kernel, (0, 0)), kernel)[1](dy)[0]
 
 
 def _narrow_kernel_gradient(x: Array, dy: Array, k: int, padding: Padding) -> Array:
-    """By the patches of the one of both that has fewer channels, so that they stay small."""
+    """Takes patches of the argument with fewer channels, which are smaller."""
     channels, features = x.shape[3], dy.shape[3]
     if channels <= features:
         return _contracted(_patches(x, k, padding), dy).reshape(k, k, channels, features)
-    # What the pixels of x see of dy is the kernel turned by 180 degrees.
+    # Windows of dy at the pixels of x give the kernel rotated by 180 degrees.
     seen = _patches(dy, k, (k - 1 - padding[0], k - 1 - padding[1]))
     product = _contracted(x, seen).reshape(channels, k, k, features)
     return product[:, ::-1, ::-1].transpose(1, 2, 0, 3)
 
 
 def _contracted(x: Array, y: Array) -> Array:
-    """(B, H, W, R) and (B, H, W, C) -> (R, C), the narrower factor turned over for the product."""
+    """(B, H, W, R) and (B, H, W, C) -> (R, C); transposes the narrower factor."""
     x, y = x.reshape(-1, x.shape[3]), y.reshape(-1, y.shape[3])
     return x.T @ y if x.shape[1] <= y.shape[1] else (y.T @ x).T
 
@@ -175,7 +163,7 @@ def _tile(
     dtype: Any,
     least_channels: int = _NARROW,
 ) -> int:
-    """Pixels a side of Winograd's tiles, for shapes where they pay; else 0."""
+    """Side of Winograd's tiles, px, for shapes where they are faster; else 0."""
     k, _, channels, features = kernel
     more = sum(padding) - k + 1
     pixels = x[0] * (x[1] + more) * (x[2] + more)
@@ -186,23 +174,23 @@ def _tile(
 
 _cpu.defvjp(
     lambda x, kernel, padding: (_cpu(x, kernel, padding), (x, kernel)),
-    lambda padding, kept, dy: (
-        _input_gradient(dy, kept[1], padding),
-        _kernel_gradient(kept[0], dy, kept[1].shape[0], padding),
+    lambda padding, residuals, dy: (
+        _input_gradient(dy, residuals[1], padding),
+        _kernel_gradient(residuals[0], dy, residuals[1].shape[0], padding),
     ),
 )
 _input_gradient.defvjp(
     lambda dy, kernel, padding: (_input_gradient(dy, kernel, padding), (dy, kernel)),
-    lambda padding, kept, dx: (
-        _cpu(dx, kept[1], padding),
-        _kernel_gradient(dx, kept[0], kept[1].shape[0], padding),
+    lambda padding, residuals, dx: (
+        _cpu(dx, residuals[1], padding),
+        _kernel_gradient(dx, residuals[0], residuals[1].shape[0], padding),
     ),
 )
 _kernel_gradient.defvjp(
     lambda x, dy, k, padding: (_kernel_gradient(x, dy, k, padding), (x, dy)),
-    lambda k, padding, kept, kernel: (
-        _input_gradient(kept[1], kernel, padding),
-        _cpu(kept[0], kernel, padding),
+    lambda k, padding, residuals, kernel: (
+        _input_gradient(residuals[1], kernel, padding),
+        _cpu(residuals[0], kernel, padding),
     ),
 )
 
@@ -210,7 +198,7 @@ _kernel_gradient.defvjp(
 def _general(
     x: Array, kernel: Array, strides: tuple[int, int], padding: Any, **kwargs: Any
 ) -> Array:
-    """`lax.conv_general_dilated` as `nn.Conv` calls it; square, undilated and ungrouped."""
+    """`lax.conv_general_dilated` as `nn.Conv` calls it: square kernels, no dilation, no groups."""
     k = kernel.shape[0]
     if tuple(strides) != (1, 1):
         return lax.conv_general_dilated(x, kernel, strides, padding, **kwargs)

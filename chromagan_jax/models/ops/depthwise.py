@@ -1,7 +1,7 @@
 """Depthwise convolutions in the formulation that the back end computes fastest.
 
-XLA's grouped convolution is fast on a GPU. On a CPU it is 10 to 40 times slower than a sum of
-shifted products, one for each tap of the kernel, which XLA fuses into one loop.
+XLA's grouped convolution is fast on a GPU. On a CPU it is many times slower than a sum of shifted
+products, one per tap of the kernel, which XLA fuses into one loop.
 """
 
 import functools
@@ -19,7 +19,7 @@ def depthwise_conv(x: Array, kernel: Array, stride: int = 1) -> Array:
 
     Args:
         x: (B, H, W, C).
-        kernel: (k, k, C), of the type of `x`.
+        kernel: (k, k, C), with the type of `x`.
         stride: 1 or 2.
 
     Returns:
@@ -68,13 +68,13 @@ def _sum_of_taps(x: Array, kernel: Array, stride: int) -> Array:
 def _input_gradient(dy: Array, kernel: Array, stride: int, size: tuple[int, int]) -> Array:
     """(B, h, w, C) -> (B, *size, C).
 
-    Row r of the padded input meets the taps i with (r - i) % stride == 0. So each of the stride^2
-    phases of the input gradient is a sum of shifted products with its own taps. Autodiff would
-    write one array for each tap instead.
+    Row r of the padded input is multiplied by the taps i with (r - i) % stride == 0. So each of the
+    stride^2 phases of the input gradient is a sum of shifted products with a subset of the taps.
+    Autodiff would write one array per tap instead.
     """
     k, (b, h, w, c) = len(kernel), dy.shape
     padding = same_padding(size, k, stride)
-    reach = (k - 1) // stride  # how many rows of dy the last tap lies behind
+    reach = (k - 1) // stride  # rows of dy between the first and the last tap of a phase
     dy = jnp.pad(dy, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     rows, columns = h + reach, w + reach
     phases = []
@@ -96,7 +96,7 @@ def _input_gradient(dy: Array, kernel: Array, stride: int, size: tuple[int, int]
 
 
 def _kernel_gradient(x: Array, dy: Array, k: int, stride: int) -> Array:
-    """(B, H, W, C) and (B, h, w, C) -> (k, k, C): one sum for each tap."""
+    """(B, H, W, C) and (B, h, w, C) -> (k, k, C): one sum per tap."""
     _, transpose = jax.vjp(
         lambda kernel: _sum_of_taps(x, kernel, stride), jnp.zeros((k, k, x.shape[-1]), x.dtype)
     )
@@ -105,8 +105,8 @@ def _kernel_gradient(x: Array, dy: Array, k: int, stride: int) -> Array:
 
 _shifted.defvjp(
     lambda x, kernel, stride: (_sum_of_taps(x, kernel, stride), (x, kernel)),
-    lambda stride, kept, dy: (
-        _input_gradient(dy, kept[1], stride, kept[0].shape[1:3]),
-        _kernel_gradient(kept[0], dy, len(kept[1]), stride),
+    lambda stride, residuals, dy: (
+        _input_gradient(dy, residuals[1], stride, residuals[0].shape[1:3]),
+        _kernel_gradient(residuals[0], dy, len(residuals[1]), stride),
     ),
 )

@@ -1,4 +1,4 @@
-"""Networks with published weights that a generator may start from."""
+"""The registry of pretrained networks that a generator may start from."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,15 +7,15 @@ from chromagan_jax.models.pretrained import efficientnet_lite, squeezenet, vgg
 
 
 class Pretrained(NamedTuple):
-    """A network and how its weights are read."""
+    """A network and the loader of its weights."""
 
     title: str  # in messages
-    backbone: str  # name of the network in the parameters of a generator that is built on it
-    load: Callable[[str], Any]  # path of a file of weights -> parameters; raises UserError
-    fix: str  # what to change if the parameters do not fit the generator, for messages
+    backbone: str  # name of the submodule in a generator that contains the network
+    load: Callable[[str], Any]  # path of a weight file -> parameters; raises UserError
+    fix: str  # in messages: what to change if the parameters do not match the generator
 
 
-# By the name of the field that names the file of weights: `pretrained.NAME` in a config.
+# Keys are the config fields under `pretrained` that hold the paths of the weight files.
 PRETRAINED = {
     'vgg16': Pretrained('VGG16', vgg.BACKBONE, vgg.load, 'set generator.width to 64'),
     'squeezenet': Pretrained(

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite as an encoder: inverted residual blocks, batch norms folded into convolutions.
+"""EfficientNet-Lite encoder: inverted residual blocks with batch norm folded into convolutions.
 
-EfficientNet: Tan and Le 2019, https://arxiv.org/abs/1905.11946. The Lite variants leave out
-squeeze-and-excitation, use ReLU6 and keep the stem and the first and the last stage unscaled:
+EfficientNet: Tan and Le 2019, https://arxiv.org/abs/1905.11946. The Lite variants omit
+squeeze-and-excitation, use ReLU6 and do not scale the stem and the first and last stage:
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
 """
 
@@ -32,7 +32,7 @@ _STEM_FEATURES = 32
 
 
 class Stage(NamedTuple):
-    """A row of blocks that share their shape; only the first one has the stride."""
+    """A sequence of equal blocks; only the first block has the stride."""
 
     expansion: int
     features: int
@@ -51,7 +51,7 @@ _STAGES = (
     Stage(6, 320, 1, 1, 3),
 )
 _LAST_AT_STRIDE = (0, 1, 2, 4, 6)  # the stages after which a map is taken
-_SCALES = {'lite0': (1.0, 1.0), 'lite1': (1.0, 1.1), 'lite2': (1.1, 1.2)}  # of width, of depth
+_SCALES = {'lite0': (1.0, 1.0), 'lite1': (1.0, 1.1), 'lite2': (1.1, 1.2)}  # of width, depth
 VARIANTS = tuple(_SCALES)
 
 _kernel_init = nn.initializers.he_normal()
@@ -59,7 +59,7 @@ _depthwise_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'truncated_nor
 
 
 def stages(variant: str) -> tuple[Stage, ...]:
-    """The stages of 'lite0', 'lite1' or 'lite2'."""
+    """The scaled stages of 'lite0', 'lite1' or 'lite2'."""
     width, depth = _SCALES[variant]
     first, *middle, last = (s._replace(features=_scaled(s.features, width)) for s in _STAGES)
     deeper = [s._replace(blocks=math.ceil(s.blocks * depth)) for s in middle]
@@ -67,7 +67,7 @@ def stages(variant: str) -> tuple[Stage, ...]:
 
 
 def _scaled(features: int, width: float) -> int:
-    """A multiple of 8 near `features * width`, at least 90 % of it."""
+    """The nearest multiple of 8 to `features * width` that is at least 90 % of it."""
     scaled = features * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
@@ -77,20 +77,20 @@ class Encoder(nn.Module):
     """Gray (B, H, W, 1) or RGB (B, H, W, 3) in [0, 1] -> maps at strides 2, 4, 8, 16 and 32.
 
     The maps of 'lite0' and 'lite1' have 16, 24, 40, 112 and 320 features. A side of n px gives maps
-    of ceil(n / stride). Batch norms are folded into the convolutions before them, so that training
-    goes on with plain convolutions.
+    of ceil(n / stride) px. Batch norm is folded into the convolutions, so fine-tuning updates plain
+    convolutions with biases.
     """
 
     variant: str = 'lite0'  # lite0, lite1 or lite2
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-    remat: bool = False  # computes the inside of each block again in the backward pass
+    remat: bool = False  # recomputes the activations inside each block in the backward pass
 
     @nn.compact
     def __call__(self, x: Array) -> list[Array]:
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         block = nn.remat(Block) if self.remat else Block
-        # What the pretrained weights expect: (x - 127) / 128 of 0..255.
+        # The pretrained weights expect (x - 127) / 128 with x in 0..255.
         x = Stem(_STEM_FEATURES, **types, name='stem')((255 * x - 127) / 128)
         maps, number = [], 0
         for index, stage in enumerate(stages(self.variant)):
@@ -105,9 +105,9 @@ class Encoder(nn.Module):
 
 
 class Stem(nn.Module):
-    """3x3 convolution of stride 2 with a bias, ReLU6; TensorFlow's SAME padding.
+    """3x3 stride-2 convolution with a bias, ReLU6; TensorFlow's SAME padding.
 
-    Computed in space-to-depth form, as the strided convolutions in `layers` are.
+    Computed in space-to-depth form, like the strided convolutions in `layers`.
     """
 
     features: int
@@ -117,9 +117,9 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param('kernel', _kernel_init, (3, 3, 3, self.features), self.param_dtype)
-        if x.shape[-1] == 1:  # equal channels: the same result for a third of the work
+        if x.shape[-1] == 1:  # gray: one summed channel equals three equal ones
             kernel = kernel.sum(axis=2, keepdims=True)
-        kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # to 4x4, with taps of 0
+        kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # to 4x4, with zero taps
         kernel = layers.down_kernel_from_hwio(kernel).astype(self.dtype)
         rows, columns = ((before, after + 1) for before, after in same_padding(x.shape[1:3], 3, 2))
         x = jnp.pad(x.astype(self.dtype), ((0, 0), rows, columns, (0, 0)))
@@ -153,7 +153,7 @@ class Block(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """k x k convolution of each channel by itself, with a bias."""
+    """k x k depthwise convolution with a bias."""
 
     kernel: int
     stride: int
@@ -169,18 +169,18 @@ class Depthwise(nn.Module):
 
 
 def load(path: str | pathlib.Path) -> Params:
-    """The parameters of an `Encoder` from a file that `python -m tools.encoder` made.
+    """Loads the parameters of an `Encoder` from a file written by `python -m tools.encoder`.
 
     Returns:
         {'stem': {'kernel', 'bias'}, 'block_0': {'depthwise': ..., 'project': ...}, ...}, float32.
 
     Raises:
-        UserError: for a path that is missing, damaged or of another kind.
+        UserError: if the file is missing, damaged or of another type.
     """
     path = pathlib.Path(path).expanduser()
     if path.suffix != '.safetensors' or not path.is_file():
         raise UserError(
-            f'there is no .safetensors file {path} of {TITLE} weights: make one with '
+            f'{path} is not a .safetensors file of {TITLE} weights: create one with '
             'python -m tools.encoder, or correct the path.'
         )
     arrays = weights.readable(
@@ -188,7 +188,7 @@ def load(path: str | pathlib.Path) -> Params:
     )
     if 'stem/kernel' not in arrays:
         raise UserError(
-            f'{path} holds no {TITLE} encoder: make the file with python -m tools.encoder.'
+            f'{path} contains no {TITLE} encoder: create the file with python -m tools.encoder.'
         )
     nested = {tuple(name.split('/')): array.astype(np.float32) for name, array in arrays.items()}
     return traverse_util.unflatten_dict(nested)

@@ -1,9 +1,8 @@
-"""SqueezeNet 1.1 (Iandola et al. 2016, https://arxiv.org/abs/1602.07360) and files of its weights.
+"""SqueezeNet 1.1 (Iandola et al. 2016, https://arxiv.org/abs/1602.07360) and its weight files.
 
-Its convolutions up to fire8 are what is used, the last that every file has (models for
-TensorFlow.js are often cut off within fire9). `features` measures pictures: 512 averages over the
-map that fire8 leaves, of pictures of any size. `Backbone` is a part of a generator, which sees by
-its maps what a photograph shows.
+Only the convolutions up to fire8 are used, because models for TensorFlow.js often end within fire9.
+`features` computes image features for metrics: the spatial mean of fire8's map. `Backbone` is an
+encoder within a generator.
 """
 
 import functools
@@ -26,10 +25,10 @@ Params = dict[str, dict[str, np.ndarray]]
 
 BACKBONE = 'squeezenet'  # the name of a `Backbone` in the parameters of a generator
 FEATURES = 512
-_SMALLEST = 17  # px a side, of which the pools still leave something
+_SMALLEST = 17  # px a side that leaves a pixel after the last pool
 
-# Of each fire module: its place in torchvision's `features`, and the features it squeezes to;
-# either of its expansions has four times as many.
+# Fire module -> index in torchvision's `features`, and its squeeze features; each of its two
+# expansions has four times as many.
 _FIRES = {
     'fire2': (3, 16),
     'fire3': (4, 16),
@@ -41,16 +40,16 @@ _FIRES = {
 }
 _AFTER_A_POOL = ('fire2', 'fire4', 'fire6')
 
-# What the files' own networks want to see, as (mean, scale) of RGB in [0, 1]. Those for
-# TensorFlow.js descend from the authors' Caffe model: 0..255 less ImageNet's mean, B, G, R.
+# (mean, std) of the input normalization, for RGB in [0, 1]. TensorFlow.js models derive from the
+# authors' Caffe model, whose inputs are B, G, R in 0..255 minus ImageNet's mean.
 _CAFFE = (np.array((123.68, 116.779, 103.939)) / 255, np.full(3, 1 / 255))
 _TORCHVISION = (np.array(weights.MEAN), np.array(weights.STD))
 
 
 def load(path: str | pathlib.Path) -> Params:
-    """SqueezeNet 1.1's parameters up to fire8 from a file, for `features` and for a `Backbone`.
+    """Loads SqueezeNet 1.1's parameters up to fire8, for `features` and for a `Backbone`.
 
-    What a file's network wants done to a picture first becomes part of its conv1.
+    The input normalization is folded into conv1, so that inputs are RGB in [0, 1].
 
     Args:
         path: a .safetensors or .npz file with the state dict of `torchvision.models.squeezenet1_1`,
@@ -61,7 +60,7 @@ def load(path: str | pathlib.Path) -> Params:
         {'conv1': {'kernel', 'bias'}, 'fire2_squeeze1x1': ...}, float32, kernels (H, W, in, out).
 
     Raises:
-        UserError: for a path that is missing, damaged, of another type or of another network.
+        UserError: if the path is missing, damaged, of another type or of another network.
     """
     path = pathlib.Path(path).expanduser()
     folder = path.parent if path.name == 'model.json' else path
@@ -69,7 +68,7 @@ def load(path: str | pathlib.Path) -> Params:
     if not folder.is_dir() and path.suffix not in ('.npz', '.safetensors'):
         raise UserError(
             'SqueezeNet weights are read from .safetensors or .npz files or TensorFlow.js folders, '
-            f'not from {path}: name one of those.'
+            f'not from {path}: set the path to one of those.'
         )
     if folder.is_dir():
         keras = {name: name.replace('_', '/') for name in layers}
@@ -93,7 +92,7 @@ def load(path: str | pathlib.Path) -> Params:
 
 
 def _layers() -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name, as Keras's files have it -> torchvision's, and the shape of its kernel, HWIO."""
+    """Name in Keras's files -> name in torchvision, and shape of the kernel, HWIO."""
     layers: dict[str, tuple[str, tuple[int, ...]]] = {'conv1': ('features.0', (3, 3, 3, 64))}
     inputs = 64
     for fire, (place, squeezed) in _FIRES.items():
@@ -111,14 +110,14 @@ def _layers() -> dict[str, tuple[str, tuple[int, ...]]]:
 def _seeing_rgb(
     conv1: dict[str, np.ndarray], mean: np.ndarray, std: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """A conv1 of (RGB - mean) / std as one of RGB in [0, 1]; it pads nothing, so that is exact."""
+    """Folds (RGB - mean) / std into conv1, which is exact because conv1 has no padding."""
     kernel = conv1['kernel'].astype(np.float64) / std[:, None]
     bias = conv1['bias'] - np.einsum('hwio,i->o', kernel, mean)
     return {'kernel': kernel.astype(np.float32), 'bias': bias.astype(np.float32)}
 
 
 def features(params: Params, rgb: Array) -> Array:
-    """Averages of fire8's map over the picture: (B, H, W, 3) sRGB in [0, 1] -> (B, 512) float32.
+    """Spatial mean of fire8's map: (B, H, W, 3) sRGB in [0, 1] -> (B, 512) float32.
 
     Raises:
         UserError: if a side is shorter than 17 px.
@@ -137,11 +136,13 @@ def features(params: Params, rgb: Array) -> Array:
 
 
 class Backbone(nn.Module):
-    """(B, H, W, 1) gray in [0, 1] -> maps of 1/2, 1/4, 1/8 and 1/16 of the sides, rounded down.
+    """(B, H, W, 1) gray in [0, 1] -> maps at strides 2, 4, 8 and 16, sides rounded down.
 
-    They have 64, 128, 256 and 512 features. The picture's last row and column are seen twice, so
-    that conv1 leaves half of an even side and the maps lie on those of a U-Net; but for that the
-    maps are the network's own. The sides are at least 16 px.
+    The maps have 64, 128, 256 and 512 features. The last row and column are replicated once, so
+    that the maps of even sides have the sizes of a U-Net's levels.
+
+    Raises:
+        UserError: if a side is shorter than 16 px.
     """
 
     dtype: Any = jnp.float32
@@ -163,22 +164,22 @@ class Backbone(nn.Module):
                 name=name,
             )
             y = nn.relu(convolution(x))
-            # conv1 stays as it is: edges are edges, and the gradient of its kernel would take as
-            # long as that of all others together.
+            # conv1 is frozen: its edge filters are general, and its kernel gradient takes as long
+            # as all others together.
             return lax.stop_gradient(y) if first else y
 
         if min(gray.shape[1:3]) < _SMALLEST - 1:
             raise UserError(
-                f'SqueezeNet, the encoder of a generator, needs pictures of {_SMALLEST - 1} px or '
+                f"SqueezeNet as a generator's encoder needs pictures of {_SMALLEST - 1} px or "
                 f'more, not {gray.shape[1]} x {gray.shape[2]}: raise the size (data.size, '
                 'eval.size).'
             )
-        picture = jnp.pad(gray, ((0, 0), (0, 1), (0, 1), (0, 0)), mode='edge')
-        return _maps(picture.repeat(3, axis=3), convolve)
+        image = jnp.pad(gray, ((0, 0), (0, 1), (0, 1), (0, 0)), mode='edge')
+        return _maps(image.repeat(3, axis=3), convolve)
 
 
 def _maps(x: Array, convolve: Callable[[str, Array], Array]) -> list[Array]:
-    """What is seen before each pool and at the end: at strides 2, 4, 8 and 16."""
+    """The maps before each later pool and at the end: strides 2, 4, 8 and 16."""
     maps = []
     x = convolve('conv1', x)
     for fire in _FIRES:
@@ -192,7 +193,7 @@ def _maps(x: Array, convolve: Callable[[str, Array], Array]) -> list[Array]:
 
 
 def _conv(layer: dict[str, np.ndarray], x: Array, stride: int, padding: str) -> Array:
-    """With its bias and a ReLU; in full float32, since these are measures."""
+    """Convolution, bias, ReLU; in full float32 because metrics depend on it."""
     y = lax.conv_general_dilated(
         x,
         jnp.asarray(layer['kernel']),
@@ -205,10 +206,9 @@ def _conv(layer: dict[str, np.ndarray], x: Array, stride: int, padding: str) -> 
 
 
 def _max_pool(x: Array) -> Array:
-    """3 x 3 px, every second; the last may reach over the edge, as in Caffe and torchvision.
+    """3x3 max-pool, stride 2, with partial windows at the end as in Caffe and torchvision.
 
-    The values of `nn.max_pool`, whose gradient XLA's CPU back end computes slowly: a `Backbone`
-    forward and backward on (16, 64, 64, 1) took 57 ms with it on one core and 34 ms so.
+    XLA's CPU back end computes the gradient of `nn.max_pool` slowly.
     """
     over = [(0, (n - 3) % 2) for n in x.shape[1:3]]
     x = jnp.pad(x, ((0, 0), *over, (0, 0)), constant_values=-jnp.inf)

@@ -1,7 +1,7 @@
 """VGG16 (Simonyan and Zisserman 2015, https://arxiv.org/abs/1409.1556) and its weights from a file.
 
-The layers bear the names of the paper, flat at the top of the parameters, so that those of a
-`Backbone` are a part of those of a `VGG16` and of what `load` returns.
+Parameters are flat, with the layer names of the usual VGG16 releases (conv1_1 ... fc8). So the
+parameters of a `Backbone` are a subset of those of a `VGG16` and of the result of `load`.
 """
 
 import pathlib
@@ -24,21 +24,20 @@ Params = dict[str, dict[str, np.ndarray]]
 
 BACKBONE = 'backbone'  # the name of a `Backbone` in the parameters of a generator
 
-# Of each block: convolutions, and their features as multiples of the first block's.
+# Per block: number of convolutions, and features as a multiple of the first block's.
 _BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
-_POOLED = 7  # px, the side of the map that the dense layers see, whatever the picture's
+_POOLED = 7  # px, the side of the map at the dense layers for any image size
 
 
 def normalized(condition: Array, channels_of_target: int) -> Array:
-    """The gray picture of a condition as VGG16 wants it: (B, H, W, 1) -> (B, H, W, 3), float32.
+    """Normalizes a condition for VGG16: (B, H, W, 1) -> (B, H, W, 3), float32.
 
-    Three times the sRGB value of the gray, less ImageNet's mean, over its standard deviation: that
-    is what the weights were trained on. (ChromaGAN's own code gives it L* three times, which is
-    another brightness curve on another scale.)
+    The sRGB gray value in each channel, minus ImageNet's mean, divided by its standard deviation,
+    as in the training of the weights. (ChromaGAN's code repeats L* instead, on another scale.)
 
     Args:
-        condition: as `color` says: L*/50 - 1 if the target has 2 channels (lab), the gray value in
-            [0, 1] if it has 3 (rgb).
+        condition: L*/50 - 1 if the target has 2 channels (lab), the gray value in [0, 1] if it has
+            3 (rgb).
         channels_of_target: 2 or 3.
     """
     gray = color.gray_of_condition(condition, channels_of_target)
@@ -46,12 +45,12 @@ def normalized(condition: Array, channels_of_target: int) -> Array:
 
 
 class Backbone(nn.Module):
-    """(B, H, W, 3) normalised RGB -> (B, H // 8, W // 8, 8 width): conv4_3 after its ReLU."""
+    """(B, H, W, 3) normalized RGB -> (B, H // 8, W // 8, 8 * width): conv4_3 after its ReLU."""
 
     width: int = 64  # features of the first block; pretrained weights need 64
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-    remat: bool = False  # keeps the first map of each block and computes the others again
+    remat: bool = False  # stores the input of each block and recomputes the rest
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -62,13 +61,13 @@ class Backbone(nn.Module):
 
 
 class VGG16(nn.Module):
-    """(B, H, W, 3) normalised RGB -> (B, classes) logits, float32, for a frozen teacher.
+    """(B, H, W, 3) normalized RGB -> (B, classes) logits, float32, for a frozen teacher.
 
-    Configuration D of the paper. Dropout is off. Pictures of any size are taken, as in torchvision:
-    the last map is averaged to 7 x 7.
+    Configuration D of the paper without dropout. The last map is averaged to 7 x 7, as in
+    torchvision, so that images may have any size.
 
     Raises:
-        UserError: if the picture is smaller than 32 px.
+        UserError: if a side is shorter than 32 px.
     """
 
     width: int = 64  # features of the first block; pretrained weights need 64
@@ -93,7 +92,7 @@ class VGG16(nn.Module):
 
 
 def _block(module: Any, x: Array, index: int) -> Array:
-    """The convolutions of one block, as layers of `module`."""
+    """The convolutions of one block, as submodules of `module`."""
     convolutions, multiple = _BLOCKS[index]
     for number in range(1, convolutions + 1):
         convolution = Conv(
@@ -112,26 +111,26 @@ def _block(module: Any, x: Array, index: int) -> Array:
 def adaptive_average_pool(x: Array, side: int) -> Array:
     """(B, H, W, C) -> (B, side, side, C): PyTorch's AdaptiveAvgPool2d.
 
-    Output i is the mean over the pixels from floor(i n / side) to ceil((i + 1) n / side), of which
-    neighbours may share some, and all of them one where the map is smaller than `side`.
+    Output i is the mean over the pixels from floor(i n / side) up to ceil((i + 1) n / side).
+    Windows may overlap.
     """
     rows, columns = (jnp.asarray(_window_means(n, side), x.dtype) for n in x.shape[1:3])
     return jnp.einsum('ih,bhwc,jw->bijc', rows, x, columns, precision=jax.lax.Precision.HIGHEST)
 
 
 def _window_means(n: int, side: int) -> np.ndarray:
-    """(side, n): row i averages window i."""
+    """(side, n) weights; row i averages window i."""
     i, pixel = np.arange(side)[:, None], np.arange(n)
     inside = (pixel >= i * n // side) & (pixel < -(-(i + 1) * n // side))
     return inside / inside.sum(1, keepdims=True)
 
 
 def load(path: str | pathlib.Path) -> Params:
-    """VGG16's parameters from a file in torchvision's layout, for `VGG16` and `Backbone`.
+    """Loads VGG16's parameters from a file in torchvision's layout, for `VGG16` and `Backbone`.
 
-    The file holds the state dict of `torchvision.models.vgg16`: features.0.weight ...
-    features.28.bias, classifier.0, 3 and 6, in any float type. Kernels become (H, W, in, out) or
-    (in, out), and the inputs of fc6, which PyTorch flattens from (512, 7, 7), follow (7, 7, 512).
+    The file holds the state dict of `torchvision.models.vgg16` in any float type: features.0.weight
+    ... features.28.bias, classifier.0, 3 and 6. Kernels become (H, W, in, out) or (in, out). The
+    inputs of fc6 are reordered from (512, 7, 7) to (7, 7, 512).
 
     Args:
         path: a .safetensors or .npz file.
@@ -140,7 +139,7 @@ def load(path: str | pathlib.Path) -> Params:
         {'conv1_1': {'kernel', 'bias'}, ..., 'fc8': {'kernel', 'bias'}}, float32.
 
     Raises:
-        UserError: for a file that is missing, damaged, of another type or of another network.
+        UserError: if the file is missing, damaged, of another type or of another network.
     """
     shapes = dict(_torchvision_shapes())
     arrays = weights.read_state_dict(pathlib.Path(path).expanduser(), 'VGG16', 'vgg16', shapes)
@@ -154,7 +153,7 @@ def load(path: str | pathlib.Path) -> Params:
 
 
 def _kernel(name: str, weight: np.ndarray) -> np.ndarray:
-    """PyTorch's weight, output first, as Flax's kernel, output last."""
+    """PyTorch's weight (out, in, ...) as Flax's kernel (..., in, out)."""
     if name == 'fc6':
         by_place = weight.reshape(len(weight), -1, _POOLED, _POOLED)
         weight = by_place.transpose(0, 2, 3, 1).reshape(weight.shape)
@@ -163,7 +162,7 @@ def _kernel(name: str, weight: np.ndarray) -> np.ndarray:
 
 
 def _torchvision_names() -> Iterator[tuple[str, str]]:
-    """(name here, torchvision's) of each layer; there ReLUs, pools and dropout are counted too."""
+    """(name here, name in torchvision) of each layer; torchvision counts ReLUs and pools too."""
     place = 0
     for index, (convolutions, _) in enumerate(_BLOCKS):
         for number in range(convolutions):

@@ -1,4 +1,4 @@
-"""Pretrained weights from a file: torchvision's state dicts, and TensorFlow.js folders."""
+"""Readers of weight files: state dicts of torchvision and TensorFlow.js folders."""
 
 import json
 import pathlib
@@ -14,11 +14,11 @@ from chromagan_jax.errors import UserError
 Arrays = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 
-# ImageNet's, of RGB in [0, 1], as torchvision's weights expect.
+# Of ImageNet's RGB in [0, 1], as torchvision's weights expect.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-# What NumPy, zipfile, json and safetensors raise for a file that is not what its name says.
+# Errors of NumPy, zipfile, json and safetensors for damaged or mislabelled files.
 _UNREADABLE = (
     OSError,
     EOFError,
@@ -32,20 +32,21 @@ _UNREADABLE = (
 
 
 def read_state_dict(path: pathlib.Path, title: str, network: str, shapes: Shapes) -> Arrays:
-    """Arrays of a torchvision network's state dict, in the float type of the file.
+    """Reads arrays of a torchvision state dict, in the float type of the file.
 
     Args:
         path: a .safetensors or .npz file.
-        title: what messages call the network.
+        title: name of the network in messages.
         network: its name in torchvision.models.
-        shapes: of the arrays that are wanted; the file may hold others.
+        shapes: keys and shapes of the requested arrays; the file may hold others.
 
     Raises:
-        UserError: for a file that is missing, damaged, of another type or of another network.
+        UserError: if the file is missing, damaged, of another type or of another network.
     """
     if path.suffix not in ('.npz', '.safetensors'):
         raise UserError(
-            f'{title} weights are read from .safetensors or .npz files, not from {path}.'
+            f'{title} weights are read from .safetensors or .npz files, not from {path}: convert '
+            'the file.'
         )
     if not path.is_file():
         raise UserError(f'there is no file of {title} weights {path}: correct the path.')
@@ -62,15 +63,15 @@ def read_state_dict(path: pathlib.Path, title: str, network: str, shapes: Shapes
 
 
 def read_tfjs(folder: pathlib.Path, title: str, shapes: Shapes) -> Arrays:
-    """Arrays of a TensorFlow.js model: a folder of model.json and the shards it names; float32.
+    """Reads float32 arrays of a TensorFlow.js model.
 
     Args:
-        folder: as TensorFlow.js serves it.
-        title: what messages call the network.
-        shapes: of the arrays that are wanted; the folder may hold others.
+        folder: contains model.json and the shards that it lists.
+        title: name of the network in messages.
+        shapes: keys and shapes of the requested arrays; the model may hold others.
 
     Raises:
-        UserError: for a folder that lacks files, is damaged, quantised or of another network.
+        UserError: if the folder lacks files, is damaged, quantised or of another network.
     """
     if not (folder / 'model.json').is_file():
         raise UserError(f'{folder} has no model.json: name a TensorFlow.js model of {title}.')
@@ -82,13 +83,13 @@ def read_tfjs(folder: pathlib.Path, title: str, shapes: Shapes) -> Arrays:
 
 
 def readable(read: Callable[[], Arrays], path: pathlib.Path, kind: str) -> Arrays:
-    """What `read` returns; raises UserError if the file at `path` is not of that `kind`."""
+    """Returns `read()`; raises UserError if the file at `path` is not of the given `kind`."""
     try:
         return read()
     except _UNREADABLE as error:
         raise UserError(
-            f'{path} cannot be read: it is damaged, not {kind} or not yours to read; save or copy '
-            'it again.'
+            f'{path} cannot be read: it is damaged, not {kind} or lacks read permission; save or '
+            'copy it again.'
         ) from error
 
 
@@ -98,13 +99,13 @@ def _check(arrays: Arrays, shapes: Shapes, path: pathlib.Path, network: str, wan
             raise UserError(f'{path} has no {key}: save {wanted}.')
         if arrays[key].shape != shape:
             raise UserError(
-                f'{key} in {path} has the shape {arrays[key].shape}, and in {network} {shape}: '
+                f'{key} in {path} has the shape {arrays[key].shape}, but in {network} {shape}: '
                 'save the weights of that network.'
             )
 
 
 def _read_arrays(path: pathlib.Path, keys: Sequence[str]) -> Arrays:
-    """Those of the arrays `keys` that the file has."""
+    """The arrays of `keys` that the file contains."""
     if path.suffix == '.safetensors':
         with safetensors.safe_open(path, 'numpy') as file:
             present = set(file.keys())
@@ -116,7 +117,7 @@ def _read_arrays(path: pathlib.Path, keys: Sequence[str]) -> Arrays:
 
 
 def _read_shards(folder: pathlib.Path) -> Arrays:
-    """Every float32 array of the model: each group's, one after the other in its shards' bytes."""
+    """All arrays of the model; each group is contiguous in the bytes of its shards."""
     arrays = {}
     for group in json.loads((folder / 'model.json').read_bytes())['weightsManifest']:
         data = b''.join((folder / name).read_bytes() for name in group['paths'])

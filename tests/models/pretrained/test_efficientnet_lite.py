@@ -117,8 +117,8 @@ def test_what_is_no_file_of_an_encoder_is_named(tmp_path):
     (tmp_path / 'lite0.pth').touch()
     (tmp_path / 'folder.safetensors').mkdir()
     for name in ('gone.safetensors', 'lite0.pth', 'folder.safetensors'):
-        assert 'there is no .safetensors file' in mistake(name)
+        assert 'is not a .safetensors file' in mistake(name)
     (tmp_path / 'cut.safetensors').write_bytes(b'\x10\0\0\0\0\0\0\0{"stem/kernel"')
     assert 'cannot be read: it is damaged' in mistake('cut.safetensors')
     safetensors.numpy.save_file({'out/kernel': np.ones(3)}, tmp_path / 'other.safetensors')
-    assert 'holds no EfficientNet-Lite encoder' in mistake('other.safetensors')
+    assert 'contains no EfficientNet-Lite encoder' in mistake('other.safetensors')

@@ -195,7 +195,7 @@ def test_another_network_is_named(kernels, tmp_path):
     with pytest.raises(UserError, match=r'less has no fire8/expand3x3/kernel: save'):
         squeezenet.load(save_tfjs(tmp_path / 'less', other))
     larger = kernels | {'conv1': (np.zeros((7, 7, 3, 96), np.float32), np.zeros(96, np.float32))}
-    sentence = r'has the shape \(7, 7, 3, 96\), and in SqueezeNet 1\.1 \(3, 3, 3, 64\)'
+    sentence = r'has the shape \(7, 7, 3, 96\), but in SqueezeNet 1\.1 \(3, 3, 3, 64\)'
     with pytest.raises(UserError, match=sentence):  # SqueezeNet 1.0
         squeezenet.load(save_tfjs(tmp_path / 'larger', larger))
     path = tmp_path / 'other.safetensors'

@@ -78,7 +78,7 @@ def test_load_gives_every_array_its_place_and_order(state, suffix, tmp_path):
         ({'features.0.weight': (64, 3, 3, 3)}, 'has no features.0.bias'),
         (
             {'features.0.weight': (64, 1, 3, 3)},
-            r'features.0.weight in .* has the shape \(64, 1, 3, 3\), and in .* \(64, 3, 3, 3\)',
+            r'features.0.weight in .* has the shape \(64, 1, 3, 3\), but in .* \(64, 3, 3, 3\)',
         ),
         (  # VGG16 with batch norm
             {
