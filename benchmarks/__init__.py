@@ -1,1 +1,1 @@
-"""What measures speed: `python -m benchmarks.NAME` from the root of the repository."""
+"""Speed measurements: run `python -m benchmarks.NAME` from the root of the repository."""

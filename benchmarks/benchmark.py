@@ -1,21 +1,21 @@
-"""What a config costs on this machine: one command, the same figures everywhere.
+"""Measures the speed of a config on this machine.
 
     python -m benchmarks.benchmark --config=configs/base.py --config.data.size=128
 
-Measures, in one process, each part of --only (all of them unless named):
+Measures the parts in --only, or all of them, in one process:
 
-    matmul      the peak that FLOP/s are held against: a large matrix product in the config's dtype
-    compile     the train step's compilation, cold and from the persistent cache
-    train_step  the compiled step on random data that stay on the devices: time, FLOP, memory
-    pipeline    reading, decoding, resizing, batching and Lab conversion, each alone in one thread,
-                and the whole input pipeline with the config's workers and threads
-    loop        the training loop (input, placing, metrics, log) without evaluations, samples and
-                saves, in turn with the step alone; and the share of its time that waits for data
-    colorize    photographs of the source from file to file, and one in memory
+    matmul      peak FLOP/s: a large matrix product in the config's dtype
+    compile     compilation of the train step, cold and from the persistent cache
+    train_step  the compiled step on random data on the devices: time, FLOP, memory
+    pipeline    reading, decoding, resizing, batching and Lab conversion, each in one thread, and
+                the whole input pipeline with the config's workers and threads
+    loop        the training loop (input, transfer, metrics, log) without evaluations, samples and
+                saves, alternating with the bare step; and the share of time spent waiting for data
+    colorize    photographs of the source from file to file, and one array
 
-Figures are medians over --rounds, after warm-up, of work that is waited for. A table goes to
-standard error; standard output gets one JSON object a part, with its `name`, the shapes and the
-device, and `images_per_second` where that means something.
+Figures are medians over --rounds after warm-up; every result is waited for. A table goes to
+standard error. Standard output gets one JSON object a part with its `name`, the shapes, the device
+and, if it applies, `images_per_second`.
 """
 
 import copy
@@ -50,12 +50,12 @@ from chromagan_jax.training import loop as loop_lib
 from chromagan_jax.training import setup
 from chromagan_jax.utils import cli
 
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Measurements of each figure.')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Repetitions of each measurement.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps of a measurement.')
-WARM_UP = 4  # steps before the ones that count
+WARM_UP = 4  # steps that are not measured
 MATMUL = {'cpu': 2048, 'gpu': 8192, 'tpu': 8192}  # rows and columns
-DECODED = 64  # photographs that the pipeline's stages are measured on
-COLORIZED = 64  # files that are colorized
+DECODED = 64  # photographs, for the stages of the pipeline
+COLORIZED = 64  # files
 
 Line = dict[str, Any]
 
@@ -82,7 +82,7 @@ def main(config: Config) -> None:
 
 
 def matmul(config: Config) -> Line:
-    """The rate of an (N, N) by (N, N) product on one device, times the devices."""
+    """FLOP/s of an (N, N) by (N, N) product on one device, times the number of devices."""
     side = MATMUL.get(jax.default_backend(), 8192)
     factor = jnp.ones((side, side), config.dtype)
     product = jax.jit(jnp.matmul)
@@ -91,7 +91,7 @@ def matmul(config: Config) -> Line:
 
 
 def compile_times(config: Config) -> Line:
-    """Seconds to compile the train step with an empty persistent cache, and with a filled one."""
+    """Seconds to compile the train step with an empty and with a filled persistent cache."""
     settings: dict[str, Any] = {
         'jax_persistent_cache_min_compile_time_secs': 0.0,
         'jax_persistent_cache_min_entry_size_bytes': 0,
@@ -124,7 +124,7 @@ def compiled(config: Config) -> Callable[..., Any]:
 
 
 def train_step(config: Config) -> Line:
-    """The step by itself."""
+    """Time, FLOP and memory of the train step."""
     step = compiled(config)
     seconds = [s for _ in range(_ROUNDS.value) for s in step_seconds(config, step, _STEPS.value)]
     median = statistics.median(seconds)
@@ -136,10 +136,10 @@ def train_step(config: Config) -> Line:
     }
     compiled_step: Any = step
     if flop := (compiled_step.cost_analysis() or {}).get('flops'):
-        flop *= jax.device_count()  # the analysis is of one device's program
+        flop *= jax.device_count()  # cost_analysis() is of one device's program
         line |= {'flop': flop, 'flop_per_second': flop / median}
     if memory := compiled_step.memory_analysis():
-        # The outputs take the place of the donated state.
+        # The state is donated: outputs need no memory of their own.
         line['memory_bytes'] = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     if held := (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use'):
         line['peak_memory_bytes'] = held
@@ -147,7 +147,7 @@ def train_step(config: Config) -> Line:
 
 
 def step_seconds(config: Config, step: Callable[..., Any], count: int) -> list[float]:
-    """Seconds of each of `count` steps on one random batch, after warming up."""
+    """Seconds of each of `count` steps on one random batch, after the warm-up."""
     mesh = sharding.make_mesh(config.mesh.fsdp)
     model = make_model(config, mesh)
     state = state_lib.create_state(model, config, mesh)
@@ -170,7 +170,7 @@ def step_seconds(config: Config, step: Callable[..., Any], count: int) -> list[f
 
 
 def pipeline(config: Config) -> Line:
-    """Images a second of each stage in one thread, and of the whole input."""
+    """Images/s of each stage in one thread, and of the whole input pipeline."""
     source = open_sources(config)[0]
     indices = [i * len(source) // DECODED for i in range(DECODED)]
     size = config.data.size
@@ -192,21 +192,21 @@ def pipeline(config: Config) -> Line:
         'images_per_second': input_rate(config),
         **rates,
         'one_thread_per_second': together,
-        'one_thread_of_decode': together / rates['decode_per_second'],  # its floor
+        'one_thread_of_decode': together / rates['decode_per_second'],  # the minimum
     }
 
 
 def readable(encoded: Sequence[bytes], load: int) -> Iterator[np.ndarray]:
-    """The pixels of those that can be decoded."""
+    """Yields the pixels of the images that can be decoded, (H, W, 3) uint8."""
     for data in encoded:
         try:
             yield decode(data, load)
-        except UnreadableImage:  # the pipeline replaces it; there is no time to measure
+        except UnreadableImage:  # the pipeline would replace it
             continue
 
 
 def input_rate(config: Config) -> float:
-    """Images a second of the whole input, its prefetched batches left out."""
+    """Images/s of the whole input pipeline, without the batches prefetched during warm-up."""
     mesh = sharding.make_mesh(config.mesh.fsdp)
     batches = training_input(config, open_sources(config)[0], mesh, 0)
     ahead = (config.data.prefetch + config.data.threads) * max(1, config.data.workers)
@@ -223,11 +223,11 @@ def input_rate(config: Config) -> float:
 
 
 def loop(config: Config) -> Line:
-    """The training loop and the bare step in turn, so that a machine that drifts slows both."""
+    """The training loop and the bare step, alternating, so that a slowdown affects both."""
     step = compiled(config)
     shares, rates, waits = [], [], []
     for _ in range(_ROUNDS.value):
-        # A mean, as the loop's: what slows single steps on a busy machine counts on both sides.
+        # A mean, like the loop's, so that outliers count on both sides.
         bare = config.batch_size / statistics.fmean(step_seconds(config, step, _STEPS.value))
         rate, wait = loop_rate(config, _STEPS.value)
         shares.append(rate / bare)
@@ -241,7 +241,7 @@ def loop(config: Config) -> Line:
 
 
 def loop_rate(config: Config, count: int) -> tuple[float, float]:
-    """Images a second that the loop finds over `count` steps, and its share of waiting for data."""
+    """Images/s of `count` steps of the loop, and the share of time spent waiting for data."""
     config = copy.deepcopy(config)
     config.steps, config.log_every = WARM_UP + count, WARM_UP
     config.eval_every = config.sample_every = config.reduce_lr_on_plateau.patience = 0
@@ -257,7 +257,7 @@ def loop_rate(config: Config, count: int) -> tuple[float, float]:
 
 
 def colorizing(config: Config) -> Line:
-    """Files a second, with a new generator, as `colorize` does it; seconds of one array."""
+    """Files/s of the `colorize` command with random weights, and seconds of one array."""
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
     model = make_model(config, mesh)
     generator = model.generator
@@ -278,7 +278,7 @@ def colorizing(config: Config) -> Line:
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Median seconds of `work`, waited for, after doing it once."""
+    """Median seconds of `work`, with its result waited for, after one warm-up run."""
     seconds = []
     for _ in range(1 + _ROUNDS.value):
         began = time.perf_counter()
@@ -295,16 +295,16 @@ PARTS: Mapping[str, Callable[[Any], Line]] = {
     'loop': loop,
     'colorize': colorizing,
 }
-_ONLY = flags.DEFINE_list('only', [], 'Parts to measure, with commas between; all unless named.')
+_ONLY = flags.DEFINE_list('only', [], 'Parts to measure, comma-separated; all by default.')
 flags.register_validator(
     _ONLY,
     lambda names: set(names) <= set(PARTS),
-    f'--only takes names of parts with commas between: {", ".join(PARTS)}.',
+    f'--only takes comma-separated names of parts: {", ".join(PARTS)}.',
 )
 
 
 def run(main: Callable[[Config], None]) -> None:
-    """Runs a command that takes --config; an error of the user ends it with one sentence."""
+    """Runs a command that takes --config; exits with the sentence of a UserError."""
     logging.set_verbosity(logging.FATAL)
     line = command_line.split(sys.argv[1:])
     try:

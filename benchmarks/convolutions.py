@@ -1,10 +1,10 @@
-"""Milliseconds of the convolutions in `models/ops/conv.py`: how its table was made.
+"""Milliseconds of the convolutions in chromagan_jax/models/ops/conv.py.
 
     python -m benchmarks.convolutions
 
-For each shape: forward, input gradient and kernel gradient of XLA's own convolution, of the
-formulation without Winograd's tiles, and of the one that `conv.conv` chooses. Two minutes on two
-cores; on a back end other than a CPU all three are the first.
+For each shape: forward, input gradient and kernel gradient of XLA's convolution, of `conv.conv`
+without Winograd tiles, and of `conv.conv`. The choices in `conv` follow from this table. On other
+back ends than a CPU all three are XLA's convolution.
 """
 
 import statistics
@@ -22,13 +22,13 @@ from chromagan_jax.models.ops import conv
 SHAPES = [
     (8, 16, 4, 128, 256, (1, 1)),  # the PatchGAN's stride-1 level, 128 px, width 32
     (2, 32, 4, 256, 512, (1, 1)),  # the same, 256 px, width 64
-    (8, 17, 2, 256, 128, (0, 0)),  # levels of the U-Net in space-to-depth form
+    (8, 17, 2, 256, 128, (0, 0)),  # the U-Net's levels in space-to-depth form
     (8, 32, 2, 128, 128, (1, 1)),
     (8, 8, 2, 512, 512, (1, 1)),
     (8, 4, 2, 512, 1024, (1, 1)),
-    (8, 64, 2, 64, 8, (1, 1)),  # its last one
-    (8, 65, 2, 12, 32, (0, 0)),  # the PatchGAN's first one
-    (4, 106, 3, 128, 128, (1, 1)),  # VGG's and the encoder-decoders'
+    (8, 64, 2, 64, 8, (1, 1)),  # the U-Net's last level
+    (8, 65, 2, 12, 32, (0, 0)),  # the PatchGAN's first level
+    (4, 106, 3, 128, 128, (1, 1)),  # VGG16 and the encoder-decoder
     (4, 30, 3, 512, 512, (1, 1)),
     (4, 120, 5, 32, 32, (2, 2)),
 ]
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def milliseconds(function: Callable[..., Any], *args: Any, runs: int = 7) -> float:
-    """The median time of a compiled function, waited for."""
+    """Median time of a compiled function, with its result waited for."""
     compiled = jax.jit(function).lower(*args).compile()
     jax.block_until_ready(compiled(*args))
     seconds = []

@@ -1,27 +1,28 @@
 #!/usr/bin/env bash
-# Measures the train step on a GPU, in one call of under 8 minutes: 256 px, width 64, bfloat16.
+# Measures the train step on a GPU in less than 8 minutes: 256 px, width 64, bfloat16.
 # Run it from the repository's root with the extra [cuda]:
 #
 #   benchmarks/gpu.sh >figures.jsonl           JSON lines; tables and the trace go to standard error
-#   STEP_PEER='python their_step.py' benchmarks/gpu.sh    another program at the same sizes, too
+#   STEP_PEER='python their_step.py' benchmarks/gpu.sh    also measures another program
 #
-# For each batch size the step's time, memory and share of the measured matmul peak; with STEP_PEER
-# its images/s as it is and with --compile; then what rematerialisation costs and saves, strided
-# convolutions against space-to-depth, and where the time of a traced step goes. What the time does
-# not suffice for is named and left out.
+# For each batch size: time, memory and share of the measured matmul peak, and the images/s of
+# STEP_PEER without and with --compile. Then, at the last batch size: rematerialisation, strided
+# convolutions and their space-to-depth form, and a trace of a step. Parts for which no time is left
+# are skipped and named.
 #
-# --help prints this, --dry-run the commands that would run. Variables, from the environment:
+# --help prints this, --dry-run prints the commands without running them. Environment variables,
+# with defaults in brackets:
 #
 #   PYTHON     the interpreter (python)
 #   BATCHES    batch sizes (4 16 64)
 #   SIZE       px (256)
 #   WIDTH      of both networks (64)
 #   DTYPE      of the computation (bfloat16)
-#   LIMIT   after which nothing new is begun (420)
-#   STEP_PEER  prints JSON with images_per_second; --size, --width, --batch, --device cuda, --bf16
-#              and, the second time, --compile are added to it
-#   DEVICE     of STEP_PEER (cuda)
-#   OUTPUT     a folder for the traced run (a new one in /tmp)
+#   LIMIT      s after which no further part starts (420)
+#   STEP_PEER  command that prints JSON with images_per_second; it gets --size, --width, --batch,
+#              --device, --bf16 and, the second time, --compile
+#   DEVICE     --device of STEP_PEER (cuda)
+#   OUTPUT     folder of the traced run (a new one in /tmp)
 set -euo pipefail
 
 PYTHON=${PYTHON:-python}
@@ -43,7 +44,7 @@ case ${1:-} in
     --dry-run) DRY_RUN=1 ;;
     '') ;;
     *)
-        echo "${0##*/}: there is no '$1': see --help" >&2
+        echo "${0##*/}: unknown argument '$1': see --help" >&2
         exit 1
         ;;
 esac
@@ -51,7 +52,7 @@ if [[ ! $OUTPUT && ! $DRY_RUN ]]; then
     OUTPUT=$(mktemp -d)
 fi
 
-# Runs one part, unless the time is over; a part that fails is named, and the others go on.
+# Runs a part unless the time is over. After a failed part the script continues and ends with 1.
 failed=0
 run() {
     if [[ $DRY_RUN ]]; then

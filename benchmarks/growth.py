@@ -1,11 +1,11 @@
-"""How time and memory of a train step grow with batch size, resolution and width.
+"""Time and memory of a train step over batch size, resolution and width.
 
     python -m benchmarks.growth --config=configs/base.py --config.ema_decay=0.0 --output=runs/growth
 
-Measures the step at the config's own batch size, resolution and width, and with each of the three
-changed alone, in one process; writes growth.md and growth.json after each measurement, and at the
-end growth.png (which takes matplotlib: the extra `[plot]`). Memory is what the compiled program
-says that it needs: state, batch and temporaries. A quarter of an hour on two cores.
+Measures the step at the config's batch size, resolution and width, and varies one of the three at a
+time, in one process. Writes growth.md and growth.json after each measurement and growth.png at the
+end, which needs matplotlib (the extra `[plot]`). Memory is what the compiled program requires:
+state, batch and temporaries.
 """
 
 import copy
@@ -21,11 +21,11 @@ from benchmarks import benchmark
 from chromagan_jax.config import Config, flatten, set_field
 from chromagan_jax.utils import files
 
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder for the table and the plot.', required=True)
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder of the table and the plot.', required=True)
 _LISTS = {
-    'batch_size': flags.DEFINE_list('batch_sizes', ['1', '2', '4', '8', '16'], 'To be measured.'),
-    'size': flags.DEFINE_list('sizes', ['32', '64', '128', '256'], 'px, to be measured.'),
-    'width': flags.DEFINE_list('widths', ['8', '16', '32', '64'], 'Of both networks.'),
+    'batch_size': flags.DEFINE_list('batch_sizes', ['1', '2', '4', '8', '16'], 'Batch sizes.'),
+    'size': flags.DEFINE_list('sizes', ['32', '64', '128', '256'], 'Resolutions, px.'),
+    'width': flags.DEFINE_list('widths', ['8', '16', '32', '64'], 'Widths of both networks.'),
 }
 
 Row = dict[str, float]
@@ -52,7 +52,7 @@ def main(config: Config) -> None:
 
 
 def measure(config: Config, wanted: dict[str, int]) -> Row:
-    """Seconds, images/s, FLOP and bytes of a step of that batch size, resolution and width."""
+    """Seconds, images/s, FLOP and bytes of a step at the `wanted` batch size, size and width."""
     config = copy.deepcopy(config)
     config.batch_size, config.data.size = wanted['batch_size'], wanted['size']
     for network in ('generator', 'discriminator'):
@@ -73,7 +73,7 @@ def measure(config: Config, wanted: dict[str, int]) -> Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The measurements in Markdown."""
+    """The measurements as a Markdown table."""
     lines = [
         '| batch | px | width | ms | images/s | GFLOP | GFLOP/s | state, MB | temporary, MB |',
         '|---:|---:|---:|---:|---:|---:|---:|---:|---:|',
@@ -90,7 +90,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row], own: dict[str, int], path: Path) -> None:
-    """Time and memory over each of the three, the other two as in the config."""
+    """Plots time and memory over each of the three; the other two are those of the config."""
     import matplotlib
 
     matplotlib.use('agg')

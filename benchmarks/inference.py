@@ -1,12 +1,11 @@
-"""Images a second of a generator at test time, here or as its PyTorch twin.
+"""Images/s of the generator of configs/lite_unet.py at inference, or of its PyTorch twin.
 
     python -m benchmarks.inference --size=256 --batch=1
     python -m benchmarks.ratio --rounds=5 --ours='python -m benchmarks.inference' \
         --theirs='python -m benchmarks.inference --twin'
 
-The generator is that of configs/lite_unet.py, with random weights. Prints the median of --runs as
-JSON. The twin needs PyTorch (the extra `parity`); it runs with channels last, as PyTorch
-recommends for convolutions on a CPU.
+The weights are random. Prints the median over --runs as JSON. The twin needs PyTorch (the extra
+`[parity]`) and runs in channels-last format, which PyTorch recommends for convolutions on a CPU.
 """
 
 import json
@@ -22,14 +21,14 @@ from absl import app, flags
 from chromagan_jax.config import load
 from chromagan_jax.gan.model import make_generator
 
-_SIZE = flags.DEFINE_integer('size', 256, 'px, the side of a picture.', lower_bound=1)
-_BATCH = flags.DEFINE_integer('batch', 1, 'Pictures at once.', lower_bound=1)
-_RUNS = flags.DEFINE_integer('runs', 20, 'Runs, after three that are not counted.', lower_bound=1)
-_TWIN = flags.DEFINE_bool('twin', False, "PyTorch's side.")
+_SIZE = flags.DEFINE_integer('size', 256, 'Side of an image, px.', lower_bound=1)
+_BATCH = flags.DEFINE_integer('batch', 1, 'Images in a batch.', lower_bound=1)
+_RUNS = flags.DEFINE_integer('runs', 20, 'Measured runs, after three of warm-up.', lower_bound=1)
+_TWIN = flags.DEFINE_bool('twin', False, 'Measure the PyTorch twin.')
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs one side and prints its rate."""
+    """Measures one of the two generators and prints its rate."""
     del argv
     condition = np.random.default_rng(0).uniform(-1, 1, (_BATCH.value, _SIZE.value, _SIZE.value))
     run = (_twin if _TWIN.value else _here)(condition.astype(np.float32))

@@ -1,12 +1,12 @@
-r"""Our images a second over another program's, in turn on this machine: A B A B ...
+r"""The ratio of the images/s of two commands, which run alternately: A B A B ...
 
     python -m benchmarks.ratio --rounds=5 \
         --ours='python -m benchmarks.benchmark --config=configs/base.py --only=train_step' \
         --theirs='python their_step.py --size 128'
 
-Both commands print JSON lines; the last one with `images_per_second` counts. The ratio is the
-median of the rounds' ratios, so that a machine that slows down slows both. Both run with
-whatever is in this command's environment.
+Both commands print JSON lines; the last one with `images_per_second` counts. The result is the
+median over the rounds of ours / theirs, so that a slowdown of the machine affects both. Both
+commands inherit the environment.
 """
 
 import json
@@ -18,13 +18,13 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-_OURS = flags.DEFINE_string('ours', None, 'Command of the one side.', required=True)
-_THEIRS = flags.DEFINE_string('theirs', None, 'Command of the other side.', required=True)
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Runs of each.', lower_bound=1)
+_OURS = flags.DEFINE_string('ours', None, 'Command of the numerator.', required=True)
+_THEIRS = flags.DEFINE_string('theirs', None, 'Command of the denominator.', required=True)
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Runs of each command.', lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs both in turn and prints the rates, the ratios and their median."""
+    """Runs both alternately and prints the rates, the ratios and their median."""
     del argv
     ratios = []
     for _ in range(_ROUNDS.value):
@@ -41,7 +41,10 @@ def rate(command: str) -> float:
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
     rates = [line['images_per_second'] for line in lines if 'images_per_second' in line]
     if done.returncode or not rates:
-        print(f'{command} ended with {done.returncode} and {len(rates)} rates.', file=sys.stderr)
+        print(
+            f'{command} ended with {done.returncode} and {len(rates)} rates: run it by hand.',
+            file=sys.stderr,
+        )
         sys.exit(1)
     return float(rates[-1])
 

@@ -1,22 +1,25 @@
 #!/usr/bin/env bash
-# Measures what the README's table says of speed, on this machine: six minutes on two CPU cores, and
-# with other programs to compare with half an hour. Run it from the repository's root, with nothing
-# else running:
+# Measures the speeds in the README's table: six minutes on two CPU cores, half an hour with other
+# programs to compare with. Run it from the repository's root on an otherwise idle machine:
 #
 #   benchmarks/run.sh >figures.jsonl        JSON lines; the tables go to standard error
-#   PHOTOS=DIR benchmarks/run.sh            the input pipeline and colorize on these photographs
+#   PHOTOS=DIR benchmarks/run.sh            pipeline and colorize read these photographs
 #   STEP_PEER='python their_step.py' PIPELINE_PEER='python their_loader.py DIR' \
 #       COLORIZE_PEER='python -m tests.parity.torch_colorize DIR' benchmarks/run.sh
-#                                             and how many times as fast as these, in turn
+#                                           prints the ratios to these programs too
 #
-# --help prints this, --dry-run the commands that would run. Variables, from the environment:
+# --help prints this, --dry-run prints the commands without running them. Environment variables,
+# with defaults in brackets:
 #
 #   PYTHON         the interpreter (python)
 #   PHOTOS         a folder of photographs (sample: those inside scikit-image)
-#   ROUNDS         runs of each side of a ratio (3)
-#   STEP_PEER      prints JSON with images_per_second; --size, --width and --batch are added to it
-#   PIPELINE_PEER  prints JSON with images_per_second; --size, --batch and --workers are added to it
-#   COLORIZE_PEER  prints JSON with images_per_second; --size and --width are added to it
+#   ROUNDS         runs of each program for a ratio (3)
+#
+# Commands that print JSON with images_per_second, and the flags that they get:
+#
+#   STEP_PEER      --size, --width, --batch
+#   PIPELINE_PEER  --size, --batch, --workers
+#   COLORIZE_PEER  --size, --width
 set -euo pipefail
 
 PYTHON=${PYTHON:-python}
@@ -35,16 +38,16 @@ case ${1:-} in
     --dry-run) DRY_RUN=1 ;;
     '') ;;
     *)
-        echo "${0##*/}: there is no '$1': see --help" >&2
+        echo "${0##*/}: unknown argument '$1': see --help" >&2
         exit 1
         ;;
 esac
 
-# As launch/local.sh does it; a GPU does not use this memory.
+# As in launch/local.sh; a GPU does not use this memory.
 export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0}
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1000000000000}
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
-# Each run compiles the same step again. (The figures of compiling have a cache of their own.)
+# Later runs reuse the compiled step. The part `compile` uses its own, empty cache.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/chromagan_jax/xla}
 
 run() {
@@ -57,7 +60,7 @@ run() {
 
 BENCHMARK=("$PYTHON" -m benchmarks.benchmark --config=configs/base.py "--config.data.source=$PHOTOS")
 
-# Measures the parts $1 with the other arguments, and how many times as fast it is as $2, if named.
+# Measures the parts $1 with the arguments from $3 on, and the ratio to the command $2 if set.
 measure() {
     local parts=$1 theirs=$2
     shift 2
@@ -79,7 +82,7 @@ step=matmul,compile,train_step
 measure $step "${STEP_PEER:+$STEP_PEER --size 128 --width 32 --batch 8}" "${small[@]}"
 measure $step "${STEP_PEER:+$STEP_PEER --size 256 --width 64 --batch 2}" "${large[@]}"
 measure loop '' "${small[@]}" --steps=30
-# Worker processes and threads of each: theirs have one thread.
+# Worker processes, and threads in each. Those of PIPELINE_PEER have one thread.
 for workers_threads in '0 2' '0 1' '2 1'; do
     read -r workers threads <<<"$workers_threads"
     measure pipeline "${PIPELINE_PEER:+$PIPELINE_PEER --size 256 --batch 16 --workers $workers}" \

@@ -1,10 +1,9 @@
-"""4x4 stride-2 convolutions as they are, against the space-to-depth form that the networks have.
+"""4x4 stride-2 convolutions, and the space-to-depth form that the networks use.
 
     python -m benchmarks.strided --batch=16 --size=256 --width=64 --dtype=bfloat16
 
-For each level of the U-Net, down and up, milliseconds of forward and both gradients of XLA's
-strided (or input-dilated) convolution, and of the formulation of `layers.DownConv` and `UpConv`. On
-a GPU it tells which of the two the networks should use there.
+For each level of the U-Net's encoder and decoder: milliseconds of forward and both gradients of
+XLA's strided (or input-dilated) convolution, and of the form in `layers.DownConv` and `UpConv`.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +19,9 @@ from chromagan_jax.models import layers
 from chromagan_jax.models.ops import conv
 
 _BATCH = flags.DEFINE_integer('batch', 16, 'Photographs.')
-_SIZE = flags.DEFINE_integer('size', 256, 'px of the photographs.')
+_SIZE = flags.DEFINE_integer('size', 256, 'Side of a photograph, px.')
 _WIDTH = flags.DEFINE_integer('width', 64, 'Features of the first level.')
-_DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', ['bfloat16', 'float32'], 'Of all arrays.')
+_DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', ['bfloat16', 'float32'], 'Type of all arrays.')
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
@@ -68,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
         channels = _WIDTH.value * min(8, 2 ** (level - 1)) if level else 1
         features = _WIDTH.value * min(8, 2**level)
         row('down', px, channels, features, strided_down, blocks_down)
-        # Its input on the way up holds the level's own features and the skipped ones.
+        # The decoder's input is the features of the level below and the skip connection.
         channels, features = 2 * features, _WIDTH.value * min(8, 2 ** (level - 1)) if level else 2
         row('up', px // 2, channels, features, strided_up, blocks_up)
 
@@ -76,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
 def row(
     way: str, px: int, channels: int, features: int, strided: Callable[..., Any], blocks: Any
 ) -> None:
-    """Measures one convolution both ways, after checking that they are the same function."""
+    """Measures both forms of one convolution, after comparing their outputs."""
     dtype = jnp.dtype(_DTYPE.value)
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (_BATCH.value, px, px, channels), dtype)
@@ -84,7 +83,7 @@ def row(
     stored = getattr(layers, f'{way}_kernel_from_hwio')(kernel)
     y = strided(x, kernel)
     if not jnp.allclose(y, blocks(x, stored), rtol=0.05, atol=0.05 * float(jnp.abs(y).max())):
-        raise AssertionError(f'{way} {px}: the two are not the same function')
+        raise AssertionError(f'{way} {px}: the outputs of the two forms differ')
     dy = jax.random.normal(keys[2], y.shape, dtype)
 
     def milliseconds(function: Callable[..., Any], kernel: Array) -> float:

@@ -1,14 +1,14 @@
-"""Where a step's time goes: the operations of a trace, the dearest first.
+"""Sums the time of each operation in a trace of --profile, the longest first.
 
     python -m chromagan_jax.main --config=configs/photos.py --profile ...
     python -m benchmarks.trace runs/photos/profile
 
 Sums the time of each operation of the compiled programs over the newest trace in the folder. On a
-GPU or TPU operations of one device follow one another, so that their sum is the time that it was
-busy; on a CPU some run side by side. The kinds are XLA's: `fusion` what it wrote itself,
-`custom-call` and `__cublas` or `__cudnn` in a name a library's, `ynn_fusion` YNNPACK's products and
-convolutions, `all-reduce` and the like the talk between devices, `copy` and `transpose` a change
-of layout that nobody asked for.
+GPU or TPU the operations of a device run one after another, so the sum is its busy time. On a CPU
+some run in parallel. The kinds are XLA's: `fusion` is code that XLA generated; `custom-call` and
+names with `__cublas` or `__cudnn` are library calls; `ynn_fusion` are matrix products and
+convolutions of YNNPACK; `all-reduce` and similar are communication between devices; `copy` and
+`transpose` are layout changes.
 """
 
 import re
@@ -20,14 +20,14 @@ from pathlib import Path
 from absl import app, flags
 from jax.profiler import ProfileData
 
-_TOP = flags.DEFINE_integer('top', 25, 'Operations that are listed by themselves.', lower_bound=0)
+_TOP = flags.DEFINE_integer('top', 25, 'Rows of each table.', lower_bound=0)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints the kinds of operations and the dearest of them."""
+    """Prints the time by kind of operation and by operation."""
     traces = [path for name in argv[1:] for path in Path(name).rglob('*.xplane.pb')]
     if not traces:
-        sys.exit('No trace: name a folder that --profile has written, such as runs/photos/profile.')
+        sys.exit('No trace: name a folder that --profile wrote, such as runs/photos/profile.')
     newest = max(traces, key=lambda path: path.stat().st_mtime)
     seconds: Counter[str] = Counter()
     counts: Counter[str] = Counter()
@@ -47,10 +47,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def operations(trace: Path) -> Iterator[tuple[str, float]]:
-    """Each run of an operation of a compiled program: its name, and its nanoseconds."""
+    """Yields the name and the nanoseconds of each operation that a compiled program ran."""
     for plane in ProfileData.from_file(str(trace)).planes:
         lines = {line.name: list(line.events) for line in plane.lines}
-        # A TPU's and a GPU's events are listed again by program, module and source.
+        # On a TPU and a GPU other lines repeat the events by program, module and source.
         for events in [lines['XLA Ops']] if 'XLA Ops' in lines else lines.values():
             for event in events:
                 operation = dict(event.stats).get('hlo_op')

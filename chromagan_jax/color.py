@@ -37,12 +37,13 @@ _RGB_TO_XYZ = np.array(
     ]
 )
 _TO_XYZ = _RGB_TO_XYZ / _WHITE[:, None]  # to XYZ relative to the white point
-_FROM_XYZ = np.linalg.inv(_TO_XYZ)
+FROM_XYZ = np.linalg.inv(_TO_XYZ)
 _F_KNEE = 0.008856  # linear below, cube root above
-_F_SLOPE = 7.787
+F_SLOPE = 7.787
 _F_ZERO = 16 / 116
+F_INVERSE_KNEE = 0.2068966
 _SRGB_KNEE = 0.04045
-_LINEAR_KNEE = 0.0031308
+LINEAR_KNEE = 0.0031308
 
 
 def _namespace(x: np.ndarray | jax.Array) -> ModuleType:
@@ -80,17 +81,17 @@ def _srgb_to_linear(rgb: ArrayT) -> ArrayT:
 
 def _linear_to_srgb(linear: ArrayT) -> ArrayT:
     xp = _namespace(linear)
-    power = 1.055 * _power(xp.maximum(linear, _LINEAR_KNEE), 1 / 2.4) - 0.055
-    return xp.where(linear > _LINEAR_KNEE, power, 12.92 * linear)
+    power = 1.055 * _power(xp.maximum(linear, LINEAR_KNEE), 1 / 2.4) - 0.055
+    return xp.where(linear > LINEAR_KNEE, power, 12.92 * linear)
 
 
 def _f(t: ArrayT) -> ArrayT:
     xp = _namespace(t)
-    return xp.where(t > _F_KNEE, _power(xp.maximum(t, _F_KNEE), 1 / 3), _F_SLOPE * t + _F_ZERO)
+    return xp.where(t > _F_KNEE, _power(xp.maximum(t, _F_KNEE), 1 / 3), F_SLOPE * t + _F_ZERO)
 
 
 def _f_inverse(f: ArrayT) -> ArrayT:
-    return _namespace(f).where(f > 0.2068966, f**3, (f - _F_ZERO) / _F_SLOPE)
+    return _namespace(f).where(f > F_INVERSE_KNEE, f**3, (f - _F_ZERO) / F_SLOPE)
 
 
 def rgb_to_lab(rgb: ArrayT) -> ArrayT:
@@ -106,31 +107,12 @@ def _lab_to_linear(lab: ArrayT) -> ArrayT:
     y = (lab[..., 0] + 16) / 116
     x = y + lab[..., 1] / 500
     z = xp.maximum(y - lab[..., 2] / 200, 0)  # as scikit-image: no light has a negative Z
-    return _transform(_FROM_XYZ, _f_inverse(xp.stack([x, y, z], axis=-1)))
+    return _transform(FROM_XYZ, _f_inverse(xp.stack([x, y, z], axis=-1)))
 
 
 def lab_to_rgb(lab: ArrayT) -> ArrayT:
     """(..., 3) L* in [0, 100], a*, b* to (..., 3) sRGB clipped to [0, 1], same float type."""
     return _namespace(lab).clip(_linear_to_srgb(_lab_to_linear(lab)), 0, 1)
-
-
-def lab_to_rgb_of_lightness(lab: ArrayT) -> ArrayT:
-    """`lab_to_rgb` that preserves L* of colours outside sRGB; clipping would change it.
-
-    Such a colour is mixed in linear light with the gray of equal L* until it lies inside sRGB. Both
-    have the same Y, and Y is linear in the mixture, so L* and the dominant wavelength stay.
-    """
-    xp = _namespace(lab)
-    linear = _lab_to_linear(lab)
-    gray = _f_inverse((lab[..., 0] + 16) / 116)
-    r, g, b = linear[..., 0], linear[..., 1], linear[..., 2]  # faster than max(axis=-1)
-    over = xp.maximum(xp.maximum(r, g), b) - gray
-    under = gray - xp.minimum(xp.minimum(r, g), b)
-    # The largest share of the colour that leaves all channels in [0, 1].
-    share = xp.minimum((1 - gray) / xp.maximum(over, 1e-6), gray / xp.maximum(under, 1e-6))
-    share = xp.clip(share, 0, 1)[..., None]
-    mixed = gray[..., None] + share * (linear - gray[..., None])
-    return xp.clip(_linear_to_srgb(mixed), 0, 1)
 
 
 def lightness_to_gray(lightness: ArrayT) -> ArrayT:
@@ -195,11 +177,23 @@ def encode(
         f: np.ndarray = cv2.transform(linear, _TO_XYZ32)
         root = np.maximum(f, np.float32(_F_KNEE), out=linear)  # cv2.max reads 1 x 1 as a scalar
         f -= root
-        cv2.scaleAdd(f, _F_SLOPE, np.cbrt(root, out=root), dst=f)
+        cv2.scaleAdd(f, F_SLOPE, np.cbrt(root, out=root), dst=f)
         # Two calls: OpenCV is fast from 3 channels to 3, NumPy is slow at copying 2 of 3.
         cv2.transform(f, _ENCODED_OF_F, dst=root)
         cv2.mixChannels([root], [condition, target], [0, 0, 1, 1, 2, 2])
     return out
+
+
+def lightness(rgb: np.ndarray) -> np.ndarray:
+    """(H, W) float32 L* of (H, W, 3) or (H, W, 4) uint8 sRGB, as exact as `encode`."""
+    linear = cv2.LUT(rgb, _LINEAR_OF_BYTE)
+    weights = np.zeros((1, rgb.shape[2]), np.float32)
+    weights[:, :3] = _TO_XYZ32[1]
+    y = cv2.transform(linear, weights).reshape(rgb.shape[:2])
+    root = np.maximum(y, np.float32(_F_KNEE))
+    y -= root  # as in `encode`
+    y = y * np.float32(F_SLOPE) + np.cbrt(root, out=root)
+    return 116 * y - 16
 
 
 def _is_lab(target: np.ndarray | jax.Array) -> bool:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax
 from absl import flags, logging
 from PIL import Image
 
@@ -172,6 +173,8 @@ def _colorize(
         max(sizes),
         values.batch_size,
         values.threads,
+        # On a CPU as many networks as threads: few operations of one keep many cores busy.
+        max(2, values.threads) if jax.default_backend() == 'cpu' else 2,
         values.max_megapixels * 1_000_000,
         post,
         stopping,

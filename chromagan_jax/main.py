@@ -1,9 +1,12 @@
 """Command line: `python -m chromagan_jax.main --config=configs/base.py`.
 
-Exit codes: 0 done; 1 a mistake of the user, told in one sentence; 3 diverged, do not start it
-again; 75 start it again: it was asked to stop and has saved, hung for `stall_timeout`, or lost
-another process. JAX may be the first to notice that another process died, and ends this one with
-SIGABRT (134): start it again too.
+Exit codes:
+  0    done
+  1    wrong input or environment; a one-sentence message gives the fix
+  3    diverged; do not restart
+  75   restart: the run was asked to stop and has saved, made no progress for `stall_timeout`, or
+       lost another process
+  134  SIGABRT: JAX noticed first that another process died; restart
 """
 
 import inspect
@@ -24,25 +27,25 @@ from chromagan_jax.utils import cli
 from chromagan_jax.utils.cli import end_now, exit_with
 
 _WORKDIR = flags.DEFINE_string(
-    'workdir', '', 'Where the run writes; started again, it goes on there. Default: runs/CONFIG.'
+    'workdir', '', 'Output folder; a restarted run resumes from it. Default: runs/CONFIG.'
 )
 _MODE = flags.DEFINE_enum(
-    'mode', 'train', ['train', 'eval'], 'Train, or score checkpoints of a workdir (config.eval).'
+    'mode', 'train', ['train', 'eval'], 'Train, or score checkpoints in a workdir (config.eval).'
 )
-_PROFILE = flags.DEFINE_bool('profile', False, 'Trace a few steps into workdir/profile.')
+_PROFILE = flags.DEFINE_bool('profile', False, 'Write a trace of a few steps to workdir/profile.')
 _DISTRIBUTED = flags.DEFINE_bool(
     'distributed',
     False,
-    'One of several processes, which find each other through SLURM, Open MPI, Kubernetes or the '
-    'TPU; elsewhere the three flags below say it.',
+    'Join a run of several processes. They are detected under SLURM, Open MPI, Kubernetes and on '
+    'TPUs; elsewhere set --coordinator, --num_processes and --process_id.',
 )
 _COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.')
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes there are.')
-_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this one is, from 0.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Number of this process, from 0.')
 _COMPILATION_CACHE = flags.DEFINE_string(
     'compilation_cache',
     str(Path('~/.cache/chromagan_jax/xla').expanduser()),
-    "Where compiled steps are kept for the next start; '' for nowhere.",
+    "Folder that caches compiled functions for the next start; '' for no cache.",
 )
 
 
@@ -64,9 +67,9 @@ def main(argv: Sequence[str]) -> None:
             raise
         end_now(
             75,
-            'another process ended, or the network to it broke '
-            f'({str(error).splitlines()[0][:200]}): started again, the run goes on from its newest '
-            'checkpoint.',
+            'another process ended, or the network to it failed '
+            f'({str(error).splitlines()[0][:200]}): start the run again. It resumes from its '
+            'newest checkpoint.',
         )
 
 
@@ -74,7 +77,7 @@ def _run(argv: Sequence[str]) -> None:
     line = command_line.split(argv[1:])
     extra = cli.parse(flags.FLAGS, [argv[0], *line.rest])
     if extra:
-        raise UserError(f'{extra[0]!r} is no flag: write --config.FIELD=VALUE.')
+        raise UserError(f'{extra[0]!r} is not a flag: write --config.FIELD=VALUE.')
     config = command_line.make_config(line)
     sharding.disable_async_cpu_dispatch()
     if _DISTRIBUTED.value:
@@ -83,10 +86,10 @@ def _run(argv: Sequence[str]) -> None:
         jax.config.update('jax_compilation_cache_dir', _COMPILATION_CACHE.value)
     if '://' in _WORKDIR.value:
         raise UserError(
-            f'--workdir={_WORKDIR.value} is no folder: mount the bucket or share, and name the '
-            'folder under which it is mounted.'
+            f'--workdir={_WORKDIR.value} is a URL, not a folder: mount the bucket or share, and '
+            'set --workdir to a folder in the mount.'
         )
-    assert line.spec  # or there would be no config
+    assert line.spec  # make_config raises without it
     name = Path(line.spec.partition(':')[0]).stem
     _train_or_evaluate(config, Path(_WORKDIR.value or f'runs/{name}'))
 
@@ -103,24 +106,23 @@ def _join_processes() -> None:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     except (ValueError, TypeError) as error:
         raise UserError(
-            f'--distributed found no cluster that says which process this is ({error}): add '
-            '--coordinator=HOST:PORT, --num_processes and --process_id.'
+            f'--distributed did not detect a cluster ({error}): add --coordinator=HOST:PORT, '
+            '--num_processes and --process_id.'
         ) from error
-    except RuntimeError as error:  # of the cluster's API: no such rights, or not ready yet
+    except RuntimeError as error:  # the cluster's API denies access or is not ready yet
         if '403' in str(error):
             raise UserError(
-                f'--distributed may not ask the cluster for its processes ({error}): give the job '
-                'the rights that launch/kubernetes/setup.yaml lists.'
+                f'--distributed may not list the processes of the cluster ({error}): give the job '
+                'the permissions in launch/kubernetes/setup.yaml.'
             ) from error
-        end_now(75, f'the other processes cannot be found yet ({error}): start it again.')
+        end_now(75, f'the other processes cannot be found yet ({error}): start the run again.')
 
 
 def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
-    """Shows an exception that no caller can catch, but for the echoes of a save or restore.
+    """An unraisable hook that hides duplicates of errors in a save or restore.
 
-    TensorStore's threads raise one for each array that comes too late to the save's event loop, and
-    Orbax's coroutines one for each array of a damaged checkpoint; the failure itself is raised in
-    the main thread.
+    The main thread raises the error itself. For each array, TensorStore's threads may raise "Event
+    loop is closed", and Orbax's coroutines may raise the error of a damaged checkpoint.
     """
     late = str(unraisable.exc_value) == 'Event loop is closed'
     if not late and not inspect.iscoroutine(unraisable.object):
@@ -129,6 +131,6 @@ def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
 
 if __name__ == '__main__':
     sys.unraisablehook = _show_unraisable
-    # Errors of background threads come back to the main thread, which tells of them.
+    # The main thread reports the errors of background threads.
     logging.set_verbosity(logging.FATAL)
     main(sys.argv)

@@ -44,7 +44,7 @@ def get_config() -> Config:
         width=64,  # 64-128-256-512-1
         norm='none',
         slope=0.3,  # of LeakyReLU, as in Keras
-        same=True,  # stride-1 convolutions keep the size: 28 x 28 logits
+        same=True,  # SAME padding at stride 1: 28 x 28 logits
     )
 
     config.loss.adversarial = 'wgan'

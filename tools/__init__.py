@@ -1,1 +1,1 @@
-"""What makes releases and tables: `python -m tools.NAME` from the root of the repository."""
+"""Releases and comparisons: run `python -m tools.NAME` from the root of the repository."""

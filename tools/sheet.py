@@ -1,15 +1,14 @@
-"""Photographs as trained generators colorize them, side by side in one picture, for eyes.
+"""Makes a figure of photographs and their colorized versions, side by side.
 
     python -m tools.sheet --output=sheet.jpg PATH...
     python -m tools.sheet --output=sheet.jpg --run=ours=runs/a --run=theirs=runs/b PATH...
 
-A PATH is a photograph, or a folder or what else data.source takes (sample), of which --each are
-shown, evenly picked. A row is a photograph: gray, a column for each --run NAME=WORKDIR (without
-any, the released weights), and the photograph itself, which is gray too if it is a genuine
-black-and-white one. Each generator sees photographs at the size at which it was evaluated; what is
-shown is the middle square, at --cell px.
+A PATH is a photograph, a folder or another source that data.source takes (such as sample). Of a
+source --each photographs are shown, evenly spaced. A row shows a photograph: gray, one column for
+each --run NAME=WORKDIR (without --run, the released weights), and the original. Each generator gets
+the photographs at the size of its evaluation. A cell shows the centre square at --cell px.
 
-Exit codes: 0 done; 1 a mistake, told in one sentence.
+Exit codes: 0 done; 1 user error.
 """
 
 import argparse
@@ -39,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     try:
         args = parse(argv)
-        photographs = [picture for path in args.paths for picture in read(path, args.each)]
+        photographs = [image for path in args.paths for image in read(path, args.each)]
         files.write_atomically(Path(args.output), draw(photographs, networks(args.run), args.cell))
     except UserError as error:
         print(f'sheet: {error}', file=sys.stderr)
@@ -56,10 +55,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument('paths', nargs='*', help='photographs and folders of them, or sample')
-    parser.add_argument('--output', default='', help='the picture, a .jpg')
+    parser.add_argument('--output', default='', help='the figure, a .jpg')
     parser.add_argument('--run', default=[], action='append', help='NAME=WORKDIR, a column')
-    parser.add_argument('--each', default=24, type=int, help='photographs of a folder (24)')
-    parser.add_argument('--cell', default=128, type=int, help='px, of a photograph (128)')
+    parser.add_argument('--each', default=24, type=int, help='photographs of each source (24)')
+    parser.add_argument('--cell', default=128, type=int, help='px, of a cell (128)')
     args = parser.parse_args(argv)
     if not args.paths:
         raise UserError('No photograph is named: add a file or a folder.')
@@ -72,7 +71,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def read(path: str, each: int) -> list[np.ndarray]:
-    """The photograph, or those that are picked of a source; (H, W, 3) uint8 each."""
+    """The photograph in a file, or up to `each` of a source; (H, W, 3) uint8 each."""
     try:
         if Path(path).is_file():
             return [decode(Path(path).read_bytes())]
@@ -80,11 +79,11 @@ def read(path: str, each: int) -> list[np.ndarray]:
         count = min(each, len(source))
         return [read_image(source, i * len(source) // count)[0] for i in range(count)]
     except (OSError, UnreadableImage) as error:
-        raise UserError(f'{path} cannot be read ({error}): name others.') from error
+        raise UserError(f'{path} cannot be read ({error}): name another.') from error
 
 
 def networks(runs: Sequence[str]) -> dict[str, Trained]:
-    """The generators by the names of their columns."""
+    """The generators, by the names of their columns."""
     if not runs:
         return {'colorized': load()}
     named = {}
@@ -97,15 +96,13 @@ def networks(runs: Sequence[str]) -> dict[str, Trained]:
 
 
 def draw(photographs: Sequence[np.ndarray], networks: dict[str, Trained], cell: int) -> bytes:
-    """The picture, as a JPEG."""
+    """The figure as the bytes of a JPEG."""
     columns = {'gray': [gray(photograph) for photograph in photographs]}
     for name, trained in networks.items():
         columns[name] = colorize(photographs, trained.generator, trained.variables, trained.size)
     columns['original'] = list(photographs)
-    rows = [
-        [middle(picture, cell) for picture in row] for row in zip(*columns.values(), strict=True)
-    ]
-    # Somewhat wider than high.
+    rows = [[middle(image, cell) for image in row] for row in zip(*columns.values(), strict=True)]
+    # Blocks of rows side by side make the figure a little wider than high.
     across = math.ceil((len(rows) / len(columns)) ** 0.5)
     down = -(-len(rows) // across)
     rows += [[np.full_like(rows[0][0], 255)] * len(columns)] * (across * down - len(rows))
@@ -116,23 +113,23 @@ def draw(photographs: Sequence[np.ndarray], networks: dict[str, Trained], cell: 
 
 
 def stacked(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str]) -> np.ndarray:
-    """Rows of pictures below one line of labels."""
+    """Rows of images below one line of labels, (H, W, 3) uint8."""
     gap = ((0, GAP), (0, 0), (0, 0))
-    padded = [[np.pad(picture, gap, constant_values=255) for picture in row] for row in rows]
+    padded = [[np.pad(image, gap, constant_values=255) for image in row] for row in rows]
     columns = [np.concatenate(column) for column in zip(*padded, strict=True)]
     return writers.sample_grid([columns], labels)
 
 
 def gray(photograph: np.ndarray) -> np.ndarray:
-    """Its lightness alone."""
+    """The gray image of the same lightness, (H, W, 3) uint8."""
     lightness, _ = color.encode(photograph[None], 'lab')
     rgb = color.to_rgb(lightness, color.gray_target(lightness, 2))
     return (np.asarray(rgb[0]) * 255).round().astype(np.uint8)
 
 
-def middle(picture: np.ndarray, cell: int) -> np.ndarray:
-    """Its middle square at `cell` px."""
-    return resize(crop_square(picture, min(picture.shape[:2])), cell, cell)
+def middle(image: np.ndarray, cell: int) -> np.ndarray:
+    """The centre square of (H, W, 3), resized to (cell, cell, 3)."""
+    return resize(crop_square(image, min(image.shape[:2])), cell, cell)
 
 
 if __name__ == '__main__':

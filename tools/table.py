@@ -1,4 +1,4 @@
-"""Sets side by side what tools/compare.py trained: table.md, table.json and table.jpg."""
+"""The comparison of the systems of tools/compare.py: table.md, table.json and table.jpg."""
 
 import io
 import json
@@ -16,19 +16,19 @@ from chromagan_jax.config import Config, from_dict
 from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import metrics
-from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import make_model
+from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.utils import files, writers
 
 SYSTEMS = (
     *('base', 'chromatic_dreams', 'image_colorizer', 'rgb_colorizer'),
     *('pix2pix', 'restore', 'chromagan'),
 )
-CELL = 128  # px, of a picture in table.jpg at most
-GAP = 8  # px between two of them
-PICTURE_BYTES = 400_000  # table.jpg is compressed until it is no larger, within reason
-COLUMNS = {  # of table.md: what table.json calls it -> heading, format
+CELL = 128  # px, maximum side of an image in table.jpg
+GAP = 8  # px between images
+PICTURE_BYTES = 400_000  # target size of table.jpg
+COLUMNS = {  # of table.md: name in table.json -> heading, format
     'system': ('system', '{}'),
     'generator_parameters': ('G', '{:,}'),
     'discriminator_parameters': ('D', '{:,}'),
@@ -40,10 +40,10 @@ COLUMNS = {  # of table.md: what table.json calls it -> heading, format
     **metrics.columns('table'),
 }
 NOTE = (
-    'G, D: parameters. Images/s: of the train step, measured before. Minutes: that the training '
-    'took, compilation, evaluation and saving left out, of {minutes:g} planned, at {size} px, '
-    'batch {batch}, on {photographs:,} photographs. Scored with the weights named on {images:.0f} '
-    'photographs at {size} px. {processors}; jax {jax}.'
+    'G, D: parameters. Images/s: of the train step, measured before the training. Minutes: of '
+    'training, without compilation, evaluation and saving, of {minutes:g} planned, at {size} px, '
+    'batch {batch}, on {photographs:,} photographs. Scores: on {images:.0f} other photographs at '
+    '{size} px. {processors}; jax {jax}.'
 )
 
 
@@ -53,7 +53,7 @@ def say(text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says, as a list of its lines for .jsonl; [] if there is none."""
+    """The content of a JSON file, of a .jsonl file a list of its lines; [] if there is no file."""
     if not path.exists():
         return []
     text = path.read_text()
@@ -61,28 +61,28 @@ def read_json(path: Path) -> Any:
 
 
 def last_scores(folder: Path, steps: int) -> dict[str, Any]:
-    """The last line of metrics_eval.jsonl, if it is of step `steps`; {} otherwise."""
+    """The last line of metrics_eval.jsonl if its step is `steps`, else {}."""
     lines = read_json(folder / 'run' / 'metrics_eval.jsonl')
     return lines[-1] if lines and lines[-1]['step'] == steps else {}
 
 
 def colorized(out: Path, name: str) -> list[Path]:
-    """The pictures of table.jpg as a system colorized them; [] if one is missing."""
+    """Paths of the photographs of table.jpg, colorized by a system; [] if one is missing."""
     squares = sorted((out / 'photographs').glob('*.png'))
     paths = [out / name / 'colorized' / path.name for path in squares]
     return paths if all(path.exists() for path in paths) else []
 
 
 def write_table(out: Path) -> None:
-    """Compares all that `out` holds; raises UserError if no system is trained and scored there."""
+    """Compares the systems in `out`; raises UserError if none is trained and scored."""
     names = {path.parent.name for path in out.glob('*/log.txt')}
     ordered = [name for name in SYSTEMS if name in names] + sorted(names - set(SYSTEMS))
     rows = [row for name in ordered if (row := make_row(name, out / name))]
     done = [row['system'] for row in rows]
     if not rows:
-        raise UserError(f'{out} holds no system that is trained and scored: there is no table yet.')
+        raise UserError(f'{out} holds no trained and scored system: run without --table.')
     if missing := [name for name in ordered if name not in done]:
-        say(f'not done, and not in the table: {", ".join(missing)}')
+        say(f'not finished, so not in the table: {", ".join(missing)}')
     settings = read_json(out / 'compare.json')
     rows = [{'system': 'gray', **metrics.gray_figures(rows[0])}, *rows]
     files.write_json(out / 'table.json', {'settings': settings, 'rows': rows})
@@ -92,7 +92,7 @@ def write_table(out: Path) -> None:
 
 
 def minutes(lines: Sequence[Mapping[str, Any]], batch_size: int) -> float:
-    """That a training took, from the lines of its metrics.jsonl; evaluation and saving left out."""
+    """Minutes of training in the lines of metrics.jsonl, without evaluation and saving."""
     seconds, before = 0.0, 0
     for line in lines:
         if line.get('images_per_second'):
@@ -102,11 +102,11 @@ def minutes(lines: Sequence[Mapping[str, Any]], batch_size: int) -> float:
 
 
 def make_row(name: str, folder: Path) -> dict[str, Any]:
-    """What table.json says of a system; {} if it is not done."""
+    """The row of a system in table.json; {} if it is not finished."""
     rate = read_json(folder / 'rate.json')
     if not rate or not (scores := last_scores(folder, rate['steps'])):
         return {}
-    described = checkpoints.read_run(folder / 'run')
+    described = read_run(folder / 'run')
     config = from_dict(Config, described['config'])
     lines = read_json(folder / 'run' / 'metrics.jsonl')
     model, shape = make_model(config), state_lib.target_shape(config)
@@ -128,20 +128,20 @@ def make_row(name: str, folder: Path) -> dict[str, Any]:
 
 
 def count(params: Any) -> int:
-    """How many numbers a tree of arrays or of their shapes holds."""
+    """The number of elements in a tree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
-    """table.md: a line a row, and one that says how it came about."""
+    """table.md: the rows, and a note on how they were measured."""
     processors = ' or '.join(dict.fromkeys(row['processor'] for row in rows[1:]))
-    batch = settings['batch_size'] or 'each its own'
+    batch = settings['batch_size'] or 'of each config'
     note = NOTE.format(**{**rows[-1], **settings, 'batch': batch, 'processors': processors})
     return f'{grid(rows, COLUMNS)}\n\n{note}\n'
 
 
 def grid(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> str:
-    """A Markdown table with a line a row, without the columns that no row has."""
+    """A Markdown table, without the columns that no row has."""
     columns = {
         name: column
         for name, column in columns.items()
@@ -155,7 +155,7 @@ def grid(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str
 
 
 def draw(out: Path, names: Sequence[str]) -> bytes:
-    """table.jpg: a row a photograph; gray, each system that colorized all of them, original."""
+    """table.jpg: each row is a photograph: gray, colorized by each system, original."""
     paths = sorted((out / 'photographs').glob('*.png'))
     originals = np.stack([np.asarray(Image.open(path)) for path in paths])
     lightness, _ = color.encode(originals, 'lab')

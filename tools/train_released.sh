@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# Makes weights for a release, on this machine: trains configs/best.py at a small
-# size, goes on from there at a larger one, scores the result and writes it, with its model card.
-# Run it from the repository's root; started again with the same variables it goes on where it was.
-# On two CPU cores fifty minutes.
+# Makes a release on this machine: trains configs/best.py at a small size, continues at a larger
+# size, scores the result and writes weights, config, log and model card. Run it from the
+# repository's root. The same command resumes. It takes fifty minutes on two CPU cores.
 #
 #   TRAIN=data/photos VAL=HELD_OUT_DIR SQUEEZENET=squeezenet1_1.npz tools/train_released.sh
 #   SIZES='128 256' STEPS='50000 20000' BATCH=64 TRAIN=... VAL=... SQUEEZENET=... \
 #       tools/train_released.sh
-#                                                        more of it, where there is a GPU
+#                                             a longer training, for a GPU
 #
-# --help prints this, --dry-run the commands that would run. Variables, from the environment:
+# --help prints this, --dry-run prints the commands without running them. Environment variables,
+# with defaults in brackets:
 #
-#   PYTHON    the interpreter (python)
-#   TRAIN     photographs to train on, as data.source takes them (chromagan_jax.prepare makes one
-#             such data set of several folders)
-#   VAL       photographs to score on, none of them in TRAIN
-#   SQUEEZENET  weights of SqueezeNet, as eval.features takes them: the generator starts from them,
-#             and they measure Frechet distances
-#   RUNS      where the runs are written, a folder for each size (runs/released)
-#   OUTPUT    where the release is written (runs/released/weights)
-#   SIZES     px, of the crops of one stage after the other (64 128)
-#   STEPS     generator updates of each stage (5600 2800)
-#   BATCH     photographs a step (16)
+#   PYTHON      the interpreter (python)
+#   TRAIN       training photographs, in a form that data.source takes (chromagan_jax.prepare merges
+#               several folders)
+#   VAL         photographs to score on, none of them in TRAIN
+#   SQUEEZENET  SqueezeNet's weights, in a form that eval.features takes: the generator starts from
+#               them, and the Frechet distance uses them
+#   RUNS        folder of the runs, with one workdir for each size (runs/released)
+#   OUTPUT      folder of the release (runs/released/weights)
+#   SIZES       px, crop size of each stage (64 128)
+#   STEPS       generator updates of each stage (5600 2800)
+#   BATCH       photographs a step (16)
 set -euo pipefail
 
 PYTHON=${PYTHON:-python}
@@ -47,12 +47,12 @@ case ${1:-} in
         ;;
     --dry-run) DRY_RUN=1 ;;
     '') ;;
-    *) fail "there is no '$1': see --help" ;;
+    *) fail "unknown argument '$1': see --help" ;;
 esac
-[[ $TRAIN && $VAL ]] || fail 'TRAIN and VAL name the photographs: set both, see --help'
-[[ $SQUEEZENET ]] || fail 'SQUEEZENET names the weights that the generator starts from: see --help'
+[[ $TRAIN && $VAL ]] || fail 'TRAIN or VAL is not set: set both to photographs, see --help'
+[[ $SQUEEZENET ]] || fail 'SQUEEZENET is not set: set it to a file of weights, see --help'
 [[ ${#SIZES[@]} == "${#STEPS[@]}" && ${#SIZES[@]} -gt 0 ]] ||
-    fail "SIZES has ${#SIZES[@]} stages and STEPS ${#STEPS[@]}: name a number of steps for each size"
+    fail "SIZES has ${#SIZES[@]} stages and STEPS ${#STEPS[@]}: set one number of steps for each size"
 
 run() {
     if [[ $DRY_RUN ]]; then

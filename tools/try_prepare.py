@@ -1,15 +1,16 @@
-"""Tries chromagan_jax.prepare on photographs of which it knows what should become of them.
+"""Tests chromagan_jax.prepare with duplicates and bad images added to photographs.
 
     python -m tools.try_prepare --photos=DIR --odd=DIR --output=DIR
 
-mixes COUNT of each kind of duplicate and COUNT of each kind of bad picture among the photographs
-(which are linked, not copied), prepares the pile, and writes what was found and what was dropped
-wrongly to table.md and table.json.
+Adds --count images of each kind of duplicate and each kind of bad image to links to the
+photographs, prepares them all, and writes to table.md and table.json how many were found and what
+was dropped wrongly.
 
     python -m tools.try_prepare --photos=DIR --output=DIR --speed
 
-measures instead how fast the photographs are prepared, and with how much memory, against the work
-alone, and how fast the result is read against their folder; --copies=4 shows if memory grows.
+Measures the speed and memory of the preparation instead, and the time of its decoding, resizing and
+encoding without the pipeline; and the read speed of the result and of the folder. --copies=4 shows
+whether memory grows with the number of images.
 """
 
 import csv
@@ -43,12 +44,12 @@ SEED = 0
 
 
 class Planted(NamedTuple):
-    """A file among the photographs, and what should become of it."""
+    """An added file and its expected outcome."""
 
-    name: str  # in the pile
+    name: str  # below the input folder
     kind: str
-    fate: str  # the reason for which it is to be dropped; of a duplicate, it or its base
-    base: str  # the photograph that it was made from; '' for an odd file
+    outcome: str  # the expected reason of dropping it; of a duplicate, it or its base
+    base: str  # the photograph it was made from; '' for an odd file
 
 
 def jpeg(image: Image.Image, quality: int = 90) -> bytes:
@@ -68,7 +69,7 @@ def sepia(image: Image.Image) -> Image.Image:
     return ImageOps.colorize(image.convert('L'), '#1c1005', '#fff3dc', mid='#8f6f47')
 
 
-# How a bad picture or a duplicate is made of a photograph's bytes: (kind, fate) -> function.
+# (kind, expected outcome) -> function of a photograph's bytes that makes the added file.
 KINDS: dict[tuple[str, str], Callable[[bytes, Image.Image], bytes]] = {
     ('renamed', 'duplicate'): lambda data, image: data,
     ('re-encoded', 'duplicate'): lambda data, image: jpeg(image, 50),
@@ -85,7 +86,7 @@ KINDS: dict[tuple[str, str], Callable[[bytes, Image.Image], bytes]] = {
 
 
 def plant(photos: Path, odd: Path | None, pile: Path, count: int) -> list[Planted]:
-    """Links the photographs into `pile` and adds what is planted."""
+    """Links the photographs into the folder `pile` and adds the other files."""
     pile.mkdir(parents=True)
     names = sorted(image_names(str(photos)))
     for name in names:
@@ -95,25 +96,25 @@ def plant(photos: Path, odd: Path | None, pile: Path, count: int) -> list[Plante
     chosen = iter(random.Random(SEED).sample(names, count * len(KINDS)))
     planted = []
     (pile / 'planted').mkdir()
-    for (kind, fate), make in KINDS.items():
+    for (kind, outcome), make in KINDS.items():
         for index in range(count):
             base = next(chosen)
             data = (photos / base).read_bytes()
             name = f'planted/{"".join(filter(str.isalnum, kind))}_{index:03d}.jpg'
             image = Image.fromarray(decode(data))
             (pile / name).write_bytes(make(data, image))
-            planted.append(Planted(name, kind, fate, f'photos/{base}'))
+            planted.append(Planted(name, kind, outcome, f'photos/{base}'))
     if odd:
         planted += [
-            Planted(f'odd/{name}', 'odd file', fate, '')
-            for name, fate in expected_of_odd(odd / 'manifest.csv')
+            Planted(f'odd/{name}', 'odd file', outcome, '')
+            for name, outcome in expected_of_odd(odd / 'manifest.csv')
         ]
         shutil.copytree(odd, pile / 'odd', copy_function=shutil.copyfile)
     return planted
 
 
 def expected_of_odd(manifest: Path) -> Iterator[tuple[str, str]]:
-    """Which of the odd files should be dropped, and why; of the others either is right."""
+    """Yields the odd files that must be dropped, with the reason; others may stay or be dropped."""
     with manifest.open(newline='') as file:
         for row in csv.DictReader(file):
             if row['pil_load'] != 'ok':
@@ -129,45 +130,46 @@ def expected_of_odd(manifest: Path) -> Iterator[tuple[str, str]]:
 
 
 def compare(planted: Sequence[Planted], pictures: Path) -> dict[str, Any]:
-    """What was found, missed and dropped wrongly, by what pictures.csv says."""
+    """What was found, missed and dropped wrongly, from pictures.csv."""
     with pictures.open(newline='') as file:
         rows = {row['file']: row for row in csv.DictReader(file)}
     counts: dict[str, Counter[str]] = {}
-    missed, partners = [], {one.base for one in planted if one.fate == 'duplicate'}
+    missed, partners = [], {one.base for one in planted if one.outcome == 'duplicate'}
     for one in planted:
         tally = counts.setdefault(one.kind, Counter())
-        # Of two duplicates either may go.
-        pair = (one.name, one.base) if one.fate == 'duplicate' else (one.name,)
-        found = any(rows[name]['fate'] not in ('train', 'test') for name in pair)
+        # Either of two duplicates may be dropped.
+        pair = (one.name, one.base) if one.outcome == 'duplicate' else (one.name,)
+        found = any(rows[name]['decision'] not in ('train', 'test') for name in pair)
         tally['found' if found else 'missed'] += 1
         if not found:
-            missed.append({**one._asdict(), 'was': rows[one.name]['fate']})
+            missed.append({**one._asdict(), 'was': rows[one.name]['decision']})
     dropped = [
-        {'file': name, 'fate': row['fate'], 'detail': row['detail']}
+        {'file': name, 'decision': row['decision'], 'detail': row['detail']}
         for name, row in rows.items()
         if name.startswith('photos/')
-        and row['fate'] not in ('train', 'test')
-        # A base may go in favour of its own duplicate.
-        and not (name in partners and row['fate'] == 'duplicate' and ' planted/' in row['detail'])
+        and row['decision'] not in ('train', 'test')
+        # A photograph may be dropped as the duplicate of an added file.
+        and not (
+            name in partners and row['decision'] == 'duplicate' and ' planted/' in row['detail']
+        )
     ]
     return {
         'planted': {kind: dict(tally) for kind, tally in counts.items()},
         'missed': missed,
         'photographs': sum(name.startswith('photos/') for name in rows),
-        'photographs_dropped': dict(Counter(row['fate'] for row in dropped)),
-        'dropped': sorted(dropped, key=lambda row: (row['fate'], row['file'])),
+        'photographs_dropped': dict(Counter(row['decision'] for row in dropped)),
+        'dropped': sorted(dropped, key=lambda row: (row['decision'], row['file'])),
     }
 
 
 def table_of(result: Mapping[str, Any]) -> str:
-    """The counts as a table in Markdown."""
+    """The counts as a Markdown table."""
     lines = ['| planted | found | missed |', '|---|---|---|']
     for kind, tally in result['planted'].items():
         lines.append(f'| {kind} | {tally.get("found", 0)} | {tally.get("missed", 0)} |')
-    wrong = ', '.join(f'{n} as {fate}' for fate, n in result['photographs_dropped'].items())
+    wrong = ', '.join(f'{n} as {why}' for why, n in result['photographs_dropped'].items())
     return '\n'.join(lines) + (
-        f'\n\nOf the {result["photographs"]} photographs themselves were dropped: '
-        f'{wrong or "none"}.\n'
+        f'\n\nDropped of the {result["photographs"]} photographs: {wrong or "none"}.\n'
     )
 
 
@@ -175,7 +177,7 @@ def run_prepare(pile: Path, output: Path, *arguments: str) -> tuple[float, float
     """Runs the command.
 
     Returns:
-        Seconds, those that processors worked, and the MB that its processes had together at most.
+        Wall-clock seconds, CPU seconds, and the peak memory of all its processes in MB.
     """
     command = [sys.executable, '-m', 'chromagan_jax.prepare', f'--input={pile}']
     begun, before, most = time.monotonic(), worked(), 0.0
@@ -189,13 +191,13 @@ def run_prepare(pile: Path, output: Path, *arguments: str) -> tuple[float, float
 
 
 def worked() -> float:
-    """Seconds that processors have worked for this process's children that have ended."""
+    """CPU seconds of the child processes that have ended."""
     times = os.times()
     return times.children_user + times.children_system
 
 
 def memory(pid: int) -> float:
-    """MB of a process and those that it started, shared pages counted once (Linux)."""
+    """Memory of a process and its descendants in MB (Linux); shared pages count once."""
     total = 0.0
     try:
         for line in Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines():
@@ -204,12 +206,12 @@ def memory(pid: int) -> float:
         for task in Path(f'/proc/{pid}/task').iterdir():
             total += sum(memory(int(child)) for child in (task / 'children').read_text().split())
     except OSError:
-        pass  # it ended meanwhile
+        pass  # the process has ended
     return total
 
 
-def work_alone(paths: Sequence[Path]) -> float:
-    """What cannot be left out: read, decode, resize, encode. Returns the processor's seconds."""
+def work_without_pipeline(paths: Sequence[Path]) -> float:
+    """Reads, decodes, resizes and encodes without the pipeline; returns CPU seconds."""
     begun = time.process_time()
     cv2.setNumThreads(1)
     for path in paths:
@@ -221,9 +223,9 @@ def work_alone(paths: Sequence[Path]) -> float:
 
 
 def read_speed(source: str, number: int) -> float:
-    """Pictures a second that one thread reads from memory and decodes, of the first `number`."""
+    """Images/s of one thread that reads and decodes the first `number`, from the page cache."""
     opened = make_source(source)
-    for _ in range(2):  # the first time from the disk
+    for _ in range(2):  # the first round fills the page cache
         begun = time.monotonic()
         for index in range(number):
             decode(opened[index]['image'])
@@ -231,7 +233,7 @@ def read_speed(source: str, number: int) -> float:
 
 
 def multiply(photos: Path, folder: Path, copies: int) -> Path:
-    """A folder with each photograph so many times, as files that differ in a byte at the end."""
+    """A folder with `copies` files of each photograph, which differ in an appended byte."""
     for number in range(copies):
         for name in image_names(str(photos)):
             copy = folder / str(number) / name
@@ -241,13 +243,13 @@ def multiply(photos: Path, folder: Path, copies: int) -> Path:
 
 
 def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
-    """Pictures a second of the floor, of the command and of reading its result; its memory."""
+    """Images/s of the work without the pipeline, of the command and of reading; its memory."""
     paths = [photos / name for name in sorted(image_names(str(photos)))]
     parts = [paths[index::workers] for index in range(workers)]
     with ProcessPoolExecutor(workers) as pool:
-        list(pool.map(work_alone, [part[:4] for part in parts]))  # imports
+        list(pool.map(work_without_pipeline, [part[:4] for part in parts]))  # imports
         begun = time.monotonic()
-        alone = sum(pool.map(work_alone, parts))
+        floor = sum(pool.map(work_without_pipeline, parts))
         floor = time.monotonic() - begun
     seconds, busy, most = run_prepare(photos, output, f'--workers={workers}', '--distance=-1')
     number = len(make_source(str(output)))
@@ -257,7 +259,7 @@ def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
         'floor_pictures_per_second': round(len(paths) / floor, 1),
         'pictures_per_second': round(len(paths) / seconds, 1),
         'share_of_floor': round(floor / seconds, 3),
-        'floor_processor_ms_per_picture': round(1000 * alone / len(paths), 2),
+        'floor_processor_ms_per_picture': round(1000 * floor / len(paths), 2),
         'processor_ms_per_picture': round(1000 * busy / len(paths), 2),
         'memory_mb': round(most),
         'read_folder_per_second': read_speed(str(photos), number),
@@ -266,16 +268,16 @@ def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs the trial or the measurement."""
+    """Runs the test or the measurement."""
     values = flags.FlagValues()
     define = partial(flags.DEFINE_string, flag_values=values)
     define('photos', None, 'Photographs in colour.', required=True)
     define('odd', '', 'Odd files with a manifest.csv.')
     define('output', None, 'A new folder.', required=True)
-    flags.DEFINE_integer('count', 50, 'Files planted of each kind.', flag_values=values)
-    flags.DEFINE_integer('workers', os.cpu_count() or 1, 'As of prepare.', flag_values=values)
+    flags.DEFINE_integer('count', 50, 'Files added of each kind.', flag_values=values)
+    flags.DEFINE_integer('workers', os.cpu_count() or 1, 'As in prepare.', flag_values=values)
     flags.DEFINE_bool('speed', False, 'Measure the speed.', flag_values=values)
-    flags.DEFINE_integer('copies', 1, 'For --speed: of each photograph.', flag_values=values)
+    flags.DEFINE_integer('copies', 1, 'Of each photograph, with --speed.', flag_values=values)
     values(sys.argv)
     output = Path(values.output)
     if values.speed:

@@ -1,4 +1,4 @@
-"""The config of a run: its fields, the files that make it, and what a resume may change."""
+"""The config of a run: fields, config files, the command line, and rules for resuming."""
 
 from chromagan_jax.config.fields import flatten, from_dict, set_field, to_dict
 from chromagan_jax.config.files import load

@@ -1,4 +1,4 @@
-"""The config's part of a command line: --config=FILE and --config.FIELD=VALUE."""
+"""Command-line arguments of the config: --config=FILE and --config.FIELD=VALUE."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,15 +9,15 @@ from chromagan_jax.errors import UserError
 
 
 class Split(NamedTuple):
-    """A command line in two parts."""
+    """A command line, split into config arguments and the rest."""
 
-    spec: str | None  # of the config: FILE or FILE:ARGUMENT
-    overrides: list[tuple[str, str | None]]  # fields and values; None: no value is given
-    rest: list[str]  # what is not about the config
+    spec: str | None  # config file, as FILE or FILE:ARGUMENT
+    overrides: list[tuple[str, str | None]]  # fields and values; None: no value given
+    rest: list[str]  # all other arguments
 
 
 def split(arguments: Sequence[str]) -> Split:
-    """Divides a command line, without the program's name."""
+    """Splits a command line; `arguments` excludes the program's name."""
     found = Split(None, [], [])
     waiting = list(arguments)
     while waiting:
@@ -38,10 +38,10 @@ def split(arguments: Sequence[str]) -> Split:
 
 
 def make_config(line: Split) -> Config:
-    """The config that a command line asks for.
+    """Builds the config from its file and the overrides.
 
     Raises:
-        UserError: if it names no config, or a field or value that is impossible.
+        UserError: if no config is named, or a field or value is invalid.
     """
     if not line.spec:
         raise UserError('No config is named: add --config=configs/base.py.')

@@ -1,9 +1,8 @@
-"""Fields of a config: their types and ranges, and access to them by dotted name.
+"""Fields of a config: types, ranges, and access by dotted name.
 
-A config is a tree of dataclasses. A leaf is a bool, int, float, str, a tuple of ints, one of some
-`Literal` strings, an entry of a dict, or an option of a network. A network is an unbound Linen
-module: its options are the fields of its class. 'name' stands for the class itself, by its name in
-the registry.
+A config is a tree of dataclasses. A leaf is a bool, int, float, str, tuple of ints, `Literal`
+string, dict entry, or network option. A network is an unbound Linen module, and its options are the
+fields of its class. The option 'name' is the registry name of the class.
 """
 
 import ast
@@ -20,25 +19,25 @@ from chromagan_jax.errors import UserError
 
 T = TypeVar('T')
 
-# Fields of networks that follow from other fields of the config.
+# Fields of networks that are set from other config fields.
 DERIVED = ('channels', 'size', 'dtype', 'param_dtype', 'remat')
 
 
 class Group(Protocol):
-    """A config, or a group of it: any dataclass."""
+    """A config or a group of fields: any dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 class Range(NamedTuple):
-    """Which values a number may have."""
+    """The allowed values of a number."""
 
     text: str
     contains: Callable[[Any], bool]
 
 
 class Registry(NamedTuple):
-    """Which networks of a kind, or which keys of a dict, there are."""
+    """The networks of a kind, or the allowed keys of a dict."""
 
     kind: str
     entries: Mapping[str, Any]
@@ -55,23 +54,23 @@ class Leaf(NamedTuple):
     """One value of a config."""
 
     name: str  # 'group.field'
-    hint: Any  # its type, `Annotated` where it has a range
+    hint: Any  # type; `Annotated` if it has a range
     value: Any
 
 
 def leaves(node: Group, prefix: str = '') -> Iterator[Leaf]:
-    """All leaves of a config, or of a group of it, in order."""
+    """All leaves of a config or group, in order of declaration."""
     for name, hint in type_hints(type(node)).items():
         yield from _leaves(prefix + name, hint, getattr(node, name))
 
 
 def flatten(node: Group) -> dict[str, Any]:
-    """{'group.field': value} of all leaves, in order."""
+    """{'group.field': value} of all leaves, in order of declaration."""
     return {leaf.name: leaf.value for leaf in leaves(node)}
 
 
 def to_dict(node: Group) -> dict[str, Any]:
-    """Nested dicts of plain values, ready for JSON."""
+    """Converts a config to nested dicts of JSON values."""
     nested: dict[str, Any] = {}
     for name, hint in type_hints(type(node)).items():
         value = getattr(node, name)
@@ -85,10 +84,10 @@ def to_dict(node: Group) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """The inverse of `to_dict`: a missing field has its default, an unknown one is left out.
+    """The inverse of `to_dict`. Missing fields get their defaults; unknown fields are ignored.
 
     Raises:
-        UserError: for a network that does not exist.
+        UserError: for an unknown network.
     """
     made: dict[str, Any] = {}
     for name, hint in type_hints(cls).items():
@@ -105,7 +104,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def set_field(config: Group, name: str, value: Any) -> None:
-    """Sets one leaf by its dotted name; 'generator.name' puts a network with its defaults there.
+    """Sets one leaf by its dotted name. 'generator.name' selects a network with its defaults.
 
     Raises:
         UserError: if there is no such field.
@@ -114,22 +113,22 @@ def set_field(config: Group, name: str, value: Any) -> None:
 
 
 def set_text(config: Group, name: str, text: str) -> None:
-    """Sets one leaf from the text of a command line.
+    """Sets one leaf from command-line text.
 
     Raises:
-        UserError: if there is no such field, or the text is no value of its type.
+        UserError: if there is no such field, or the text does not match its type.
     """
     field = _find(config, name)
     field.put(parse(f'--config.{name}', field.hint, text))
 
 
 def has_type(config: Group, name: str, kind: type) -> bool:
-    """Whether a leaf has a type; raises UserError if there is no such field."""
+    """Whether a leaf has the type `kind`; raises UserError if there is no such field."""
     return _plain(_find(config, name).hint) is kind
 
 
 def parse(flag: str, hint: Any, text: str) -> Any:
-    """The value of a type that `text` says; raises UserError if it says none."""
+    """Parses `text` as a value of type `hint`; raises UserError, naming `flag`, if it cannot."""
     kind = _plain(hint)
     if kind is bool:
         if text.lower() in ('true', '1', 'false', '0'):
@@ -151,21 +150,21 @@ def parse(flag: str, hint: Any, text: str) -> Any:
 
 
 def check_types(node: Group, prefix: str = '') -> None:
-    """Raises UserError for the first leaf that has another type, or is out of its range."""
+    """Raises UserError for the first leaf with a wrong type or a value outside its range."""
     for name, hint, value in leaves(node, prefix):
         kind = _plain(hint)
         if not _has_type(kind, value):
             is_choice = typing.get_origin(kind) is Literal
-            said = f'is {value!r}; choose' if is_choice else 'must be'
-            ends = '' if is_choice else f', not {value!r}'
-            raise UserError(f'{name} {said} {_described(kind)}{ends}.')
+            start = f'is {value!r}; choose' if is_choice else 'must be'
+            end = '' if is_choice else f', not {value!r}'
+            raise UserError(f'{name} {start} {_described(kind)}{end}.')
         for note in getattr(hint, '__metadata__', ()):
             if isinstance(note, Range) and not note.contains(value):
                 raise UserError(f'{name} must be {note.text}, not {value!r}.')
 
 
 def unknown_field(config: Group, name: str) -> UserError:
-    """The error for a field that does not exist, with the nearest one that does."""
+    """The error for an unknown field, with the closest known names."""
     names = list(flatten(config))
     close = difflib.get_close_matches(name, names, 1)
     if not close and '.' not in name:
@@ -175,12 +174,12 @@ def unknown_field(config: Group, name: str) -> UserError:
 
 
 def type_hints(cls: Any) -> dict[str, Any]:
-    """The types of a dataclass's fields, in order."""
+    """Types of a dataclass's fields, in order of declaration."""
     return typing.get_type_hints(cls, include_extras=True)
 
 
 def options(network: Any) -> dict[str, Any]:
-    """The types of a network's options, in order."""
+    """Types of a network's options, in order of declaration."""
     fields = dataclasses.fields(network)
     return {f.name: f.type for f in fields if f.name not in ('parent', 'name', *DERIVED)}
 
@@ -283,5 +282,5 @@ def _described(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return f'one of {", ".join(typing.get_args(kind))}'
     if typing.get_origin(kind) is tuple:
-        return 'whole numbers with commas between'
-    return {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'a text'}[kind]
+        return 'whole numbers separated by commas'
+    return {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'a string'}[kind]

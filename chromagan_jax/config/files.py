@@ -1,50 +1,53 @@
-"""Config files: where they are, and the config that one of them makes.
+"""Finds and loads config files.
 
-A config file has a function `get_config()`, or `get_config(argument)`, that returns a `Config`.
+A config file defines `get_config()` or `get_config(argument)`, which returns a `Config`.
 """
 
 import inspect
 import runpy
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from chromagan_jax.config.schema import Config
 from chromagan_jax.errors import UserError
 
-# In a source tree, and in an installed package, of which it is a part.
+# The folder of configs in a source tree and in an installed package.
 FOLDERS = (Path(__file__).parents[2] / 'configs', Path(__file__).parents[1] / 'configs')
 
 
 def load(spec: str) -> Config:
-    """The config of a file, or of one that comes with the package.
+    """Loads a config from a file or from the configs of the package.
 
     Args:
-        spec: 'configs/base.py', 'base', or one of these and an argument: 'base:tiny'. A path that
-            does not exist, in a folder of the name configs, is looked for in the package.
+        spec: path or name with an optional argument: 'configs/base.py', 'base' or 'base:tiny'. If
+            'configs/NAME.py' does not exist, NAME is looked up in the package.
 
     Raises:
-        UserError: if there is no such file, it cannot be run, or the argument is wrong.
+        UserError: if the file is missing or fails, or the argument is wrong.
     """
     name, colon, argument = spec.partition(':')
     path = find(name)
     try:
-        get_config: Any = runpy.run_path(str(path))['get_config']
+        get_config: Callable[..., object] = runpy.run_path(str(path))['get_config']
     except UserError:
         raise
     except KeyError:
-        raise UserError(f'{path} has no function get_config: write one.') from None
+        raise UserError(f'{path} has no function get_config: add one.') from None
     except Exception as error:
-        raise UserError(f'{path} cannot be run: {_first_line(error)}: correct it.') from error
+        raise UserError(f'{path} cannot be run ({_first_line(error)}): fix it.') from error
     if colon and not inspect.signature(get_config).parameters:
-        raise UserError(f'{name} takes no argument: leave {colon}{argument} out.')
+        raise UserError(f'{name} takes no argument: remove {colon}{argument}.')
     config = get_config(argument) if colon else get_config()
     if not isinstance(config, Config):
-        raise UserError(f'{path}: get_config returns no chromagan_jax.config.Config: return one.')
+        raise UserError(
+            f'{path}: get_config returns a {type(config).__name__}: return a '
+            'chromagan_jax.config.Config.'
+        )
     return config
 
 
 def find(name: str) -> Path:
-    """The file of a config by its path or name; raises UserError if there is none."""
+    """The file of a config, by path or name; raises UserError if it does not exist."""
     path = Path(name)
     if path.suffix == '.py' and path.is_file():
         return path
@@ -56,7 +59,7 @@ def find(name: str) -> Path:
 
 
 def names() -> list[str]:
-    """The configs that come with the package."""
+    """Names of the configs in the package."""
     return sorted({path.stem for folder in FOLDERS for path in folder.glob('[!_]*.py')})
 
 

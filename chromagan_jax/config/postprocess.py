@@ -1,4 +1,4 @@
-"""The options of post-processing: the group `colorize` of a config."""
+"""Post-processing options: the config group `colorize`."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -10,18 +10,18 @@ _Strength = Annotated[float, Range('0 <= x <= 100', lambda x: 0 <= x <= 100)]
 
 @dataclasses.dataclass
 class PostProcess:
-    """What `chromagan_jax.colorize` does besides the network; by default nothing."""
+    """Processing in `chromagan_jax.colorize` before and after the network. Off by default."""
 
-    sample_noise: bool = False  # keep the network's noise on: the result is a sample
+    sample_noise: bool = False  # keep dropout active: the result is a random sample
     saturation: Annotated[float, Range('0 <= x <= 10', lambda x: 0 <= x <= 10)] = 1.0  # of chroma
-    white_balance: Literal['none', 'gray_world', 'percentile'] = 'none'  # which method
-    white_balance_strength: Fraction = 1.0  # share of that correction
-    contrast: Fraction = 0.0  # share of CLAHE's lightness in the result; 0: none
+    white_balance: Literal['none', 'gray_world', 'percentile'] = 'none'  # method
+    white_balance_strength: Fraction = 1.0  # share of the correction that is applied
+    contrast: Fraction = 0.0  # weight of the CLAHE lightness in the result; 0: none
     clahe_clip: Annotated[float, Range('1 <= x <= 256', lambda x: 1 <= x <= 256)] = 2.0  # limit
-    clahe_tiles: Annotated[int, Range('1 <= x <= 64', lambda x: 1 <= x <= 64)] = 8  # a side
-    denoise_before: _Strength = 0.0  # of the gray photograph, in 8-bit steps; 0: none
+    clahe_tiles: Annotated[int, Range('1 <= x <= 64', lambda x: 1 <= x <= 64)] = 8  # per side
+    denoise_before: _Strength = 0.0  # of the gray input, in 8-bit levels; 0: none
     denoise_after: _Strength = 0.0  # of the colours, in units of a* and b*; 0: none
-    denoise_method: Literal['nlm', 'bilateral'] = 'nlm'  # of the colours: nlm is non-local means
+    denoise_method: Literal['nlm', 'bilateral'] = 'nlm'  # of the colours; nlm: non-local means
 
 
 OFF = PostProcess()

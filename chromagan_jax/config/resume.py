@@ -1,4 +1,4 @@
-"""What a run that resumes, or starts from another's weights, may change of its config."""
+"""Checks which config fields may change on resume, or with `init_from`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from chromagan_jax.config.fields import flatten, from_dict
 from chromagan_jax.config.schema import Config
 from chromagan_jax.errors import UserError
 
-# Fields, or groups of them, that change nothing about what is computed at a step.
+# Fields and groups that do not affect the result of a train step.
 MUTABLE_ON_RESUME = (
     'stall_timeout',
     'log_every',
@@ -33,17 +33,17 @@ MUTABLE_ON_RESUME = (
 
 
 def check_resume(config: Config, saved: Mapping[str, Any]) -> None:
-    """Checks that a run may go on under `config`, which was started under `saved`.
+    """Checks that a run started with the config `saved` may resume with `config`.
 
-    A field that `saved` does not have was added later: the run was started with its default.
+    A field missing in `saved` counts as its default, because it was added to the schema later.
 
     Raises:
-        UserError: naming the first field that differs and may not.
+        UserError: for the first changed field that must not change.
     """
     mutable = set(MUTABLE_ON_RESUME)
     if not schedule_depends_on_steps(config):
         mutable.add('steps')
-    if config.reduce_lr_on_plateau.patience:  # evaluations change the training
+    if config.reduce_lr_on_plateau.patience:  # evaluations then affect the training
         mutable -= {'eval_every', 'eval.source'}
     now, before = flatten(config), flatten(from_dict(Config, saved))
     for field in dict.fromkeys([*now, *before]):
@@ -57,16 +57,16 @@ def check_resume(config: Config, saved: Mapping[str, Any]) -> None:
 
 
 def schedule_depends_on_steps(config: Config) -> bool:
-    """Whether a schedule ends with the run, so that a resume may not change its length."""
+    """Whether a learning-rate schedule depends on `steps`, so that `steps` must not change."""
     optimizers = (config.generator_optimizer, config.discriminator_optimizer)
     return any(optimizer.schedule != 'constant' for optimizer in optimizers)
 
 
 def check_same_networks(config: Config, saved: Mapping[str, Any], workdir: str | Path) -> None:
-    """Checks that the weights of a run under `saved` fit the networks of `config`.
+    """Checks that the weights of a run with the config `saved` fit the networks of `config`.
 
     Raises:
-        UserError: naming the first field that differs.
+        UserError: for the first field of the networks or `color_space` that differs.
     """
     now, before = (
         {
@@ -77,9 +77,9 @@ def check_same_networks(config: Config, saved: Mapping[str, Any], workdir: str |
         for one in (config, from_dict(Config, saved))
     )
     for field in dict.fromkeys([*now, *before]):
-        fits = field.endswith(('.dropout', '.test_mode'))  # as they have no weights
+        fits = field.endswith(('.dropout', '.test_mode'))  # no effect on weights
         if not fits and now.get(field) != before.get(field):
             raise UserError(
                 f'init_from: the weights in {workdir} were trained with '
-                f'{field}={before.get(field)!r}, not {now.get(field)!r}.'
+                f'{field}={before.get(field)!r}, not {now.get(field)!r}: set it to the same value.'
             )

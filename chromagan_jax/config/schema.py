@@ -1,7 +1,7 @@
-"""The config of a run: every field with its type, default, range and a comment.
+"""The config schema: every field with type, default, range and a comment.
 
-The defaults are those of configs/base.py. `config.steps = 100` sets a field;
-`config.generator = UNet(width=64)` chooses a network, whose options are documented at its class.
+The defaults are those of configs/base.py. `config.steps = 100` sets a field.
+`config.generator = UNet(width=64)` selects a network; its class documents the options.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from chromagan_jax.models.patch import PatchGAN
 from chromagan_jax.models.pretrained import PRETRAINED
 from chromagan_jax.models.unet import UNet
 
-SCHEMA_VERSION = 1  # of config.json; counts changes that from_dict cannot bridge
+SCHEMA_VERSION = 1  # of config.json; incremented if from_dict cannot read older files
 
 DType = Literal['float32', 'bfloat16']
 _Open = Annotated[float, Range('0 < x < 1', lambda x: 0 < x < 1)]
@@ -27,112 +27,112 @@ _Open = Annotated[float, Range('0 < x < 1', lambda x: 0 < x < 1)]
 
 @dataclasses.dataclass
 class LossConfig:
-    """What the two networks minimise."""
+    """Losses of generator and discriminator."""
 
     adversarial: Literal['bce', 'lsgan', 'hinge', 'wgan'] = 'bce'  # key of losses.ADVERSARIAL
-    weights: dict[str, NonNegative] = field(  # of the generator's terms, keys of losses.TERMS
+    weights: dict[str, NonNegative] = field(  # generator loss terms: adversarial, losses.TERMS
         default_factory=lambda: {'adversarial': 1.0, 'l1': 100.0}
     )
     huber_delta: Annotated[float, Range('above 0', lambda x: x > 0)] = (
-        0.1  # error where it is linear
+        0.1  # absolute error above which the loss is linear
     )
     label_smoothing: Annotated[float, Range('0 <= x < 0.5', lambda x: 0 <= x < 0.5)] = (
-        0.1  # the discriminator's real labels are 1 - this
+        0.1  # the discriminator's real label is 1 - label_smoothing
     )
-    gradient_penalty_weight: NonNegative = 0.0  # of WGAN-GP's penalty; 10 with 'wgan'
+    gradient_penalty_weight: NonNegative = 0.0  # WGAN-GP; use 10 with 'wgan'
 
 
 @dataclasses.dataclass
 class OptimizerConfig:
-    """Adam with pix2pix's values."""
+    """Adam with the values of pix2pix (Isola et al. 2017)."""
 
-    learning_rate: NonNegative = 2e-4  # peak
+    learning_rate: NonNegative = 2e-4  # peak value
     b1: Decay = 0.5  # decay of the first moment
     b2: Decay = 0.999  # decay of the second moment
-    weight_decay: NonNegative = 0.0  # decoupled, of kernels only
-    grad_clip_norm: NonNegative = 0.0  # global norm that gradients are clipped to; 0: no clipping
-    schedule: Literal['constant', 'linear', 'cosine'] = 'constant'  # linear and cosine fall to 0
-    decay_from: Decay = 0.5  # share of the run after which linear and cosine begin to fall
-    warmup_steps: Count = 0  # steps from 0 to the full rate
+    weight_decay: NonNegative = 0.0  # decoupled, for kernels only
+    grad_clip_norm: NonNegative = 0.0  # maximum global norm of the gradients; 0: no clipping
+    schedule: Literal['constant', 'linear', 'cosine'] = 'constant'  # linear, cosine: decay to 0
+    decay_from: Decay = 0.5  # share of the run after which linear and cosine start to decay
+    warmup_steps: Count = 0  # steps of linear warm-up from 0 to the peak
 
 
 @dataclasses.dataclass
 class PlateauConfig:
-    """Both learning rates fall when an evaluation metric stops improving."""
+    """Reduces both learning rates when an evaluation metric stops improving."""
 
     metric: str = 'ab_mae'  # a metric that can rank checkpoints
-    patience: Count = 0  # evaluations in a row without a better value before they fall; 0: never
-    factor: _Open = 0.1  # what they are multiplied by
-    min_scale: Fraction = 0.001  # share of the rates below which they do not fall
+    patience: Count = 0  # evaluations without improvement before a reduction; 0: never
+    factor: _Open = 0.1  # multiplies the rates at each reduction
+    min_scale: Fraction = 0.001  # lower limit of the accumulated factor
 
 
 @dataclasses.dataclass
 class MeshConfig:
-    """How devices share the work."""
+    """How devices share parameters and data."""
 
     fsdp: Positive = 1  # devices that share one copy of the parameters and optimizer states
 
 
 @dataclasses.dataclass
 class DataConfig:
-    """What the networks are trained on."""
+    """The training data."""
 
     source: str = 'sample'  # a folder, ArrayRecord files, tfds:NAME, or sample
     split: str = 'train'  # of a TFDS data set
-    labels: bool = False  # read labels: sub-folder names, or the data set's 'label'
+    labels: bool = False  # read labels: sub-folder names, or 'label' of the data set
     size: Positive = 64  # px, of the square training crop
     resize_ratio: Annotated[float, Range('1 or more', lambda x: x >= 1)] = (
-        286 / 256  # short side before the crop, over the crop (pix2pix's)
+        286 / 256  # short side before the crop / size (value of pix2pix)
     )
-    flip: bool = True  # mirror every other photograph
+    flip: bool = True  # mirror images at random with probability 1/2
     workers: Count = 0  # processes that prepare batches; 0: threads of the main process
-    threads: Positive = 2  # threads that prepare photographs, in each process
-    prefetch: Positive = 4  # batches prepared ahead, in each of these processes
+    threads: Positive = 2  # threads that prepare images, per process
+    prefetch: Positive = 4  # batches prepared ahead, per process
     max_unreadable: Fraction = 0.1  # share of unreadable records above which the run ends
 
 
 @dataclasses.dataclass
 class EvalConfig:
-    """What the generator is scored on."""
+    """The evaluation data and job."""
 
     source: str = 'sample'  # as data.source; choose held-out photographs
     split: str = 'validation'  # of a TFDS data set
     size: Count = 0  # px, of the centre crop; 0: data.size
-    batch_size: Positive = 8  # photographs at a time; rounded up to a multiple of the devices
-    features: str = ''  # file of SqueezeNet's weights, for the Frechet distance; '': none
+    batch_size: Positive = 8  # images; rounded up to a multiple of the number of devices
+    features: str = ''  # file of SqueezeNet weights for the Frechet distance; '': none
     checkpoint: str = 'newest'  # what --mode=eval scores: newest, best or a step
     follow: bool = False  # --mode=eval scores every new checkpoint until training ends
-    timeout: Count = 3600  # s without a new checkpoint after which following gives up
+    timeout: Count = 3600  # s without a new checkpoint until `follow` fails
 
 
 @dataclasses.dataclass
 class CheckpointConfig:
-    """Which states are kept."""
+    """Retention of checkpoints."""
 
-    max_to_keep: Positive = 2  # newest checkpoints
-    best_metric: str = 'ab_mae'  # the best one by this evaluation metric is kept in best/
+    max_to_keep: Positive = 2  # number of newest checkpoints in checkpoints/
+    best_metric: str = 'ab_mae'  # evaluation metric of the checkpoint in best/
 
 
 @dataclasses.dataclass
 class Config:
-    """A run."""
+    """The config of a run."""
 
     seed: Annotated[int, Range('0 <= x < 2**32', lambda x: 0 <= x < 2**32)] = (
-        0  # of the initial weights, the noise, the order of the data and its augmentation
+        0  # for initial weights, noise, data order and augmentation
     )
     steps: Positive = 400  # generator updates
-    batch_size: Positive = 6  # photographs a step, over all devices
-    grad_accum_steps: Positive = 1  # micro-batches a step: less memory, the same effective batch
-    discriminator_steps: Positive = 2  # discriminator updates a step
+    batch_size: Positive = 6  # images per step, over all devices
+    grad_accum_steps: Positive = 1  # micro-batches per step: less memory, the same batch size
+    discriminator_steps: Positive = 2  # discriminator updates per step
     discriminator_max_accuracy: Annotated[float, Range('0 < x <= 1', lambda x: 0 < x <= 1)] = (
-        1.0  # accuracy of the last step above which D is not updated; 1: always updated
+        1.0  # D is not updated if its last accuracy was higher; 1: always updated
     )
-    pretrain_steps: Count = 0  # first steps, in which G learns without the adversarial loss
+    pretrain_steps: Count = 0  # first steps, which train G without the adversarial loss
     color_space: Literal['lab', 'rgb'] = 'lab'  # lab: L -> ab; rgb: gray -> RGB
     dtype: DType = 'float32'  # of the computation
     param_dtype: DType = 'float32'  # of the parameters and the optimizer state
     remat: bool = False  # recompute activations in the backward pass: less memory, more time
-    ema_decay: Decay = 0.999  # of the generator's moving average; 0: none, raw weights are used
+    ema_decay: Decay = 0.999  # of the generator's moving average; 0: off, raw weights are used
 
     generator: Annotated[nn.Module, fields.Registry('generator', GENERATORS)] = field(
         default_factory=lambda: UNet(width=32, dropout=0.0)  # condition -> target
@@ -148,30 +148,30 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
-    stall_timeout: Count = 900  # s without progress after which a run ends; 0: never
+    stall_timeout: Count = 900  # s without progress until the run ends; 0: never
     log_every: Positive = 20  # steps between lines of metrics.jsonl
     eval_every: Count = 200  # steps between evaluations; 0: never
     sample_every: Count = 200  # steps between sample grids; 0: never
     checkpoint_every: Positive = 200  # steps between checkpoints; the last step is saved too
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    init_from: str = ''  # a workdir whose newest weights a new run starts from
+    init_from: str = ''  # workdir whose newest weights initialise a new run
     pretrained: Annotated[dict[str, str], fields.Registry('pretrained', PRETRAINED)] = field(
-        default_factory=lambda: dict.fromkeys(PRETRAINED, '')  # files of weights, by network
+        default_factory=lambda: dict.fromkeys(PRETRAINED, '')  # weight files by network
     )
     colorize: PostProcess = field(default_factory=PostProcess)
 
 
 def validate(config: Config) -> None:
-    """Checks every field that can be judged without data, devices or networks.
+    """Checks all fields, as far as possible without data, devices and networks.
 
     Raises:
-        UserError: naming the first field that is impossible.
+        UserError: for the first invalid field.
     """
     fields.check_types(config)
     loss, plateau = config.loss, config.reduce_lr_on_plateau
     if plateau.patience and not config.eval_every:
         raise UserError(
-            'reduce_lr_on_plateau.patience counts evaluations: set eval_every, or it to 0.'
+            'reduce_lr_on_plateau.patience needs evaluations: set eval_every, or patience to 0.'
         )
     if loss.label_smoothing and loss.adversarial in ('hinge', 'wgan'):
         raise UserError(
@@ -181,10 +181,10 @@ def validate(config: Config) -> None:
     if loss.gradient_penalty_weight:
         if getattr(config.discriminator, 'norm', None) == 'batch':
             raise UserError(
-                'loss.gradient_penalty_weight needs a discriminator that judges each image alone: '
-                'set discriminator.norm to none, instance or group.'
+                'loss.gradient_penalty_weight needs a discriminator without batch norm: set '
+                'discriminator.norm to none, instance or group.'
             )
         if config.dtype != 'float32' or config.param_dtype != 'float32':
             raise UserError(
-                'loss.gradient_penalty_weight needs float32: set dtype and param_dtype to it.'
+                'loss.gradient_penalty_weight needs float32: set dtype and param_dtype to float32.'
             )

@@ -55,8 +55,8 @@ class TrainCrop:
             except UnreadableImage as error:
                 reason = error
         raise UserError(
-            f'{self.source.name(index)} in {self.source.location} cannot be read, nor can '
-            f'{ATTEMPTS} others ({reason}): check that the source holds images and is still there.'
+            f'{self.source.name(index)} in {self.source.location} and {ATTEMPTS} substitutes '
+            f'cannot be read ({reason}): check that the source still exists and holds images.'
         ) from reason
 
 

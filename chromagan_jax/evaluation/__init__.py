@@ -1,1 +1,1 @@
-"""How good the pictures are: metrics, scores of photographs, the job that scores checkpoints."""
+"""Evaluation: image metrics, scores over a data set, and the job that scores checkpoints."""

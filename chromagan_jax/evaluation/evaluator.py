@@ -1,4 +1,4 @@
-"""Scores over a finite set of photographs, each counted once."""
+"""Scores over a finite set of images. Each image is counted once."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -19,7 +19,7 @@ from chromagan_jax.utils import writers
 Array = jax.Array
 PyTree = Any
 
-VISIBLE = 128  # px to which smaller pictures are enlarged in a grid
+VISIBLE = 128  # px; smaller images are enlarged to about this width in a grid
 LABELS = ('gray', 'colorized', 'original')
 
 
@@ -29,24 +29,25 @@ def eval_step(
     batch: Mapping[str, Array],
     network: squeezenet.Params | None = None,
 ) -> dict[str, Array]:
-    """Metrics of each image, (B, ...), beside the batch's 'mask' (0 where none counts) and 'index'.
+    """Metrics of each image, (B, ...), and the batch's 'mask' and 'index', (B,).
 
-    With a network also the features of each of the `LABELS` pictures, 'features_gray' and so on.
+    The mask is 0 for rows that do not count. With `network`, SqueezeNet's parameters, the result
+    also has 'features_gray', 'features_colorized' and 'features_original', (B, F).
     """
     prediction = steps.predict(
         model.generator, gathered(model.replicated, variables), batch['condition']
     )
     values = metrics.image_metrics(batch['condition'], batch['target'], prediction)
     if network is not None:
-        pictures = render_step(model, variables, batch)
+        images = render_step(model, variables, batch)
         for label in LABELS:
-            seen = measures.quantize(pictures[label])
-            values[f'features_{label}'] = squeezenet.features(network, seen)
+            quantized = measures.quantize(images[label])
+            values[f'features_{label}'] = squeezenet.features(network, quantized)
     return {**values, 'mask': batch['mask'], 'index': batch['index']}
 
 
 def render_step(model: GanModel, variables: PyTree, batch: Mapping[str, Array]) -> dict[str, Array]:
-    """The pictures 'gray', 'colorized', 'original', (B, H, W, 3), RGB in [0, 1], and the 'mask'."""
+    """Images 'gray', 'colorized' and 'original', (B, H, W, 3) RGB in [0, 1], and the 'mask'."""
     condition, target = batch['condition'], batch['target']
     gray = color.gray_target(condition, target.shape[-1])
     prediction = steps.predict(model.generator, gathered(model.replicated, variables), condition)
@@ -59,17 +60,17 @@ def render_step(model: GanModel, variables: PyTree, batch: Mapping[str, Array]) 
 
 
 def compile_step(step: Callable[..., PyTree], model: GanModel, mesh: Mesh) -> Callable[..., PyTree]:
-    """`eval_step` or `render_step` under jit, with results whole on every process."""
+    """`eval_step` or `render_step` under jit; results are replicated on all devices."""
     return jax.jit(partial(step, model), out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def make_eval_step(
     features: str, model: GanModel, mesh: Mesh
 ) -> Callable[[PyTree, Mapping[str, Array]], dict[str, Array]]:
-    """`eval_step`, compiled, with SqueezeNet's features if `features` names a file of its weights.
+    """`eval_step` under jit; with SqueezeNet features if `features` names a weight file.
 
     Raises:
-        UserError: if its file cannot be read.
+        UserError: if the file cannot be read.
     """
     step = compile_step(eval_step, model, mesh)
     if not features:
@@ -85,18 +86,17 @@ def image_scores(
     mesh: Mesh,
     report: Callable[[np.ndarray], None] = lambda unreadable: None,
 ) -> dict[str, np.ndarray]:
-    """The metrics of every readable image, (N, ...), and its 'index' in the source.
+    """The metrics of every readable image, (N, ...), and its 'index' in the source, (N,).
 
-    They are gathered on the host, so that what is made of them does not depend on the batch size
-    or on the number of devices and processes. The histograms and features of 50,000 images take
-    half a gigabyte.
+    All values are gathered on the host, so that their means do not depend on the batch size or the
+    number of devices and processes.
 
     Args:
-        step: `eval_step`, compiled.
-        variables: of the generator.
-        batches: this process's rows; all batches together hold each image once.
-        mesh: where to compute.
-        report: told which of this process's records could not be read.
+        step: compiled `eval_step`.
+        variables: variables of the generator.
+        batches: rows of this process; all batches together hold each image once.
+        mesh: devices to compute on.
+        report: called with each batch's unreadable records of this process.
 
     Raises:
         UserError: if no image could be read.
@@ -110,19 +110,22 @@ def image_scores(
     values = {name: np.concatenate([c[name] for c in collected]) for name in collected[0]}
     counted = values.pop('mask') > 0
     if not counted.any():
-        raise UserError('No photograph of eval.source could be read: name another folder.')
+        raise UserError('No photograph in eval.source could be read: choose another folder.')
     return {name: value[counted] for name, value in values.items()}
 
 
 def aggregate_metrics(values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """'eval/psnr' and so on: the figures of `metrics.METRICS`, and 'eval/images', their number.
+    """The values of `metrics.METRICS` over all images, such as 'eval/psnr', and 'eval/images'.
 
-    A figure is missing where something that it reads is, or where no image has one:
-    'eval/psnr_gray' and 'eval/frechet_of_gray' if all originals are gray, both figures of
-    blotchiness if no original has colour where it is smooth, 'eval/frechet' without features.
+    A value is missing if one of its inputs is missing or no image has it: 'eval/psnr_gray' and
+    'eval/frechet_of_gray' if all originals are gray, 'eval/blotchiness' and 'eval/blotchy_share' if
+    no original has colour in its smooth parts, 'eval/frechet' without features.
 
     Args:
-        values: of `image_scores`.
+        values: result of `image_scores`.
+
+    Raises:
+        UserError: if there are features of fewer than two images.
     """
     figures: dict[str, float] = {}
     for name, metric in _figures().items():
@@ -135,7 +138,7 @@ def aggregate_metrics(values: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def _figures() -> dict[str, metrics.Metric]:
-    """`METRICS` with what each reads, and the figures beside that have no entry of their own."""
+    """`METRICS` with all `reads` filled in, plus the comparison metrics without an entry."""
     found = {}
     for name, metric in metrics.METRICS.items():
         found[name] = metric._replace(reads=metric.reads or (name,))
@@ -146,10 +149,10 @@ def _figures() -> dict[str, metrics.Metric]:
 
 
 def check_ranking(field: str, name: str) -> None:
-    """Checks that a field of the config names a metric that can rank checkpoints.
+    """Checks that `name`, the value of a config field, is a metric that can rank checkpoints.
 
     Raises:
-        UserError: if it does not.
+        UserError: if it is not.
     """
     choices = sorted(name for name, metric in metrics.METRICS.items() if metric.better)
     if name not in choices:
@@ -157,21 +160,21 @@ def check_ranking(field: str, name: str) -> None:
 
 
 def score(name: str, scores: Mapping[str, float]) -> float:
-    """The figure of a metric that can rank, negated if higher is better: the lower the better.
+    """The value of a ranking metric, negated if higher is better. A lower score is better.
 
     Raises:
-        UserError: if the photographs have no such figure.
+        UserError: if the metric has no value for these images.
     """
     if f'eval/{name}' not in scores:
         raise UserError(
-            f'No photograph of eval.source has a {name}: rank checkpoints by another metric.'
+            f'No photograph in eval.source has a {name}: rank checkpoints by another metric.'
         )
     figure = scores[f'eval/{name}']
     return figure if metrics.METRICS[name].better == 'lower' else -figure
 
 
 def summary(step: int, scores: Mapping[str, float]) -> str:
-    """One line for people: each figure of the log beside the gray picture's or the original's."""
+    """One log line: each metric, compared with the gray or the original images."""
     parts = [
         _in_words(name, metric, scores)
         for name, metric in metrics.METRICS.items()
@@ -198,25 +201,25 @@ def sample_grid(
     mesh: Mesh,
     most: int,
 ) -> np.ndarray | None:
-    """The first `most` readable photographs of the batches, each gray | colorized | original.
+    """A grid of the first `most` readable images, as columns gray, colorized and original.
 
     Args:
-        step: `render_step`, compiled.
-        variables: of the generator.
-        batches: this process's rows of evaluation batches; only as many are read as it takes.
-        mesh: where to compute.
-        most: how many photographs to show.
+        step: compiled `render_step`.
+        variables: variables of the generator.
+        batches: rows of this process; reading stops once the grid is full.
+        mesh: devices to compute on.
+        most: number of images in the grid.
 
     Returns:
-        (H, W, 3) uint8, or None if no photograph can be read.
+        (H, W, 3) uint8, or None if no image can be read.
     """
     rows: list[list[np.ndarray]] = []
     for batch in batches:
         inputs = {name: batch[name] for name in ('condition', 'target', 'mask')}
-        pictures = jax.device_get(step(variables, sharding.to_global(inputs, mesh)))
-        zoom = max(1, VISIBLE // pictures['gray'].shape[1])
-        for i in np.flatnonzero(pictures['mask'])[: most - len(rows)]:
-            rows.append([pictures[label][i].repeat(zoom, 0).repeat(zoom, 1) for label in LABELS])
+        images = jax.device_get(step(variables, sharding.to_global(inputs, mesh)))
+        zoom = max(1, VISIBLE // images['gray'].shape[1])
+        for i in np.flatnonzero(images['mask'])[: most - len(rows)]:
+            rows.append([images[label][i].repeat(zoom, 0).repeat(zoom, 1) for label in LABELS])
         if len(rows) == most:
             break
     return writers.sample_grid(rows, LABELS) if rows else None

@@ -1,4 +1,4 @@
-"""The job that scores checkpoints: `--mode=eval`."""
+"""The evaluation job, `--mode=eval`: scores checkpoints of a run."""
 
 import json
 import time
@@ -18,31 +18,34 @@ from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
+from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.utils import files, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
-POLL = 2  # s between looks for a new checkpoint
+POLL = 2  # s between checks for a new checkpoint
 
 
 def evaluate_checkpoints(config: Config, workdir: Path) -> None:
-    """Scores checkpoints of the run in `workdir`: `--mode=eval`.
+    """Scores checkpoints of the run in `workdir`.
 
-    The run is taken under its own config, of `config` only `eval` counts. Scores are appended to
-    metrics_eval.jsonl; samples_eval/ gets the four worst and the four best photographs by PSNR.
+    The run's saved config is used, with `eval` and `stall_timeout` from `config`. Scores are
+    appended to metrics_eval.jsonl. The four worst and the four best images by PSNR are written to
+    samples_eval/.
 
     Raises:
-        UserError: if there is no run, checkpoint or photograph, or following waits in vain.
-        PreemptedError: after SIGTERM or Ctrl-C, which lose nothing that was scored.
+        UserError: if there is no run, checkpoint or readable image, or if no new checkpoint
+            appears within `eval.timeout`.
+        PreemptedError: after SIGTERM or Ctrl-C; all scores are saved.
     """
-    run = from_dict(Config, checkpoints.read_run(workdir)['config'])
+    run = from_dict(Config, read_run(workdir)['config'])
     run.eval = config.eval
     mesh = sharding.make_mesh()
     source = open_sources(run)[1]
     log = progress.announcer()
     if not is_held_out(run):
         log(NOT_HELD_OUT)
-    writes = jax.process_index() == 0  # one writer a file
+    writes = jax.process_index() == 0  # one writer per file
     done = _scored(workdir)
     path = workdir / 'metrics_eval.jsonl'
     metrics_file = writers.Metrics(path, max(done, default=0)) if writes else None
@@ -87,7 +90,7 @@ def _which(
     stopping: Callable[[], bool],
     watchdog: Watchdog,
 ) -> Iterator[str]:
-    """The checkpoint that is asked for; or, following, each new one until the run's last step."""
+    """`eval.checkpoint`; with `eval.follow`, each new checkpoint until the run's last step."""
     if not config.eval.follow:
         yield config.eval.checkpoint
         return
@@ -96,8 +99,8 @@ def _which(
         watchdog.beat()
         new = [step for step in checkpoints.kept_steps(workdir) if step not in done]
         waited = time.monotonic() - newest_at > config.eval.timeout
-        # Processes look at different moments and are signalled alone: the first one's view counts
-        # for all, and a signal to any.
+        # Processes poll at different times, so all use the view of process 0. A signal to any
+        # process stops all.
         views = multihost_utils.process_allgather(np.array([new[0] if new else -1, waited]))
         step, waited = views.reshape(-1, 2)[0].tolist()
         if step >= 0:
@@ -106,10 +109,10 @@ def _which(
             newest_at = time.monotonic()
         elif waited:
             raise UserError(
-                f'No new checkpoint in {workdir} for {config.eval.timeout} s: see whether the '
+                f'No new checkpoint in {workdir} for {config.eval.timeout} s: check that the '
                 'training still runs, or raise eval.timeout.'
             )
         else:
             time.sleep(POLL)
         if multihost_utils.process_allgather(np.array(stopping())).any():
-            raise PreemptedError('stopped between two checkpoints; start it again to go on.')
+            raise PreemptedError('stopped between two checkpoints: start it again to continue.')

@@ -1,7 +1,7 @@
-"""Measures of each image of a batch: jnp functions, which `METRICS` names.
+"""Per-image metrics of a batch, as jnp functions for `METRICS`.
 
-RGB is sRGB in [0, 1]. All but `ab_mae` look at it as a uint8 file would hold it, so that they
-equal what anybody measures on the files.
+RGB is sRGB in [0, 1]. All functions except `ab_mae` first round it to uint8 values, so that the
+results equal those measured on saved files.
 """
 
 from collections.abc import Callable
@@ -18,30 +18,30 @@ Array = jax.Array
 
 PSNR_CAP = 60.0
 SSIM_WINDOW = 11  # px, with a Gaussian of sigma 1.5 (Wang et al. 2004)
-AB_BIN = 10  # units of a* and b* that a bin of the histogram is wide, as in Zhang et al. 2016
-AB_BINS = 23  # of either; the one in the middle has gray in its centre, and sRGB fills 22
+AB_BIN = 10  # width of a histogram bin in units of a* and b*, as in Zhang et al. 2016
+AB_BINS = 23  # bins per axis; the middle one is centred on gray, and sRGB needs 22
 BLOTCH_SIDE = 64  # px of the shorter side at which blotchiness is measured
-BLOTCH_FLOOR = 0.1  # units of ab a pixel: an original below it has no colour to compare with
+BLOTCH_FLOOR = 0.1  # ab units per pixel; an original below it counts as colourless
 
 
 def quantize(rgb: Array) -> Array:
-    """RGB in [0, 1], any shape, to the nearest values that a uint8 file holds; float32."""
+    """Rounds RGB in [0, 1], any shape, to the nearest multiples of 1/255; float32."""
     return jnp.round(rgb.astype(jnp.float32) * 255) / 255
 
 
 def psnr(a: Array, b: Array) -> Array:
-    """Peak signal-to-noise ratio at uint8, (B, H, W, 3) twice -> (B,) dB.
+    """Peak signal-to-noise ratio at uint8, two (B, H, W, 3) -> (B,) dB.
 
-    Capped at `PSNR_CAP`, which identical images reach: JSON has no Infinity. The error is taken
-    over all three channels of an image together.
+    The squared error is averaged over all pixels and channels. The result is capped at `PSNR_CAP`,
+    the value of identical images, because JSON has no Infinity.
     """
     return jnp.minimum(dm_pix.psnr(quantize(a), quantize(b)), PSNR_CAP)
 
 
 def _gaussian_blur(height: int, width: int) -> Callable[[Array], Array]:
-    """The SSIM window over (B, height, width, C), at the pixels where it lies inside the image.
+    """The SSIM window filter of (B, height, width, C), without padding ('valid').
 
-    Two banded matrices: on a CPU four times as fast as the convolutions of `dm_pix.ssim`.
+    It multiplies by two banded matrices: on a CPU this is faster than `dm_pix`'s convolutions.
     """
     offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     window = np.exp(-0.5 * (offsets / 1.5) ** 2)
@@ -62,9 +62,9 @@ def _gaussian_blur(height: int, width: int) -> Callable[[Array], Array]:
 
 
 def ssim(a: Array, b: Array) -> Array:
-    """Structural similarity at uint8 (Wang et al. 2004), (B, H, W, 3) twice -> (B,) in [-1, 1].
+    """Structural similarity at uint8 (Wang et al. 2004), two (B, H, W, 3) -> (B,) in [-1, 1].
 
-    The mean over the three channels, as scikit-image has it with `gaussian_weights=True, sigma=1.5,
+    The mean over the channels, as in scikit-image with `gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False, channel_axis=-1`.
 
     Raises:
@@ -73,14 +73,14 @@ def ssim(a: Array, b: Array) -> Array:
     height, width = a.shape[-3:-1]
     if min(height, width) < SSIM_WINDOW:
         raise UserError(
-            f'SSIM needs images of {SSIM_WINDOW} px or more a side, these are {height} x {width}: '
-            'evaluate at a larger size'
+            f'SSIM needs sides of at least {SSIM_WINDOW} px, but the images are {height} x '
+            f'{width}: set eval.size or data.size to {SSIM_WINDOW} or more.'
         )
     return dm_pix.ssim(quantize(a), quantize(b), filter_fn=_gaussian_blur(height, width))
 
 
 def ab_mae(a: Array, b: Array) -> Array:
-    """Mean absolute error of a* and b*, (B, H, W, 3) Lab twice -> (B,) in units of Lab."""
+    """Mean absolute error of a* and b*, two (B, H, W, 3) Lab -> (B,) in Lab units."""
     return jnp.abs((b - a)[..., 1:]).mean(axis=(-3, -2, -1))
 
 
@@ -88,8 +88,8 @@ def colorfulness(rgb: Array) -> Array:
     """Colorfulness at uint8, on the 0..255 scale, (B, H, W, 3) -> (B,).
 
     M3 of Hasler & Suesstrunk 2003: with rg = R - G and yb = (R + G)/2 - B,
-    sqrt(var rg + var yb) + 0.3 sqrt(mean rg^2 + mean yb^2) (where "mean rg^2" is the square of the
-    mean). Some code takes |rg| and |yb| first, which gives other, mostly lower values.
+    sqrt(var(rg) + var(yb)) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2). Some implementations use |rg| and
+    |yb|, which gives different, mostly lower values.
     """
     red, green, blue = jnp.moveaxis(quantize(rgb) * 255, -1, 0)
     rg, yb = red - green, (red + green) / 2 - blue
@@ -99,10 +99,10 @@ def colorfulness(rgb: Array) -> Array:
 
 
 def ab_histogram(rgb: Array) -> Array:
-    """How many pixels have which a* and b*: (B, H, W, 3) -> (B, 23, 23) int32.
+    """Histogram of a* and b* at uint8, (B, H, W, 3) -> (B, 23, 23) int32 pixel counts.
 
-    Bin [i, j] holds the pixels whose a* is nearest to 10 (i - 11) and whose b* to 10 (j - 11); sRGB
-    lies within.
+    Bin [i, j] counts the pixels whose a* is nearest to 10 (i - 11) and whose b* is nearest to
+    10 (j - 11). All of sRGB lies within the bins.
     """
     ab = color.rgb_to_lab(quantize(rgb))[..., 1:]
     places = jnp.round(ab / AB_BIN).astype(jnp.int32) + AB_BINS // 2
@@ -111,12 +111,12 @@ def ab_histogram(rgb: Array) -> Array:
     def count(image: Array) -> Array:
         return jnp.zeros(AB_BINS**2, jnp.int32).at[image].add(1)
 
-    # One image at a time: a scatter over the batch would gather what devices hold apart.
+    # vmap keeps the batch sharded; one scatter over the batch would gather it.
     return jax.vmap(count)(flat).reshape(-1, AB_BINS, AB_BINS)
 
 
 def _area_mean(size: int, smaller: int) -> np.ndarray:
-    """The matrix (smaller, size) that averages over equal lengths, pixels shared by overlap."""
+    """The (smaller, size) matrix of area-weighted downsampling along one axis."""
     edges = np.arange(smaller + 1)[:, None] * size / smaller
     pixels = np.arange(size)
     upper, lower = np.minimum(edges[1:], pixels + 1), np.maximum(edges[:-1], pixels)
@@ -124,7 +124,7 @@ def _area_mean(size: int, smaller: int) -> np.ndarray:
 
 
 def _shrink(x: Array) -> Array:
-    """Area mean of (B, H, W, C) to a shorter side of `BLOTCH_SIDE`; smaller pictures stay."""
+    """Downsamples (B, H, W, C) by area to a shorter side of `BLOTCH_SIDE`; never enlarges."""
     height, width = x.shape[1:3]
     scale = min(1, BLOTCH_SIDE / min(height, width))
     rows, columns = (_area_mean(side, round(side * scale)) for side in (height, width))
@@ -133,30 +133,29 @@ def _shrink(x: Array) -> Array:
 
 
 def _gradient_magnitude(x: Array) -> Array:
-    """Of (B, H, W, C), over all channels, by central differences: (B, H - 2, W - 2)."""
+    """Norm over channels of central differences: (B, H, W, C) -> (B, H - 2, W - 2)."""
     down = (x[:, 2:, 1:-1] - x[:, :-2, 1:-1]) / 2
     right = (x[:, 1:-1, 2:] - x[:, 1:-1, :-2]) / 2
     return jnp.sqrt((down**2 + right**2).sum(axis=-1))
 
 
 def blotchiness(original: Array, colorized: Array) -> Array:
-    """Gradient of ab where the original's L* is smooth, as a multiple of the original's.
+    """Ratio of the ab gradients of two images where the original's L* is smooth.
 
-    With Lab of the uint8 pictures, averaged over areas down to a shorter side of 64 px, and S the
-    half of the inner pixels with the smaller |grad L*| of the original:
+    Lab at uint8 is downsampled by area to a shorter side of 64 px; smaller images are not resized.
+    S is the set of inner pixels whose |grad L*| in the original is at most its median.
 
-      mean over S of |grad ab| of the colorized picture / the same of the original,
+      mean over S of |grad ab| of the colorized image / the same mean of the original,
       |grad ab|^2 = (da/dy)^2 + (da/dx)^2 + (db/dy)^2 + (db/dx)^2.
 
-    Patches of colour on smooth surfaces make it large; a gray picture has 0. Pictures below 64 px
-    are measured as they are. Of equal |grad L*| at the median all pixels are in S.
+    Colour blotches on smooth surfaces give a large ratio. A gray image has 0.
 
     Args:
-      original: (B, H, W, 3) RGB in [0, 1], 3 px or more a side.
+      original: (B, H, W, 3) RGB in [0, 1], sides of 3 px or more.
       colorized: the same shape.
 
     Returns:
-      (B,) float32; NaN where the original has less than `BLOTCH_FLOOR`, as a gray one has.
+      (B,) float32; NaN where the original's mean is below `BLOTCH_FLOOR`, as in a gray image.
     """
     lab, made = (_shrink(color.rgb_to_lab(quantize(rgb))) for rgb in (original, colorized))
     steepness = _gradient_magnitude(lab[..., :1])

@@ -1,7 +1,7 @@
-"""The metrics, in one table: `METRICS`. A new one is a function and an entry there.
+"""The table of all metrics, `METRICS`. To add a metric, write a function and add an entry.
 
-Everything else follows from the entry: the values of each image, the figures in metrics.jsonl, the
-summary in the log, the tables of tools/, and which metrics can rank checkpoints.
+The entry defines the per-image values, the value in metrics.jsonl, the log line, the columns in
+the tables of tools/, and whether the metric can rank checkpoints.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,35 +16,35 @@ Array = jax.Array
 
 
 class Metric(NamedTuple):
-    """How a metric is computed and shown. Its figure over all images is 'eval/NAME'."""
+    """How a metric is computed and shown. Its value over all images is 'eval/NAME'."""
 
-    # Of each image, compiled on the devices: original and picture, (B, H, W, 3) twice, -> (B, ...).
-    # None: it is made of values that others measure, which `reads` names.
+    # On the devices, per image: original and image, (B, H, W, 3) each -> (B, ...).
+    # None: the metric only combines the values in `reads`.
     measure: Callable[[Array, Array], Array] | None = None
-    label: str = ''  # in the log, and the heading of its column; '': its name
+    label: str = ''  # in the log and column headings; '': the metric's name
     format: str = '{:.2f}'
     unit: str = ''
-    better: Literal['lower', 'higher'] | None = None  # None: it cannot rank checkpoints
-    space: Literal['rgb', 'lab'] = 'rgb'  # what `measure` takes: sRGB in [0, 1], or L*a*b*
-    # A picture that is measured too, as NAME_gray or NAME_original, and shown beside it.
+    better: Literal['lower', 'higher'] | None = None  # None: cannot rank checkpoints
+    space: Literal['rgb', 'lab'] = 'rgb'  # input of `measure`: sRGB in [0, 1], or L*a*b*
+    # Image to compare with: measured as NAME_gray or NAME_original, and shown in the log.
     beside: Literal['gray', 'original'] | None = None
-    # Of all images, on the host: the values that it reads -> its figure, None where there is none.
+    # On the host, over all images: the values in `reads` -> one value, or None if undefined.
     reduce: Callable[..., float | None] = reductions.mean
-    # Values of each image ('psnr_gray'), or figures of entries above ('eval/psnr'). Empty: its own,
-    # and those of `beside` for a figure NAME_gray or NAME_original.
+    # Per-image values ('psnr_gray') or values of earlier entries ('eval/psnr'). Empty: NAME, and
+    # NAME_gray or NAME_original for the image in `beside`.
     reads: tuple[str, ...] = ()
-    of_gray: float | str = ''  # a gray picture's figure, or which one it is; '': NAME_gray
+    of_gray: float | str = ''  # value of gray images, or the name of that value; '': NAME_gray
     shown: tuple[Literal['log', 'table', 'card'], ...] = ('log', 'table', 'card')
 
 
 def alone(measure: Callable[[Array], Array]) -> Callable[[Array, Array], Array]:
-    """A measure of the picture that does not look at the original."""
-    return lambda original, picture: measure(picture)
+    """Turns a measure of one image into a measure that ignores the original."""
+    return lambda original, image: measure(image)
 
 
 METRICS: dict[str, Metric] = {
     'psnr': Metric(measures.psnr, 'PSNR', unit='dB', better='higher', beside='gray'),
-    # Takes the place of the mean over all: a gray original says nothing about what gray costs.
+    # Excludes gray originals, whose gray image is identical to the original.
     'psnr_gray': Metric(reads=('psnr_gray',), reduce=reductions.mean_below_cap, shown=()),
     'ssim': Metric(measures.ssim, 'SSIM', '{:.3f}', better='higher', beside='gray'),
     'ab_mae': Metric(measures.ab_mae, 'ab error', better='lower', space='lab', beside='gray'),
@@ -73,7 +73,7 @@ METRICS: dict[str, Metric] = {
     'ab_histogram_gray': Metric(
         reads=('ab_histogram_original',), reduce=reductions.histogram_distance_of_gray, shown=()
     ),
-    # Only with eval.features, without which there are no features of the images.
+    # Requires eval.features.
     'frechet': Metric(
         reads=('features_colorized', 'features_original'),
         reduce=reductions.frechet_distance,
@@ -105,7 +105,7 @@ METRICS: dict[str, Metric] = {
 
 
 def image_metrics(condition: Array, target: Array, prediction: Array) -> dict[str, Array]:
-    """What the `METRICS` measure of each prediction, and of the pictures to hold it against.
+    """Values of all `METRICS` for each prediction and for the images in `Metric.beside`.
 
     Args:
       condition: (B, H, W, 1).
@@ -113,32 +113,31 @@ def image_metrics(condition: Array, target: Array, prediction: Array) -> dict[st
       prediction: the same shape as the target.
 
     Returns:
-      NAME of the prediction, NAME_gray of the gray picture and NAME_original of the original, where
-      the metric asks for them; (B, ...) each. 'psnr_gray' is at `PSNR_CAP` where the original is
-      gray itself, 'blotchiness' is NaN there.
+      (B, ...) each: NAME of the prediction, and NAME_gray or NAME_original of the gray or original
+      image. For a gray original 'psnr_gray' is `PSNR_CAP` and 'blotchiness' is NaN.
 
     Raises:
       UserError: if a side is shorter than 11 px.
     """
     gray = color.gray_target(condition, target.shape[-1])
     targets = {'original': target, 'colorized': prediction, 'gray': gray}
-    pictures = {
+    images = {
         'rgb': {label: color.to_rgb(condition, t) for label, t in targets.items()},
         'lab': {label: color.to_lab(condition, t) for label, t in targets.items()},
     }
     values = {}
     for name, metric in METRICS.items():
         if metric.measure:
-            seen = pictures[metric.space]
-            values[name] = metric.measure(seen['original'], seen['colorized'])
+            inputs = images[metric.space]
+            values[name] = metric.measure(inputs['original'], inputs['colorized'])
             if metric.beside:
-                beside = metric.measure(seen['original'], seen[metric.beside])
+                beside = metric.measure(inputs['original'], inputs[metric.beside])
                 values[f'{name}_{metric.beside}'] = beside
     return values
 
 
 def columns(place: str) -> dict[str, tuple[str, str]]:
-    """Of the metrics shown in the 'table' or on the 'card': NAME -> heading, format."""
+    """Heading and format of each metric shown in `place`: 'log', 'table' or 'card'."""
     return {
         name: (', '.join(filter(None, (metric.label or name, metric.unit))), metric.format)
         for name, metric in METRICS.items()
@@ -147,10 +146,10 @@ def columns(place: str) -> dict[str, tuple[str, str]]:
 
 
 def gray_figures(scores: Mapping[str, Any]) -> dict[str, float]:
-    """The gray picture's figures, from the scores of any generator on the same photographs.
+    """Metric values of the gray images.
 
     Args:
-        scores: by their names without 'eval/'.
+        scores: scores of any generator on the same data, with names without 'eval/'.
     """
     figures: dict[str, float | None] = {}
     for name, metric in METRICS.items():

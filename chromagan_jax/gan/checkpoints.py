@@ -7,7 +7,6 @@ fingerprint.
 """
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from chromagan_jax.errors import UserError, is_lost_process
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import GanModel, abstract_variables, make_generator, make_model
 from chromagan_jax.gan.state import GanState
+from chromagan_jax.gan.workdir import read_run
 
 Manager: TypeAlias = ocp.CheckpointManager
 PyTree = Any
@@ -214,27 +214,6 @@ def _move_aside(manager: Manager, step: int) -> None:
         (directory / str(step)).rename(aside / (f'{step}.{taken}' if taken else str(step)))
     multihost_utils.sync_global_devices('checkpoint moved aside')
     manager.reload()
-
-
-def read_run(workdir: Path) -> dict[str, Any]:
-    """The contents of `config.json`: 'schema_version', 'config', 'data' and 'versions'.
-
-    Raises:
-        UserError: if the file is missing, is not JSON, or has another schema version.
-    """
-    path = workdir / 'config.json'
-    try:
-        run: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f'{workdir} is not a workdir of a run: it holds no config.json.') from None
-    except json.JSONDecodeError as error:
-        raise UserError(f'{path} is damaged ({error}): restore it from a copy.') from None
-    if (version := run.get('schema_version')) != config_lib.SCHEMA_VERSION:
-        raise UserError(
-            f'{path} has the schema version {version}, and this chromagan_jax reads version '
-            f'{config_lib.SCHEMA_VERSION}: use the release that wrote it, or another --workdir.'
-        )
-    return run
 
 
 def kept_steps(workdir: Path) -> list[int]:

@@ -9,8 +9,9 @@ from jax.sharding import Mesh
 from chromagan_jax.config import Config, check_same_networks
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import state as state_lib
-from chromagan_jax.gan.checkpoints import load, read_run
+from chromagan_jax.gan.checkpoints import load
 from chromagan_jax.gan.state import GanState, NetworkState
+from chromagan_jax.gan.workdir import read_run
 
 
 def load_weights(config: Config, workdir: Path, state: GanState, mesh: Mesh) -> GanState:

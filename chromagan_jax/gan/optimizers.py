@@ -91,7 +91,8 @@ def init_plateau() -> PlateauState:
 def update_plateau(config: PlateauConfig, state: PlateauState, score: float) -> PlateauState:
     """Multiplies `scale` by `factor` after `patience` evaluations in a row without improvement.
 
-    An improvement is a score below (1 - 1e-4) times the best, as in PyTorch's ReduceLROnPlateau.
+    An improvement is a score below the best by 1e-4 of its size, as in PyTorch's ReduceLROnPlateau.
+    Negative scores, of metrics of which more is better, are compared in the same way.
     PyTorch reduces after `patience` + 1 evaluations. Shardings are preserved.
 
     Args:
@@ -99,7 +100,13 @@ def update_plateau(config: PlateauConfig, state: PlateauState, score: float) -> 
         state: the state before the evaluation.
         score: the lower, the better.
     """
-    plateau = contrib.reduce_on_plateau(config.factor, config.patience, min_scale=config.min_scale)
+    best = abs(float(state.best_value))  # infinite before the first evaluation
+    plateau = contrib.reduce_on_plateau(
+        *(config.factor, config.patience),
+        rtol=0.0,
+        atol=max(1e-4 * best, 1e-12) if np.isfinite(best) else 1.0,
+        min_scale=config.min_scale,
+    )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     update = jax.jit(
         lambda state, value: plateau.update((), state, value=value)[1], out_shardings=shardings

@@ -24,7 +24,6 @@ Predict = Callable[[Sequence[np.ndarray], Sequence[int | None]], np.ndarray]
 
 # What may be wrong with one photograph and leave the others alone.
 _FAILURES = (OSError, UnreadableImage, MemoryError)
-_NETWORKS = 2  # batches that the network computes at once: one uses what cores another leaves idle
 _BATCH_PIXELS = 2**25  # a batch ends early when its photographs have as many pixels
 
 
@@ -126,6 +125,7 @@ def colorize_files(
     size: int,
     batch_size: int = 1,
     threads: int = 2,
+    networks: int = 2,
     max_pixels: int = 200_000_000,
     post: PostProcess = OFF,
     stopping: Callable[[], bool] = lambda: False,
@@ -134,9 +134,10 @@ def colorize_files(
 
     Once `stopping()` no photograph is begun, and those that the network has seen are finished.
 
-    Threads read and write while the network runs, on up to two batches at once. In memory are these
-    and a third one, of at most `batch_size` photographs and about 33 megapixels each, and no more
-    than `threads` photographs before them and as many after them.
+    Threads read and write while the network runs, on up to `networks` batches at once: one uses
+    what cores another leaves idle. In memory are these and one more, of at most `batch_size`
+    photographs and about 33 megapixels each, and no more than `threads` photographs before them and
+    as many after them.
 
     Returns:
         How many were colorized and how many failed.
@@ -145,45 +146,56 @@ def colorize_files(
         UserError: if nothing more can be written.
     """
     counts = Counts(len(jobs))
-    batch: list[Photograph] = []
     seen: deque[Future[list[Writing]]] = deque()
     writing: deque[Writing] = deque()
-    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(_NETWORKS) as networks:
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(networks) as network_pool:
         try:
             readings = (pool.submit(_read, job, size, max_pixels, post) for job in jobs)
-            for job, reading in _ahead(zip(jobs, readings, strict=True), threads):
-                if stopping():
-                    batch = []
-                    break
-                try:
-                    photograph, notes = reading.result()
-                except _FAILURES as error:
-                    counts.fail(job, error)
-                    continue
-                for note in notes:
-                    counts.message(f'{job.source}: {note}')
-                batch.append(photograph)
-                pixels = sum(p.pixels.shape[0] * p.pixels.shape[1] for p in batch)
-                if len(batch) == batch_size or pixels >= _BATCH_PIXELS:
-                    seen.append(networks.submit(_start_writing, batch, predict, pool, post))
-                    batch = []
-                while len(seen) > _NETWORKS:
+            pairs = _ahead(zip(jobs, readings, strict=True), threads)
+            for batch in _batches(pairs, batch_size, counts, stopping):
+                seen.append(network_pool.submit(_start_writing, batch, predict, pool, post))
+                while len(seen) > networks:
                     writing += seen.popleft().result()
                 while len(writing) > threads:
                     counts.collect(*writing.popleft())
-            if batch:
-                seen.append(networks.submit(_start_writing, batch, predict, pool, post))
             for future_batch in seen:
                 writing += future_batch.result()
             for job, future in writing:
                 counts.collect(job, future)
         except BaseException:
-            networks.shutdown(cancel_futures=True)
+            network_pool.shutdown(cancel_futures=True)
             pool.shutdown(cancel_futures=True)
             raise
         finally:
             counts.close()
     return counts.colorized, counts.failed
+
+
+def _batches(
+    readings: Iterable[tuple[Job, Future[tuple[Photograph, list[str]]]]],
+    batch_size: int,
+    counts: Counts,
+    stopping: Callable[[], bool],
+) -> Iterator[list[Photograph]]:
+    """Batches of the photographs that can be read; once `stopping()`, none of what is left."""
+    batch: list[Photograph] = []
+    for job, reading in readings:
+        if stopping():
+            return
+        try:
+            photograph, notes = reading.result()
+        except _FAILURES as error:
+            counts.fail(job, error)
+            continue
+        for note in notes:
+            counts.message(f'{job.source}: {note}')
+        batch.append(photograph)
+        pixels = sum(p.pixels.shape[0] * p.pixels.shape[1] for p in batch)
+        if len(batch) == batch_size or pixels >= _BATCH_PIXELS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _ahead(items: Iterable[T], ahead: int) -> Iterator[T]:

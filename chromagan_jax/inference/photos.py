@@ -6,6 +6,7 @@ Pixels are sRGB: (H, W) gray, uint8 or uint16; (H, W, 3) RGB or (H, W, 4) RGBA, 
 import contextlib
 import errno
 import functools
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import count_frames, load, resize, to_srgb
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import postprocess
+from chromagan_jax.inference.gamut import lab_to_rgb_of_lightness
 
 _STRIP = 2**15  # pixels whose colours are computed at a time: their floats stay in a cache
 _NOISE = 4.0  # variance of L* that is taken for grain, not for an edge
@@ -103,20 +105,30 @@ def recolor(
     """
     height, width = pixels.shape[:2]
     seen = lightness(small)
-    wide = _widened(_guided_maps(seen, postprocess.treat_chroma(post, seen, ab)), width)
-    index, weight = _taps(ab.shape[0], height)
+    maps = _guided_maps(seen, postprocess.treat_chroma(post, seen, ab))
+    tall = [_resized(image, image.shape[1], height) for image in maps]
     result = np.empty((height, width, 4 if pixels.shape[2:] == (4,) else 3), np.uint8)
     change = _contrast_change(pixels, post) if post.contrast else None
     for strip in _strips(height, width):
-        rest, slope, low, high = np.split(_mix(wide, index[strip], weight[strip]), 4)
+        wide = [_resized(image[strip], width, image[strip].shape[0]) for image in tall]
         guide = lightness(pixels[strip])
-        a, b = np.clip(rest + slope * guide, low, high)
         light = guide if change is None else np.clip(guide + change[strip], 0, 100)
-        rgb = color.lab_to_rgb_of_lightness(np.stack([light, a, b], axis=-1))
-        result[strip, :, :3] = np.rint(rgb * 255)
+        a, b = (_chroma(guide, *wide[index : index + 4]) for index in (0, 4))
+        for index, plane in enumerate(lab_to_rgb_of_lightness(light, a, b)):
+            channel = cv2.convertScaleAbs(plane, alpha=255)
+            cv2.mixChannels([channel], [result[strip]], [0, index])
     if result.shape[2] == 4:
         result[..., 3] = pixels[..., 3]
     return result
+
+
+def _chroma(
+    guide: np.ndarray, rest: np.ndarray, slope: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """a* or b* from L* and its maps, (h, w) each."""
+    chroma = slope * guide
+    chroma += rest
+    return np.minimum(np.maximum(chroma, low, out=chroma), high, out=chroma)
 
 
 def _strips(height: int, width: int) -> Iterator[slice]:
@@ -148,7 +160,7 @@ def lightness(pixels: np.ndarray) -> np.ndarray:
     """(H, W) float32 L* of pixels of any kind, alpha left out."""
     if pixels.ndim == 2:
         return _lightness_of_gray(pixels.dtype)[pixels]
-    return (color.encode(pixels[..., :3], 'lab')[0][..., 0] + 1) * 50
+    return color.lightness(pixels)
 
 
 @functools.cache
@@ -158,52 +170,40 @@ def _lightness_of_gray(dtype: np.dtype) -> np.ndarray:
 
 
 def _guided_maps(guide: np.ndarray, ab: np.ndarray) -> list[np.ndarray]:
-    """(h, w, 2) each: ab less what L* explains, the slope, the least and the greatest ab nearby."""
+    """(h, w) each, first of a*, then of b*: it less what L* explains, the slope, the bounds nearby.
+
+    The bounds are the least and the greatest value of the neighbourhood.
+    """
 
     def mean(x: np.ndarray) -> np.ndarray:
         return cv2.blur(x, (3, 3), borderType=cv2.BORDER_REFLECT)
 
-    variance = mean(guide * guide) - mean(guide) ** 2
-    covariance = mean(ab * guide[..., None]) - mean(ab) * mean(guide)[..., None]
-    slope = mean(covariance / (variance + _NOISE)[..., None])
+    guide_mean = mean(guide)
+    variance = mean(guide * guide)
+    variance -= guide_mean * guide_mean
+    variance += np.float32(_NOISE)
     window = np.ones((3, 3), np.uint8)
-    return [ab - slope * guide[..., None], slope, cv2.erode(ab, window), cv2.dilate(ab, window)]
+    maps = []
+    for plane in cv2.split(np.asarray(ab, np.float32)):
+        covariance = mean(plane * guide)
+        covariance -= mean(plane) * guide_mean
+        covariance /= variance
+        slope = mean(covariance)
+        rest = plane - slope * guide
+        maps += [rest, slope, cv2.erode(plane, window), cv2.dilate(plane, window)]
+    return maps
 
 
-def _widened(maps: list[np.ndarray], width: int) -> np.ndarray:
-    """(h, w, 2) each to (2 n, h, width)."""
-    height = maps[0].shape[0]
-    wide = np.empty((2 * len(maps), height, width), np.float32)
-    for index, image in enumerate(maps):
-        interpolation = _interpolation(image.shape[1], width)
-        resized = cv2.resize(image, (width, height), interpolation=interpolation)
-        wide[2 * index : 2 * index + 2] = resized.transpose(2, 0, 1)
-    return wide
+def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(h, w) to (height, width) by bicubic interpolation to enlarge, by areas to shrink.
 
-
-def _interpolation(low: int, high: int) -> int:
-    """Bicubic to enlarge, area to shrink."""
-    return cv2.INTER_AREA if high < low else cv2.INTER_CUBIC
-
-
-def _taps(low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
-    """From which of `low` values, and with which weights, each of `high` is interpolated.
-
-    Not cv2.resize itself, which could not do a strip alone.
+    One of the two sides stays what it is: then no row, or no column, depends on its neighbours.
     """
-    method = _interpolation(low, high)
-    matrix = cv2.resize(np.eye(low, dtype=np.float32), (low, high), interpolation=method)
-    taps = np.count_nonzero(matrix, axis=1).max()
-    index = np.argsort(matrix == 0, axis=1, kind='stable')[:, :taps]
-    return index, np.take_along_axis(matrix, index, axis=1)
-
-
-def _mix(maps: np.ndarray, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(n, low, W) maps to (n, high, W). Not a matrix product: its threads fight with ours."""
-    mixed = np.zeros((maps.shape[0], len(index), maps.shape[2]), np.float32)
-    for taps, weights in zip(index.T, weight.T, strict=True):
-        mixed += weights[:, None] * maps[:, taps]
-    return mixed
+    if image.shape == (height, width):
+        return image
+    shrinks = width * height < image.size
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return cv2.resize(image, (width, height), interpolation=method)
 
 
 def read(path: Path, max_pixels: int) -> tuple[np.ndarray, int]:
@@ -240,12 +240,7 @@ def write(path: Path, pixels: np.ndarray) -> None:
     temporary = path.with_name(f'.{path.name}.tmp')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image = Image.fromarray(pixels)
-        if path.suffix == '.jpg':
-            image.save(temporary, 'JPEG', quality=95, subsampling=0)
-        else:
-            # A quarter of the time of level 6, and files as small.
-            image.save(temporary, 'PNG', compress_level=2)
+        temporary.write_bytes(_encoded(pixels, path.suffix))
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -256,6 +251,23 @@ def write(path: Path, pixels: np.ndarray) -> None:
                 '--output.'
             ) from error
         raise
+
+
+def _encoded(pixels: np.ndarray, suffix: str) -> bytes:
+    """The content of a file."""
+    if suffix == '.jpg':
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, 'JPEG', quality=95, subsampling=0)
+        return data.getvalue()
+    order = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    # Faster than Pillow and little larger: photographs repeat little but runs of pixels.
+    options = {
+        cv2.IMWRITE_PNG_COMPRESSION: 2,
+        cv2.IMWRITE_PNG_STRATEGY: cv2.IMWRITE_PNG_STRATEGY_RLE,
+        cv2.IMWRITE_PNG_FILTER: cv2.IMWRITE_PNG_FILTER_PAETH,
+    }
+    parameters = [number for option in options.items() for number in option]
+    return cv2.imencode('.png', cv2.cvtColor(pixels, order), parameters)[1].tobytes()
 
 
 def check_writable(output: Path) -> None:

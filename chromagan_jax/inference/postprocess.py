@@ -10,6 +10,7 @@ from skimage import exposure
 
 from chromagan_jax import color
 from chromagan_jax.config.postprocess import PostProcess
+from chromagan_jax.inference.gamut import lab_to_rgb_of_lightness
 
 _PATCH, _SEARCH = 7, 21  # px, non-local means' windows, as its authors and OpenCV have them
 _BILATERAL_REACH = 3.0  # px of the network's size, the bilateral filter's deviation in space
@@ -69,7 +70,7 @@ def balance_percentiles(lightness: np.ndarray, ab: np.ndarray, strength: float) 
     counts = _counts(lightness)
     if not counts.any():
         return ab
-    rgb = color.lab_to_rgb_of_lightness(np.dstack([lightness, ab]))
+    rgb = np.dstack(lab_to_rgb_of_lightness(lightness, ab[..., 0], ab[..., 1]))
     low, high = np.percentile(rgb[counts], (1, 99), axis=0)
     common = (low.mean(), high.mean())
     stretched = [

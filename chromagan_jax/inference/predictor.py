@@ -23,6 +23,13 @@ from chromagan_jax.inference.released import Trained
 
 PyTree = Any
 
+# Matrix products are Eigen's, faster here than YNNPACK's. XLA's older emitters make vector code of
+# loops over bands, which its newer ones do not, and compile faster.
+_CPU_OPTIONS: dict[str, str | bool] = {
+    'xla_cpu_experimental_ynn_fusion_type': '',
+    'xla_cpu_use_fusion_emitters': False,
+}
+
 
 def colorize(
     photographs: Sequence[np.ndarray],
@@ -113,7 +120,10 @@ def make_predict(
     }
 
     def predict(small: Sequence[np.ndarray], samples: Sequence[int | None]) -> np.ndarray:
-        seeds = [_seed(*pair) for pair in zip(small, samples, strict=True)]
+        pairs = zip(small, samples, strict=True)
+        seeds = [_seed(*pair) for pair in pairs] if noise else [0] * len(small)
+        if len(networks) == 1:
+            return networks[largest](small, seeds)
         total = np.zeros((len(small), largest, largest, 2), np.float32)
         for size, network in networks.items():
             same = size == largest
@@ -156,16 +166,34 @@ def _make_predict_at(
         return color.to_lab(condition, target)[..., 1:]
 
     # Compiled here, since threads that call it for the first time would each compile it.
-    compiled = colors.lower(shape, jax.ShapeDtypeStruct((batch_size,), jnp.uint32)).compile()
+    compiled = _compile(colors.lower(shape, jax.ShapeDtypeStruct((batch_size,), jnp.uint32)))
 
     def predict(small: Sequence[np.ndarray], seeds: Sequence[int]) -> np.ndarray:
         images = np.zeros((batch_size, size, size, 3), np.uint8)
         images[: len(small)] = small
         all_seeds = np.zeros(batch_size, np.uint32)
         all_seeds[: len(small)] = seeds
-        return np.array(compiled(color.encode(images, space)[0], all_seeds)[: len(small)])
+        return np.array(compiled(_condition(images, space), all_seeds)[: len(small)])
 
     return predict
+
+
+def _condition(images: np.ndarray, space: str) -> np.ndarray:
+    """That of `color.encode`, (B, size, size, 1), of (B, size, size, 3) photographs."""
+    if space != 'lab':
+        return color.encode(images, space)[0]
+    lightness = color.lightness(images.reshape(-1, *images.shape[2:]))
+    return (lightness / 50 - 1).reshape(*images.shape[:3], 1)
+
+
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles for this back end; without the options that make it fast where XLA lacks one."""
+    if jax.default_backend() != 'cpu':
+        return lowered.compile()
+    try:
+        return lowered.compile(_CPU_OPTIONS)
+    except jax.errors.JaxRuntimeError:
+        return lowered.compile()
 
 
 def _seed(small: np.ndarray, sample: int | None) -> int:

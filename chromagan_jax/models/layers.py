@@ -155,7 +155,11 @@ class Norm(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool, coefficients: bool = False) -> Any:
+        """Normalised `x`, or with `coefficients` what it is scaled by and shifted by, (C,) each.
+
+        The coefficients of a batch norm do not depend on `x`, outside training.
+        """
         single = x.shape[1] * x.shape[2] == 1
         channels = (x.shape[-1],)
         groups = _group_count(x.shape[-1])
@@ -171,7 +175,8 @@ class Norm(nn.Module):
         else:
             mean, variance = self._batch_statistics(x, train, single)
         scale = scale * lax.rsqrt(variance + _EPSILON)
-        return (x * scale + (shift - mean * scale)).astype(self.dtype)
+        shift = shift - mean * scale
+        return (scale, shift) if coefficients else (x * scale + shift).astype(self.dtype)
 
     def _batch_statistics(self, x: Array, train: bool, single: bool) -> tuple[Array, Array]:
         channels = (x.shape[-1],)

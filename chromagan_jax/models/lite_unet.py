@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from chromagan_jax import color
 from chromagan_jax.models import layers
+from chromagan_jax.models.ops import bands
 from chromagan_jax.models.ops.conv import Conv, conv
 from chromagan_jax.models.pretrained import efficientnet_lite
 
@@ -120,6 +121,7 @@ class Level(nn.Module):
 
     Without `skip`: (B, h, w, C) -> (B, h, w, features). With `skip` (B, 2h, 2w, S), the input is
     first upsampled by 2 (nearest neighbour) and concatenated with it: -> (B, 2h, 2w, features).
+    In inference, `bands` computes large maps in parts.
     """
 
     features: int
@@ -129,17 +131,26 @@ class Level(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, skip: Array | None, train: bool) -> Array:
+        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+        channels = x.shape[-1] + (0 if skip is None else skip.shape[-1])
+        kernels, norms = [], []
         for index in range(self.convolutions):
-            inputs = x.shape[-1] + (0 if skip is None else skip.shape[-1])
-            shape = (3, 3, inputs, self.features)
+            shape = (3, 3, channels, self.features)
             kernel = self.param(f'kernel_{index}', _kernel_init, shape, self.param_dtype)
-            kernel = kernel.astype(self.dtype)
+            kernels.append(kernel.astype(self.dtype))
+            norms.append(layers.Norm('batch', momentum=_MOMENTUM, **types, name=f'norm_{index}'))
+            channels = self.features
+        if skip is not None and not train and bands.pays(x):
+            coefficients = [
+                norm(jnp.zeros((1, 1, 1, self.features)), False, True) for norm in norms
+            ]
+            first, second = (bands.Layer(k, *c) for k, c in zip(kernels, coefficients, strict=True))
+            return bands.doubled_level(x, skip, first, second)
+        for kernel, norm in zip(kernels, norms, strict=True):
             if skip is None:
                 x = conv(x, kernel, (1, 1))
             else:
                 x, skip = conv_of_doubled_and(x, skip, kernel), None
-            types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-            norm = layers.Norm('batch', momentum=_MOMENTUM, **types, name=f'norm_{index}')
             x = nn.relu(norm(x, train))
         return x
 

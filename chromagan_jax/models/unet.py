@@ -92,9 +92,8 @@ class UNet(nn.Module):
     The encoder path has `depth` 4x4 stride-2 convolutions, the decoder path as many transposed
     ones. The levels have width * (1, 2, 4, 8, 8, ...) features, or `widths`. The first and the
     innermost convolution have no norm. Three transposed convolutions have dropout. Dropout and the
-    noise channels are active whenever the rng stream 'noise' is given. With neither `depth` nor
-    `widths` the innermost level is 1x1 at the training crop `size`. H and W are multiples of
-    2**depth.
+    noise channels are active whenever the rng stream 'noise' is given. Without `depth` and `widths`
+    the innermost level is 1x1 at the training crop `size`. H and W are multiples of 2**depth.
 
     A `stem` adds a level at full resolution: a 3x3 convolution of the input with a skip connection
     to the last convolution, which is then 3x3 too.

@@ -1,1 +1,1 @@
-"""From a pile of pictures to a training set: clean, without duplicates, in shards."""
+"""Preparation of a training set from a folder of images: filtering, deduplication, shards."""

@@ -1,23 +1,23 @@
-"""From a pile of pictures to a training set: clean, without duplicates, in shards.
+"""Prepares a training set from images: filters and deduplicates them, and writes shards.
 
     python -m chromagan_jax.prepare --input=DIR --output=DIR
     python -m chromagan_jax.prepare --source=tfds:NAME --output=DIR
 
-OUTPUT becomes a data set that `--config.data.source=OUTPUT` reads, and tfds:NAME where OUTPUT is
-TFDS_DATA_DIR/NAME, with what became of every picture: report.html, report.json, pictures.csv. The
-pictures themselves are only read. --export=DIR writes the data set as folders of files too.
+Train on the result with `--config.data.source=OUTPUT`, or with tfds:NAME if OUTPUT is
+TFDS_DATA_DIR/NAME. OUTPUT also contains report.html, report.json and pictures.csv, which list the
+outcome for every image. The original images are not changed. --export=DIR also writes the data set
+as folders of image files.
 
-Beam's local runner does it, with --workers processes; what stands after a lone -- is handed to
-Beam instead and may name another runner (-- --runner=FlinkRunner ...). All its machines must see
-the same folders.
+The command uses Beam's local runner with --workers processes. Arguments after a separate -- are
+passed to Beam and may select another runner (-- --runner=FlinkRunner ...). All its machines must
+see the same folders.
 
-While it works, a hidden folder beside OUTPUT takes as much room as the result will, twice; it is
-renamed at the end. Memory: 0.6 GB for two workers, most of it the imported packages, since no
-picture is kept longer than it is worked on; the local runner adds some 1.2 kB a picture for what
-it shuffles (hashes, and where the rest lies): 1.2 GB for a million, for many more take another one.
+The command writes to a hidden folder beside OUTPUT, which takes twice the size of the result, and
+renames it at the end. The local runner holds hashes of all images in memory; use another runner for
+many millions of images.
 
-Exit codes: 0 done, or there already; 1 a mistake, told in one sentence; 75 interrupted, start it
-again.
+Exit codes: 0 done, or OUTPUT is already prepared; 1 user error, reported in one sentence;
+75 interrupted, start again.
 """
 
 import logging
@@ -39,37 +39,37 @@ from chromagan_jax.utils import cli
 from chromagan_jax.utils.preemption import stop_requests
 
 _OPTIONS_HELP = {
-    'min_side': 'px; pictures with a smaller short side are dropped.',
-    'max_aspect': 'Pictures whose long side is more times the short one are dropped.',
-    'min_chroma': 'Mean chroma (Lab) below which a picture is gray.',
-    'min_spread': 'Spread of ab at equal lightness below which a picture is gray or tinted.',
-    'size': 'px, the short side of what is kept; 0: as it is. Nothing is enlarged.',
-    'quality': 'Of the JPEGs.',
+    'min_side': 'Minimum short side, px; smaller images are dropped.',
+    'max_aspect': 'Maximum ratio of long to short side; more elongated images are dropped.',
+    'min_chroma': 'Minimum mean chroma (Lab); images below it count as gray.',
+    'min_spread': 'Minimum spread of ab at equal lightness; images below it count as tinted.',
+    'size': 'Short side of the output images, px; 0: the original size. Nothing is enlarged.',
+    'quality': 'JPEG quality of the output images, 1 to 100.',
 }
 
 
 def make_flags() -> flags.FlagValues:
-    """The flags of the command; not absl's global ones, for this module is also imported."""
+    """The flags of the command, separate from absl's global flags so that imports add none."""
     values = flags.FlagValues()
     string = partial(flags.DEFINE_string, flag_values=values)
     flags.DEFINE_multi_string(
-        'input', [], 'A folder of pictures; may be given several times.', flag_values=values
+        'input', [], 'A folder of images; may be given several times.', flag_values=values
     )
-    string('source', '', "Instead of folders: 'tfds:NAME', or what else data.source takes.")
-    string('split', 'train', "Which split of the source, as TFDS writes it ('train+test').")
-    string('output', '', 'The folder that the data set goes to.')
-    string('export', '', 'A folder for plain files: train_y, test_y, and gray in train_x, test_x.')
-    string('labels', '', 'CSV file of name,category lines, instead of sub-folders.')
+    string('source', '', "Instead of folders: 'tfds:NAME' or another value of data.source.")
+    string('split', 'train', "Split of the source, in TFDS's notation ('train+test').")
+    string('output', '', 'Folder for the data set.')
+    string('export', '', 'Folder for image files: train_y, test_y; gray copies in train_x, test_x.')
+    string('labels', '', 'CSV file of name,category lines; replaces sub-folders as categories.')
     of_type: dict[type, Any] = {int: flags.DEFINE_integer, float: flags.DEFINE_float}
     numbers = {
         **{name: (value, _OPTIONS_HELP[name]) for name, value in Options()._asdict().items()},
         'distance': (
             DISTANCE,
-            'Bits in which hashes of near-duplicates differ at most; -1: keep them.',
+            'Maximum Hamming distance of the hashes of near-duplicates; -1: keep them.',
         ),
-        'test': (0.05, 'Share of the pictures that becomes the test split.'),
-        'seed': (0, 'Of the draw of the test split.'),
-        'workers': (os.cpu_count() or 1, 'Processes that work on pictures.'),
+        'test': (0.05, 'Fraction of images in the test split.'),
+        'seed': (0, 'Seed of the test split.'),
+        'workers': (os.cpu_count() or 1, 'Number of worker processes.'),
     }
     for name, (default, help_string) in numbers.items():
         of_type[type(default)](name, default, help_string, flag_values=values)
@@ -106,28 +106,28 @@ def _run(
     runner = values.workers, tuple(beam_arguments)
     report = run.prepare(inputs, output, settings, runner, stopping)
     if report is None:
-        run.say(f'{output} is there already, prepared from the same pictures with these settings.')
+        run.log(f'{output} is already prepared from the same pictures with these settings.')
     else:
         dropped = ', '.join(
             f'{count} {reason}' for reason, count in report['dropped'].items() if count
         )
         splits = ', '.join(f'{count} {split}' for split, count in report['splits'].items())
-        run.say(f'{output}: kept {report["kept"]} ({splits}); dropped {dropped or "none"}')
+        run.log(f'{output}: kept {report["kept"]} ({splits}); dropped {dropped or "none"}')
     if values.export:
         export(output, Path(values.export), values.workers)
-        run.say(f'{values.export}: the same as folders of files')
+        run.log(f'{values.export}: the same images as folders of files')
 
 
 def _check(values: flags.FlagValues, beam_arguments: Sequence[str]) -> None:
-    """Raises UserError if the flags do not go together or Beam is missing."""
+    """Raises UserError if flags conflict or are out of range, or Beam is missing."""
     if bool(values.input) == bool(values.source):
-        raise UserError('Name the pictures by either --input=DIR or --source=tfds:NAME.')
+        raise UserError('Set either --input=DIR or --source=tfds:NAME, not both.')
     if values.source and values.labels:
-        raise UserError('--labels goes with --input: a source has labels of its own.')
+        raise UserError('--labels works only with --input: remove it for a source.')
     if not values.output:
-        raise UserError('No output is named: add --output=DIR.')
+        raise UserError('--output is missing: add --output=DIR.')
     if stray := next((text for text in beam_arguments if not text.startswith('-')), None):
-        raise UserError(f"{stray!r} is no flag: Beam's own options follow a lone --.")
+        raise UserError(f"{stray!r} is not a flag: remove it, or pass Beam's options after --.")
     for name, good in {
         'test': 0 <= values.test <= 1,
         'quality': 1 <= values.quality <= 100,
@@ -151,11 +151,11 @@ def _check(values: flags.FlagValues, beam_arguments: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    # What Beam logs as an error comes back to the main thread too, which tells of it.
+    # Errors that Beam logs are also raised in the main thread, which reports them.
     logging.disable(logging.CRITICAL)
     code = main(sys.argv)
     sys.stdout.flush()
     sys.stderr.flush()
-    if code:  # threads and processes of Beam may go on after a failure
+    if code:  # threads and processes of Beam may outlive a failure
         run.end_workers()
         os._exit(code)

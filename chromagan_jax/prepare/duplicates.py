@@ -1,8 +1,8 @@
-"""Finding duplicates in Beam: what the transforms hand on is packed, a few bytes a picture.
+"""Near-duplicate search in Beam on packed records of a few bytes per image.
 
-A `TICKET` says what comparing needs and where the rest of an `Outcome` is staged. What goes to one
-place is joined to one string of bytes as early as a runner can: one that keeps shuffles in memory,
-as Beam's local runner does, then holds little more than these are long.
+A `TICKET` holds the fields for comparisons and the position of the staged `Outcome`. Records with
+the same key are concatenated to one byte string. So a runner that shuffles in memory, as Beam's
+local runner does, holds little more than these bytes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,14 +15,14 @@ from apache_beam.pvalue import AsSingleton
 from chromagan_jax.prepare import pictures
 from chromagan_jax.prepare.outcomes import DIGEST, TICKET
 
-BLOCK = 512  # hashes that are compared with all better ones at once
+BLOCK = 512  # hashes compared at once with all better-ranked ones
 
 _ENTRY = np.dtype([('digest', DIGEST), ('pixels', '<u8'), ('phash', '<u8')])
-_MARK = np.dtype([('worse', DIGEST), ('better', DIGEST), ('pixels', '<u8')])  # of the better one
+_MARK = np.dtype([('worse', DIGEST), ('better', DIGEST), ('pixels', '<u8')])  # of the better image
 
 
 class Concatenate(beam.CombineFn):
-    """Strings of bytes of one key as one, in any order."""
+    """Concatenates the byte strings of a key, in any order."""
 
     def create_accumulator(self) -> bytearray:
         return bytearray()
@@ -42,17 +42,15 @@ class Concatenate(beam.CombineFn):
 
 
 class FindNear(beam.PTransform):
-    """Of two near-duplicates the one that `pictures.rank` puts last is marked.
+    """Marks, of every two near-duplicates, the image that `pictures.rank` sorts last.
 
-    It is, whatever becomes of the other: so no two near-duplicates are left, the first of a group
-    always is, and each pair is judged by itself. (A rule that looked at what was decided of others
-    would have to take the pictures one after another.)
+    The outcome of the other image does not matter. So pairs are independent, no two near-duplicates
+    remain, and the best image of a group always remains.
 
-    Near hashes share one of their bands, so only pictures with a band in common are compared. The
-    hashes of all pictures, 32 bytes each, are a side input of that: every worker that takes a band
-    has them in memory, but no shuffle holds them once a band.
+    Near hashes share a band, so only images with a common band are compared. The hashes of all
+    images are a side input: each worker holds them in memory, and no shuffle repeats them per band.
 
-    From tickets to packed `_MARK`s, by the bucket of the better picture.
+    From tickets to packed `_MARK`s, keyed by the bucket of the better image.
     """
 
     def __init__(self, distance: int):
@@ -81,22 +79,22 @@ def _entry(ticket: bytes) -> bytes:
 
 
 def _compare(number: int, packed: bytes, distance: int) -> Iterator[tuple[int, bytes]]:
-    """Marks of pictures with the best near-duplicate of each that shares a band with it.
+    """Yields marks of images with their best near-duplicate in one band.
 
     Args:
-        number: of the band.
+        number: index of the band.
         packed: `_ENTRY`s, in any order.
-        distance: bits in which near hashes differ at most.
+        distance: maximum Hamming distance of near hashes.
     """
     entries = np.unique(np.frombuffer(packed, _ENTRY))  # equal files have equal entries
     digests = entries['digest']
-    # As `pictures.rank` sorts: by pixels, most of them first, then by digest.
+    # The order of `pictures.rank`: most pixels first, then by digest.
     entries = entries[np.lexsort((digests[:, 1], digests[:, 0], ~entries['pixels']))]
-    # A picture and its mirror image are alike. Of a heap of, say, blank pictures, all alike, one
-    # is compared with the others.
+    # Equal hashes, up to mirroring, are marked here, and only the best image of each is compared
+    # with others. So many equal images (blank ones, say) stay cheap.
     hashes = np.minimum(entries['phash'], pictures.mirrored(entries['phash']))
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-    if number == 0:  # they share all bands: one is enough to tell
+    if number == 0:  # equal hashes share all bands: mark them once
         for row in np.flatnonzero(first[group] != np.arange(len(entries))):
             yield _mark(entries[row], entries[first[group[row]]])
     entries = entries[np.sort(first)]
@@ -107,37 +105,37 @@ def _compare(number: int, packed: bytes, distance: int) -> Iterator[tuple[int, b
 
 
 def _compare_ranked(distance: int, entries: np.ndarray) -> Iterator[tuple[int, bytes]]:
-    """Marks of those of `_ENTRY`s, the best first, that are near one before them."""
+    """Yields marks of the `_ENTRY`s, best first, that are near an earlier one."""
     hashes = entries['phash']
-    turned = pictures.mirrored(hashes)
+    mirrored = pictures.mirrored(hashes)
     for start in range(0, len(entries), BLOCK):
         block = hashes[start : start + BLOCK, None]
         better = slice(0, start + BLOCK)
         bits = np.minimum(
             np.bitwise_count(block ^ hashes[None, better]),
-            np.bitwise_count(block ^ turned[None, better]),
+            np.bitwise_count(block ^ mirrored[None, better]),
         )
-        near = np.tril(bits <= distance, start - 1)  # only with those before it
+        near = np.tril(bits <= distance, start - 1)  # earlier entries only
         for row in np.flatnonzero(near.any(axis=1)):
             yield _mark(entries[start + row], entries[near[row].argmax()])
 
 
 def _mark(worse: np.void, better: np.void) -> tuple[int, bytes]:
     mark = np.array((worse['digest'], better['digest'], better['pixels']), _MARK).tobytes()
-    return mark[16], mark  # the first byte of the better one's digest
+    return mark[16], mark  # key: first byte of the better digest
 
 
 def better_of(marks: bytes) -> set[bytes]:
-    """The digests of the better pictures in packed `_MARK`s."""
+    """The digests of the better images in packed `_MARK`s."""
     return {digest.tobytes() for digest in np.frombuffer(marks, _MARK)['better']}
 
 
 def by_worse(marks: bytes, names: Mapping[bytes, str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Digest of the worse picture, rank and name of the better, by the bucket of the worse.
+    """Yields (worse digest, rank and name of the better image), keyed by the worse one's bucket.
 
     Args:
         marks: packed `_MARK`s.
-        names: of the better pictures, by digest.
+        names: of the better images, by digest.
     """
     for one in np.frombuffer(marks, _MARK):
         worse, better = one['worse'].tobytes(), one['better'].tobytes()

@@ -1,4 +1,4 @@
-"""A prepared data set as folders of files, for other tools."""
+"""Export of a prepared data set to folders of image files, for other tools."""
 
 import io
 import shutil
@@ -19,21 +19,19 @@ QUALITY = 95  # of the gray copies
 
 
 def export(data_set: Path, folder: Path, threads: int) -> None:
-    """Writes SPLIT_y/NAME.jpg, the bytes of the data set, and SPLIT_x/NAME.jpg, gray copies.
-
-    The gray is the one of the same L*, as everywhere in this package.
+    """Writes SPLIT_y/NAME.jpg, the stored JPEGs, and SPLIT_x/NAME.jpg, gray copies of equal L*.
 
     Args:
-        data_set: what `prepare` made.
-        folder: new; it is written beside its place and renamed at the end.
-        threads: how many pictures are copied at once.
+        data_set: folder written by `prepare`.
+        folder: missing or empty; written under a temporary name and renamed at the end.
+        threads: number of images copied at once.
 
     Raises:
-        UserError: if `folder` is there already, or cannot be written.
+        UserError: if `folder` is not empty, or cannot be written.
     """
     check_free(folder)
     hidden = folder.absolute().with_name(f'.{folder.name}.incomplete')
-    shutil.rmtree(hidden, ignore_errors=True)  # of a killed run
+    shutil.rmtree(hidden, ignore_errors=True)  # left by a killed run
     for split, records in _splits(data_set).items():
         for suffix in 'xy':
             with files.writing(folder):
@@ -54,13 +52,13 @@ def export(data_set: Path, folder: Path, threads: int) -> None:
 
 
 def check_free(folder: Path) -> None:
-    """Raises UserError if there is something at `folder`."""
+    """Raises UserError unless `folder` is missing or empty."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f'{folder} is not empty: name another --export.')
 
 
 def gray_copy(image: bytes) -> bytes:
-    """A gray JPEG of the same L*."""
+    """Encodes a gray JPEG with the L* of the JPEG `image`."""
     gray = color.encode(decode(image), 'rgb')[0][..., 0]
     buffer = io.BytesIO()
     Image.fromarray(np.rint(gray * 255).astype(np.uint8)).save(buffer, 'JPEG', quality=QUALITY)

@@ -1,7 +1,7 @@
-"""What there is to prepare: a listing of the pictures, and reading one of them.
+"""The listing of all input images, and reading of images from it.
 
-A worker is told where a part of the listing begins, so that neither the pipeline's graph nor its
-shuffles carry the names of all pictures.
+Workers receive offsets into the listing file, so that the graph and the shuffles of the pipeline do
+not contain the names of all images.
 """
 
 import csv
@@ -19,36 +19,36 @@ from chromagan_jax.utils import files
 
 T = TypeVar('T')
 
-CHUNK = 32  # pictures that a worker takes at once
+CHUNK = 32  # images per work item
 
 
 class Inputs(NamedTuple):
-    """Where the pictures are: in folders, or in a source as `data.source` of a config names it."""
+    """The location of the images: folders, or a source as in the config field `data.source`."""
 
     folders: tuple[str, ...] = ()
     source: str = ''
-    split: str = 'train'  # of a source that has several
-    labels: str = ''  # CSV file of names and categories; '': the sub-folder is the category
+    split: str = 'train'  # of a source
+    labels: str = ''  # CSV file of names and categories; '': sub-folders are categories
 
 
 class Listing(NamedTuple):
-    """All pictures of `Inputs`, in a file of one line each."""
+    """All images of `Inputs`, in a file with one line per image."""
 
     path: str
     number: int
-    starts: tuple[int, ...]  # where in the file each chunk begins
-    categories: tuple[str, ...]  # in the order of their numbers; () if there are none
-    fingerprint: str  # of names, sizes and categories, in any order
+    starts: tuple[int, ...]  # file offset of each chunk
+    categories: tuple[str, ...]  # in the order of their labels; () without categories
+    fingerprint: str  # of names, sizes and categories, independent of their order
 
 
 def list_pictures(inputs: Inputs, path: Path) -> Listing:
     """Writes the listing to `path`.
 
-    The category of a picture is the sub-folder of the input that it lies in, at any depth below;
-    a picture right in the input has none.
+    The category of an image is the top-level sub-folder of the input that contains it; an image
+    directly in the input has none.
 
     Raises:
-        UserError: there is nothing to list, or a picture has no line in the CSV file.
+        UserError: if there are no images, or an image has no line in the CSV file.
     """
     starts, position, total, count, categories = [], 0, 0, 0, set()
     with files.writing(path), path.open('wb') as file:
@@ -58,7 +58,7 @@ def list_pictures(inputs: Inputs, path: Path) -> Listing:
                 starts.append(position)
             position += file.write(line)
             digest = hashlib.blake2b(b'%d %b' % (size, line), digest_size=16).digest()
-            total += int.from_bytes(digest, 'big')  # a sum knows no order
+            total += int.from_bytes(digest, 'big')  # a sum is independent of order
             count += 1
             categories.add(category)
     held = f'{total % 2**128:032x}'
@@ -69,7 +69,7 @@ def list_pictures(inputs: Inputs, path: Path) -> Listing:
 
 
 def _entries(inputs: Inputs) -> Iterator[tuple[int | tuple[int, str, str], int, str]]:
-    """What a line of the listing says, size in bytes, category."""
+    """Yields the content of a line of the listing, size in bytes, category."""
     if inputs.source:
         for index in range(len(_open(inputs.source, inputs.split))):
             yield index, 0, ''
@@ -77,29 +77,29 @@ def _entries(inputs: Inputs) -> Iterator[tuple[int | tuple[int, str, str], int, 
     category_of = _categories(inputs.labels)
     for number, folder in enumerate(inputs.folders):
         if not Path(folder).is_dir():
-            raise UserError(f'{folder} is no folder: name one that holds pictures with --input.')
+            raise UserError(f'{folder} is not a folder: set --input to a folder of images.')
         found = False
         for name in image_names(folder):
             found = True
             category = category_of(name)
             try:
                 size = Path(folder, name).stat().st_size
-            except OSError:  # a link to nothing: told of when it is read
+            except OSError:  # a broken link: reported when it is read
                 size = -1
             yield (number, name, category), size, category
         if not found:
-            raise UserError(f'{folder} holds no pictures: name a folder that does with --input.')
+            raise UserError(f'{folder} holds no images: set --input to a folder of images.')
 
 
 def _categories(labels: str) -> Callable[[str], str]:
-    """The category of a picture by its path below the input."""
+    """A function from the path of an image below the input to its category."""
     if not labels:
         return lambda name: name.partition('/')[0] if '/' in name else ''
     table = _read_labels(Path(labels))
 
     def category(name: str) -> str:
         if name not in table:
-            raise UserError(f'{labels} has no line for {name}: add one, or leave --labels out.')
+            raise UserError(f'{labels} has no line for {name}: add one, or omit --labels.')
         return table[name]
 
     return category
@@ -112,7 +112,7 @@ def _read_labels(path: Path) -> Mapping[str, str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'{path} cannot be read as CSV ({error}): correct --labels.') from error
     if wrong := next((row for row in rows if len(row) != 2 or not all(row)), None):
-        raise UserError(f'{path} has a line {wrong}: write name,category on every line.')
+        raise UserError(f'{path} has an invalid line {wrong}: write name,category on every line.')
     return dict(row for row in rows if row != ['name', 'category'])
 
 
@@ -128,7 +128,7 @@ def _classes(inputs: Inputs) -> tuple[str, ...]:
 def read_chunk(
     inputs: Inputs, listing: str, start: int
 ) -> Iterator[tuple[str, str, bytes | OSError]]:
-    """Name, category and bytes of the pictures of one chunk, or why the bytes cannot be had."""
+    """Yields name, category and bytes of each image in a chunk, or the error of reading it."""
     with Path(listing).open('rb') as file:
         file.seek(start)
         lines = list(itertools.islice(file, CHUNK))

@@ -1,4 +1,4 @@
-"""What became of each picture, and the files that hold it while a data set is being prepared."""
+"""The outcome of each image, and the staging files that store it during preparation."""
 
 import functools
 import json
@@ -14,38 +14,38 @@ from chromagan_jax.prepare.pictures import Dropped, Kept
 from chromagan_jax.utils import files
 
 SPLITS = ('train', 'test')
-BUCKETS = [f'{number:02x}' for number in range(256)]  # how digests begin
+BUCKETS = [f'{number:02x}' for number in range(256)]  # first byte of digests, hexadecimal
 
-DIGEST = np.dtype(('>u8', 2))  # 16 bytes, sorted as their hexadecimal digits are
-# What is handed on of a picture while the rest of its outcome lies in the staging folder.
+DIGEST = np.dtype(('>u8', 2))  # 16 bytes; sorts like the hexadecimal digits
+# The part of an outcome that Beam passes on; the rest is in the staging folder.
 TICKET = np.dtype(
     [
         ('digest', DIGEST),
-        ('pixels', '<u8'),  # of the original; 0 if it was dropped when it was processed
+        ('pixels', '<u8'),  # of the original; 0 if processing dropped the image
         ('phash', '<u8'),
-        ('file', 'V16'),  # the name as a number
-        ('offset', '<u8'),  # of the outcome in the file, where its picture ends
+        ('file', 'V16'),  # the 32 hexadecimal digits of the file name
+        ('offset', '<u8'),  # of the outcome in the file, right after its JPEG
         ('length', '<u4'),
     ]
 )
 
 
 class Outcome(NamedTuple):
-    """What became of one picture, and where its JPEG lies: the kept one or a thumbnail."""
+    """The outcome of one image, and the position of its JPEG: the kept image or a thumbnail."""
 
     digest: str
     name: str
     category: str
-    fate: str  # a split, or the reason for which it was dropped; '' while that is open
+    decision: str  # a split, or the reason for dropping it; '' while undecided
     detail: str
-    kept: tuple[Any, ...]  # the fields of `Kept` from width to phash; () for what was dropped
-    file: str  # in the staging folder; '' if there is no picture
+    kept: tuple[Any, ...]  # the fields of `Kept` from width to phash; () if dropped
+    file: str  # in the staging folder; '' without a JPEG
     offset: int
     length: int
 
     @classmethod
     def of(cls, result: Kept | Dropped, name: str, category: str, file: str, offset: int) -> Any:
-        """The outcome of processing one picture, whose JPEG goes to `offset` in `file`."""
+        """The outcome of processing one image, with its JPEG at `offset` in `file`."""
         if isinstance(result, Kept):
             kept, image = tuple(result)[1:-1], result.image
             return cls(result.digest, name, category, '', '', kept, file, offset, len(image))
@@ -55,24 +55,24 @@ class Outcome(NamedTuple):
         return cls(result.digest, name, category, *reasons, (), file, offset, length)
 
     def duplicate(self, detail: str) -> 'Outcome':
-        """The outcome of the same picture that is dropped, its JPEG as an example."""
-        return self._replace(fate='duplicate', detail=detail, kept=())
+        """The outcome of the image as a dropped duplicate; its JPEG serves as the example."""
+        return self._replace(decision='duplicate', detail=detail, kept=())
 
     def result(self, image: bytes = b'') -> Kept | Dropped:
-        """What `pictures.process` returned, or how it was dropped since, with these bytes."""
-        if self.fate in ('', *SPLITS):
+        """The result of `pictures.process` with the JPEG `image`, or `Dropped` if dropped later."""
+        if self.decision in ('', *SPLITS):
             return Kept._make((image, *self.kept, self.digest))
-        return Dropped(self.fate, self.detail, image or None, self.digest)
+        return Dropped(self.decision, self.detail, image or None, self.digest)
 
 
 def stage(file: BinaryIO, name: str, result: Kept | Dropped, labels: tuple[str, str]) -> bytes:
-    """Appends a picture and its outcome to a file; returns its `TICKET`.
+    """Appends an image and its outcome to a file; returns its `TICKET`.
 
     Args:
         file: in the staging folder.
         name: of the file, 32 hexadecimal digits.
-        result: of processing the picture.
-        labels: name and category of the picture.
+        result: of processing the image.
+        labels: name and category of the image.
     """
     outcome = Outcome.of(result, *labels, name, file.tell())
     image = result.image if isinstance(result, Kept) else result.thumbnail
@@ -87,14 +87,14 @@ def stage(file: BinaryIO, name: str, result: Kept | Dropped, labels: tuple[str, 
 
 
 def read_staged(staging: str, ticket: np.void) -> Outcome:
-    """The outcome that a `TICKET` stands for."""
+    """Reads the outcome that a `TICKET` points to."""
     file = _open(os.path.join(staging, 'pictures', ticket['file'].tobytes().hex()))
     line = os.pread(file.fileno(), int(ticket['length']), int(ticket['offset']))
     return Outcome(*json.loads(line))
 
 
 def write_plan(staging: str, plan: tuple[str, str], outcomes: Iterable[tuple[Any, ...]]) -> None:
-    """Writes the outcomes of one plan file, sorted; a second try replaces the first.
+    """Writes the outcomes of one plan file, sorted; a retry replaces the file.
 
     Args:
         staging: the folder.
@@ -110,7 +110,7 @@ def write_plan(staging: str, plan: tuple[str, str], outcomes: Iterable[tuple[Any
 
 
 def read_plan(staging: str, plan: str, buckets: Iterable[str] = BUCKETS) -> Iterator[Outcome]:
-    """The outcomes of 'train', 'test' or 'dropped', in the order of their digests."""
+    """Yields the outcomes of 'train', 'test' or 'dropped', sorted by digest."""
     for bucket in buckets:
         path = Path(staging, 'plan', f'{plan}-{bucket}')
         if path.exists():
@@ -120,19 +120,19 @@ def read_plan(staging: str, plan: str, buckets: Iterable[str] = BUCKETS) -> Iter
 
 
 def read_picture(staging: str, outcome: Outcome) -> bytes:
-    """The staged JPEG of an outcome; b'' if there is none."""
+    """Reads the staged JPEG of an outcome; b'' without one."""
     if not outcome.file:
         return b''
     file = _open(os.path.join(staging, 'pictures', outcome.file))
     return os.pread(file.fileno(), outcome.length, outcome.offset)
 
 
-@functools.lru_cache(maxsize=256)  # a pass over the plan reads from all of them in turn
+@functools.lru_cache(maxsize=256)  # a pass over the plan alternates between all files
 def _open(path: str) -> BinaryIO:
     return open(path, 'rb')
 
 
 def count_done(staging: str) -> int:
-    """How many pictures have been processed."""
+    """The number of processed images."""
     folder = Path(staging, 'done')
     return sum(entry.stat().st_size for entry in os.scandir(folder)) if folder.exists() else 0

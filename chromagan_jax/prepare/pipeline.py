@@ -1,8 +1,8 @@
-"""The Beam pipeline: from a listing of pictures to what became of each, with their JPEGs staged.
+"""The Beam pipeline: from a listing of images to their outcomes and staged JPEGs.
 
-A runner may hold in memory whatever passes through a shuffle (Beam's local one does), so neither
-pictures nor their names do: a worker appends both to a staging file of its own and hands on a
-`TICKET` of 60 bytes that says where. Only tickets, their hashes and marks are shuffled:
+A runner may hold shuffled data in memory, as Beam's local runner does. So each worker appends
+images and names to a separate staging file and passes on a `TICKET` of 60 bytes with the position.
+Only tickets, hashes and marks are shuffled:
 
     chunks -> read, process, stage -> tickets -> hashes with a band in common -> marks
                                          |                                         |
@@ -10,8 +10,8 @@ pictures nor their names do: a worker appends both to a staging file of its own 
     tickets and marks of a bucket -> one of equal files, one of near-duplicates, train or test
                                   -> plan files, sorted by digest
 
-Every step depends on the pictures alone, not on their order or on who works on which. Workers and
-runner must see the same folders: the inputs, and the one that is staged in.
+Every step depends only on the images, not on their order or their distribution over workers.
+Workers and runner must see the same input and staging folders.
 """
 
 import functools
@@ -40,35 +40,37 @@ from chromagan_jax.utils import files
 
 
 class Job(NamedTuple):
-    """What is done, as a worker has to know it."""
+    """The parameters that a worker needs."""
 
     inputs: Inputs
     listing: str  # file
     staging: str  # folder
     options: Options
-    distance: int  # bits in which the hashes of near-duplicates differ at most; -1: keep them
-    test: float  # share of the test split
-    seed: int  # of the draw for it
+    distance: int  # maximum Hamming distance of near-duplicates; -1: keep them
+    test: float  # fraction of the test split
+    seed: int  # of the test split
 
 
 class Runner(NamedTuple):
-    """Who works on the pipeline."""
+    """The Beam runner and its workers."""
 
-    workers: int = 1  # processes on this machine; 1: this one
-    arguments: tuple[str, ...] = ()  # Beam's own, which name another runner
+    workers: int = 1  # processes on this machine; 1: the current process
+    arguments: tuple[
+        str, ...
+    ] = ()  # Beam's options, which select another runner; (): the local one
 
 
 def run(job: Job, starts: Sequence[int], runner: Runner) -> None:
-    """Works on the chunks of the listing that begin at `starts`.
+    """Processes the chunks of the listing at the file offsets `starts`.
 
-    What became of the pictures is then told by `outcomes.read_plan`.
+    `outcomes.read_plan` then returns the outcomes.
     """
     for folder in ('pictures', 'plan', 'done'):
         Path(job.staging, folder).mkdir(parents=True)
     arguments, local = list(runner.arguments), None
     if not arguments:
         arguments, local = [f'--direct_num_workers={runner.workers}'], _local(job, runner.workers)
-    # Without a list of arguments Beam would read this command's own flags.
+    # Without a list of arguments Beam would parse this command's flags.
     with beam.Pipeline(local, PipelineOptions(arguments)) as pipeline:
         (
             pipeline
@@ -80,10 +82,10 @@ def run(job: Job, starts: Sequence[int], runner: Runner) -> None:
 
 
 def _local(job: Job, workers: int) -> FnApiRunner:
-    """Beam's runner for one machine. (Its default tries to download another one first.)"""
+    """Beam's runner for one machine, because the default runner tries a download first."""
     if workers == 1:
         return FnApiRunner()
-    # As --direct_running_mode=multi_processing, but what the workers log goes to a file.
+    # As --direct_running_mode=multi_processing, but workers log to a file.
     worker = f'{shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main'
     log = shlex.quote(os.path.join(job.staging, 'workers.log'))
     command = f'exec {worker} >> {log} 2>&1'
@@ -91,9 +93,9 @@ def _local(job: Job, workers: int) -> FnApiRunner:
 
 
 class Process(beam.DoFn):
-    """Reads and processes the pictures of a chunk; stages their JPEGs in a file of the bundle's.
+    """Reads and processes the images of a chunk; stages their JPEGs in one file per bundle.
 
-    A bundle that the runner tries again writes another file: nothing is written twice.
+    A retried bundle writes to a new file.
     """
 
     def __init__(self, job: Job):
@@ -103,7 +105,7 @@ class Process(beam.DoFn):
         self._done: Any
 
     def setup(self) -> None:
-        cv2.setNumThreads(1)  # pictures are what runs in parallel
+        cv2.setNumThreads(1)  # images run in parallel
 
     def start_bundle(self) -> None:
         self._name = uuid.uuid4().hex
@@ -133,11 +135,10 @@ class Process(beam.DoFn):
 
 
 class Decide(beam.PTransform):
-    """Drops duplicates, then draws the split of what is left, and writes the plan.
+    """Drops duplicates, then draws the splits, and writes the plan.
 
-    In this order nothing in the test split is a near-duplicate of anything in training.
-
-    Tickets are grouped by their bucket, the first byte of the digest: equal files share it.
+    In this order no image of the test split is a near-duplicate of a training image. Tickets are
+    grouped by bucket, the first byte of the digest, which equal files share.
     """
 
     def __init__(self, job: Job):
@@ -169,7 +170,7 @@ class Decide(beam.PTransform):
 def _name(
     staging: str, _: int, joined: Mapping[str, Iterable[bytes]]
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """The marks of a bucket with the names of the better pictures."""
+    """The marks of a bucket with the names of the better images, as in `by_worse`."""
     marks = b''.join(joined['marks'])
     if not marks:
         return
@@ -183,7 +184,7 @@ def _name(
 
 
 def _settle(job: Job, bucket: int, joined: Mapping[str, Iterable[Any]]) -> None:
-    """Decides what becomes of the pictures of a bucket, and writes its part of the plan."""
+    """Decides the outcomes of a bucket, and writes its part of the plan."""
     better: dict[str, tuple[Any, ...]] = {}
     for worse, *rank_and_name in joined.get('marks', ()):
         other = tuple(rank_and_name)
@@ -192,15 +193,15 @@ def _settle(job: Job, bucket: int, joined: Mapping[str, Iterable[Any]]) -> None:
     first: dict[str, str] = {}  # of equal files, by digest
     plans: dict[str, list[Outcome]] = {plan: [] for plan in (*outcomes.SPLITS, 'dropped')}
     for one in sorted(outcomes.read_staged(job.staging, ticket) for ticket in tickets):
-        if not one.fate:
+        if not one.decision:
             if one.digest in first:
                 one = one.duplicate(f'the same file as {first[one.digest]}')
             elif one.digest in better:
                 one = one.duplicate(f'looks like {better[one.digest][-1]}')
             else:
-                one = one._replace(fate=pictures.split_of(one.digest, job.test, job.seed))
+                one = one._replace(decision=pictures.split_of(one.digest, job.test, job.seed))
             first.setdefault(one.digest, one.name)
-        plans[one.fate if one.fate in outcomes.SPLITS else 'dropped'].append(one)
+        plans[one.decision if one.decision in outcomes.SPLITS else 'dropped'].append(one)
     for plan, some in plans.items():
         if some:
             outcomes.write_plan(job.staging, (plan, outcomes.BUCKETS[bucket]), some)

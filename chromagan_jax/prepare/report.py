@@ -1,4 +1,4 @@
-"""What was kept and what was dropped: counts that workers can add up, and the report of them."""
+"""Counts and examples of kept and dropped images, and the report of them."""
 
 import base64
 import html
@@ -14,20 +14,35 @@ from chromagan_jax.utils.files import write_atomically, write_json
 
 SPLITS = ('train', 'test')
 MAX_EXAMPLES = 24  # of each outcome
-SIDES = (0, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)  # px, bins' starts
+SIDES = (
+    0,
+    64,
+    96,
+    128,
+    192,
+    256,
+    384,
+    512,
+    768,
+    1024,
+    1536,
+    2048,
+    3072,
+    4096,
+)  # starts of bins, px
 CHROMAS = tuple(range(0, 101, 5))  # starts of bins
 
 _MEANINGS = {
-    'undecodable': 'damaged, cut off, or no image',
+    'undecodable': 'damaged, truncated, or not an image',
     'too_small': 'the short side is too small',
-    'too_elongated': 'the long side is too long for the short one',
+    'too_elongated': 'the ratio of long to short side is too large',
     'gray': 'gray, sepia or another tint',
-    'duplicate': 'the same as another picture, or nearly',
+    'duplicate': 'the same as another picture, or nearly the same',
 }
 
 
 class Example(NamedTuple):
-    """One picture of the sheet; examples sort by digest."""
+    """One image of the report; examples sort by digest."""
 
     digest: str
     name: str
@@ -36,11 +51,11 @@ class Example(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a set of pictures came to: integers alone, so that sums do not depend on the order.
+    """Counts and examples of a set of images, independent of their order.
 
     The keys of `counts` are ('kept',), ('bytes',), ('dropped', reason), ('split', split),
-    ('label', label, split), ('side', start of the bin) and ('chroma', start of the bin). Of each
-    outcome, 'kept' or a reason, `examples` holds the few with the smallest digests, sorted.
+    ('label', label, split), ('side', start of the bin) and ('chroma', start of the bin). For each
+    outcome, 'kept' or a reason, `examples` holds the `MAX_EXAMPLES` smallest digests, sorted.
     """
 
     counts: Counter[tuple[Any, ...]]
@@ -48,21 +63,21 @@ class Summary(NamedTuple):
 
 
 def empty() -> Summary:
-    """The summary of no pictures."""
+    """An empty summary."""
     return Summary(Counter(), {})
 
 
 def add(
     summary: Summary, outcome: Kept | Dropped, name: str, label: str = '', split: str = ''
 ) -> Summary:
-    """Adds one picture to `summary`, in place, and returns it.
+    """Adds one image to `summary` in place and returns it.
 
     Args:
-        summary: of the pictures before.
-        outcome: of `pictures.process`, or what later became of it.
+        summary: of the previous images.
+        outcome: of `pictures.process`, or `Dropped` as a duplicate later.
         name: of the file.
-        label: the category of a kept picture; '' if there are none.
-        split: of a kept picture.
+        label: the category of a kept image; '' without categories.
+        split: of a kept image.
     """
     counts = summary.counts
     if isinstance(outcome, Kept):
@@ -98,25 +113,25 @@ def _bin(starts: Sequence[float], value: float) -> float:
 
 
 def write_report(folder: Path, summary: Summary, options: Mapping[str, Any]) -> None:
-    """Writes `report.json` and `report.html` to `folder`; the same bytes for the same pictures.
+    """Writes `report.json` and `report.html` to `folder`; equal images give equal bytes.
 
     Args:
-        folder: made if it is not there.
-        summary: of all pictures.
-        options: what the pictures were chosen by; values of JSON.
+        folder: created if missing.
+        summary: of all images.
+        options: settings of the preparation, JSON values.
 
     Raises:
         UserError: if the files cannot be written.
     """
     facts = _facts(summary, options)
     write_json(Path(folder) / 'report.json', facts)
-    # A file name need not be valid UTF-8, but the report is.
+    # A file name may be invalid UTF-8, but the report must not be.
     page = _page(facts, summary.examples).encode('utf-8', 'backslashreplace')
     write_atomically(Path(folder) / 'report.html', page)
 
 
 def _facts(summary: Summary, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of report.json: every known reason, split and bin is there, even at 0."""
+    """The content of report.json, with all known reasons, splits and bins, even at 0."""
     counts = summary.counts
     others = sorted({key[1] for key in counts if key[0] == 'dropped'} - set(REASONS))
     splits = [*SPLITS, *sorted({key[1] for key in counts if key[0] == 'split'} - set(SPLITS))]
@@ -185,7 +200,7 @@ def _label_row(label: str, counts: Mapping[str, int]) -> tuple[str, int, str]:
 
 
 def _flat(options: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Rows of a table, those of an inner mapping under their own names."""
+    """Yields rows of a table; inner mappings are flattened."""
     for name, value in options.items():
         if isinstance(value, Mapping):
             yield from _flat(value)
@@ -205,8 +220,8 @@ def _table(rows: Iterable[tuple[str, Any, str]]) -> str:
 
 
 def _histogram(bins: Mapping[str, Sequence[int]], unit: str) -> str:
-    """One bar a bin, its count above and its start below at its left edge."""
-    width, height = 44, 120  # px of a bar, and of the tallest one
+    """An SVG with one bar per bin, the count above it and the start of the bin below."""
+    width, height = 44, 120  # width of a bar, height of the tallest one, px
     tallest = max(1, *bins['counts'])
     lines = []
     for i, (start, count) in enumerate(zip(bins['from'], bins['counts'], strict=True)):
@@ -224,12 +239,12 @@ def _histogram(bins: Mapping[str, Sequence[int]], unit: str) -> str:
 
 
 def _figure(example: Example) -> str:
-    picture = ''
+    image = ''
     if example.image:
         data = base64.b64encode(thumbnail(decode(example.image))).decode()
-        picture = f'<img alt="" src="data:image/jpeg;base64,{data}">'
+        image = f'<img alt="" src="data:image/jpeg;base64,{data}">'
     name, detail = html.escape(example.name), html.escape(example.detail)
     return (
-        f'<figure><div>{picture}</div><figcaption>{name}<br>'
+        f'<figure><div>{image}</div><figcaption>{name}<br>'
         f'<span class="note">{detail}</span></figcaption></figure>'
     )

@@ -1,4 +1,4 @@
-"""Preparing a data set in a hidden folder that takes its name at the end."""
+"""Prepares a data set in a hidden folder and renames it at the end."""
 
 import contextlib
 import csv
@@ -24,11 +24,11 @@ from chromagan_jax.prepare.pictures import Options
 from chromagan_jax.utils import files
 from chromagan_jax.utils.progress import Progress, format_duration
 
-COLUMNS = ('file', 'name', 'fate', 'detail', 'category', 'width', 'height')  # of pictures.csv
+COLUMNS = ('file', 'name', 'decision', 'detail', 'category', 'width', 'height')  # of pictures.csv
 
 
 class Settings(NamedTuple):
-    """What decides the bits of the result, with the pictures themselves."""
+    """The settings that determine the result, together with the images."""
 
     options: Options
     distance: int
@@ -43,40 +43,40 @@ def prepare(
     runner: tuple[int, tuple[str, ...]],
     stopping: Callable[[], bool],
 ) -> Mapping[str, Any] | None:
-    """Prepares a data set at `output`; returns its report, or None if it is there already.
+    """Prepares a data set at `output`; returns its report, or None if it already exists.
 
     Args:
-        inputs: the pictures, which are only read.
-        output: a folder that does not exist, is empty, or was prepared from the same.
-        settings: what is done.
-        runner: the fields of `pipeline.Runner`: who does it.
-        stopping: whether to end early.
+        inputs: the images, which are only read.
+        output: a folder that is missing, empty, or prepared with the same inputs and settings.
+        settings: limits, seed and form of the result.
+        runner: the fields of `pipeline.Runner`.
+        stopping: returns whether to stop early.
 
     Raises:
-        UserError: if something else is at `output`, or nothing is left of the pictures.
-        PreemptedError: if it was asked to stop; nothing is left then.
+        UserError: if `output` contains anything else, or all images are dropped.
+        PreemptedError: if `stopping` returns true; nothing is written then.
     """
     with _hidden_folder(output) as hidden:
         listing = list_pictures(inputs, hidden / 'listing')
-        asked = {'settings': _plain(settings), 'pictures': listing.fingerprint}
-        if _is_there(output, asked):
+        request = {'settings': _plain(settings), 'pictures': listing.fingerprint}
+        if _is_prepared(output, request):
             return None
-        say(f'{listing.number} pictures to look at')
+        log(f'{listing.number} pictures to look at')
         begun = time.monotonic()
         _build(inputs, listing, hidden, settings, runner, stopping)
         made = hidden / 'made'
-        _tell(hidden / 'staging', made, asked)
-        files.write_json(made / 'prepare.json', asked)
-        os.sync()  # a power cut leaves no name without its content either
+        _write_reports(hidden / 'staging', made, request)
+        files.write_json(made / 'prepare.json', request)
+        os.sync()  # after a power failure, `output` must not exist with incomplete content
         with files.writing(output):
             made.replace(output)
         seconds = time.monotonic() - begun
-        say(f'{format_duration(seconds)}, {listing.number / seconds:.1f} pictures/s in all')
+        log(f'{format_duration(seconds)}, {listing.number / seconds:.1f} pictures/s in all')
     return json.loads((output / 'report.json').read_text())
 
 
-def say(text: str) -> None:
-    """Shows a line on standard error."""
+def log(text: str) -> None:
+    """Prints a line to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -84,8 +84,8 @@ def _plain(settings: Settings) -> dict[str, Any]:
     return {**settings._asdict(), 'options': settings.options._asdict()}
 
 
-def _is_there(output: Path, asked: Mapping[str, Any]) -> bool:
-    """Whether `output` was prepared as `asked`; UserError if it holds anything else."""
+def _is_prepared(output: Path, request: Mapping[str, Any]) -> bool:
+    """Whether `output` was prepared for `request`; UserError if it contains anything else."""
     if not output.exists():
         return False
     if output.is_dir() and not any(output.iterdir()):
@@ -94,20 +94,22 @@ def _is_there(output: Path, asked: Mapping[str, Any]) -> bool:
         found = json.loads((output / 'prepare.json').read_text())
     except (OSError, ValueError) as error:
         raise UserError(
-            f'{output} is there and was not prepared by this command: name another --output.'
+            f'{output} exists and was not prepared by this command: choose another --output.'
         ) from error
-    if found == asked:
+    if found == request:
         return True
-    what = 'pictures' if found.get('settings') == asked['settings'] else 'settings'
-    raise UserError(f'{output} was prepared from other {what}: remove it or name another --output.')
+    what = 'pictures' if found.get('settings') == request['settings'] else 'settings'
+    raise UserError(
+        f'{output} was prepared from other {what}: remove it or choose another --output.'
+    )
 
 
 @contextlib.contextmanager
 def _hidden_folder(output: Path) -> Iterator[Path]:
-    """A new folder beside `output`, removed afterwards; what a killed run left in it goes first.
+    """A folder beside `output`, emptied on entry and removed on exit.
 
     Raises:
-        UserError: if another run is at work in it, or it cannot be made.
+        UserError: if another run uses the folder, or it cannot be created.
     """
     hidden = output.absolute().with_name(f'.{output.name}.incomplete')
     with files.writing(hidden):
@@ -123,7 +125,9 @@ def _hidden_folder(output: Path) -> Iterator[Path]:
         yield hidden
     finally:
         _empty(hidden)
-        with contextlib.suppress(OSError):  # a worker wrote once more: the next run empties it
+        with contextlib.suppress(
+            OSError
+        ):  # a worker wrote after the removal; the next run empties it
             hidden.rmdir()
         os.close(handle)
 
@@ -131,7 +135,7 @@ def _hidden_folder(output: Path) -> Iterator[Path]:
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)  # workers that are ending may still write
+            shutil.rmtree(path, ignore_errors=True)  # ending workers may still write
         else:
             path.unlink()
 
@@ -144,8 +148,8 @@ def _build(
     runner: tuple[int, tuple[str, ...]],
     stopping: Callable[[], bool],
 ) -> None:
-    """Writes the data set to `hidden`/made/VERSION, staging in `hidden`/staging."""
-    # Beam is an extra, and slow to import.
+    """Writes the data set to `hidden`/made/VERSION, with staging files in `hidden`/staging."""
+    # Beam is an optional dependency, and slow to import.
     from chromagan_jax.prepare import pipeline
     from chromagan_jax.prepare.photographs.photographs_dataset_builder import Photographs
 
@@ -157,11 +161,10 @@ def _build(
     errors: list[BaseException] = []
 
     def build() -> None:
-        # Blocked here, Ctrl-C stays blocked in Beam's threads and the workers that they start: it
-        # reaches the main thread alone.
+        # Beam's threads and workers inherit this mask, so Ctrl-C reaches only the main thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # TFDS's own progress
+            with contextlib.redirect_stdout(io.StringIO()):  # TFDS's progress output
                 builder.download_and_prepare(file_format='array_record')
         except BaseException as error:  # raised again in the main thread
             errors.append(error)
@@ -169,7 +172,9 @@ def _build(
     def note(failed: threading.ExceptHookArgs) -> None:
         if 'Worker subprocess' in str(failed.exc_value):
             lost.append(str(failed.exc_value))
-        elif not type(failed.exc_value).__module__.startswith('grpc'):  # an echo of the same
+        elif not type(failed.exc_value).__module__.startswith(
+            'grpc'
+        ):  # a follow-up error of the same failure
             threading.__excepthook__(failed)
 
     lost: list[str] = []
@@ -190,18 +195,18 @@ def _watch(
     lost: Sequence[str],
     number: int,
 ) -> None:
-    """Shows the progress until the thread ends, or there is a reason to wait no longer."""
+    """Shows the progress until the thread ends; ends the workers on a stop or a lost worker."""
     period = 1.0 if sys.stderr.isatty() else 30.0
     progress, due = None, 0.0
     while thread.is_alive():
         thread.join(0.2)
         if stopping():
             end_workers()
-            raise PreemptedError('Interrupted: nothing was written; started again, it begins anew.')
-        if lost:  # Beam would wait for it for ever
+            raise PreemptedError('Interrupted: nothing was written; run the command again.')
+        if lost:  # Beam would wait for it forever
             end_workers()
             raise UserError(
-                f'A worker was lost ({lost[0]}), perhaps for want of memory: '
+                f'A worker was lost ({lost[0]}), perhaps for lack of memory: '
                 'start again with fewer --workers.'
             )
         if time.monotonic() < due:
@@ -213,7 +218,7 @@ def _watch(
             if done == number:
                 progress.message('removing duplicates and writing shards')
                 due = math.inf
-        elif done:  # the clock starts once the workers have
+        elif done:  # the clock starts with the first result
             progress = Progress(number, done, images_per_step=1, unit='picture')
             due = time.monotonic() + period
     if progress:
@@ -221,10 +226,10 @@ def _watch(
 
 
 def end_workers() -> None:
-    """Kills the processes that Beam started, which would outlive a run that ends early."""
+    """Kills the processes that Beam started, which may outlive a run that ends early."""
     parents = {}
-    for stat in Path('/proc').glob('[0-9]*/stat'):  # there is none outside Linux: they end late
-        with contextlib.suppress(OSError):  # it ended meanwhile
+    for stat in Path('/proc').glob('[0-9]*/stat'):  # Linux only; elsewhere they end later
+        with contextlib.suppress(OSError):  # the process ended meanwhile
             fields = stat.read_text().rpartition(')')[2].split()
             parents[int(stat.parent.name)] = int(fields[1])
     ours = {os.getpid()}
@@ -236,7 +241,7 @@ def end_workers() -> None:
 
 
 def _translated(error: BaseException) -> BaseException:
-    """The mistake of the user that a worker's exception, which Beam tells as text, stands for."""
+    """The UserError in the text of an exception that Beam raised for a worker; else `error`."""
     text = str(error)
     if isinstance(error, UserError):
         return UserError(text.partition(' [while running')[0])
@@ -244,17 +249,19 @@ def _translated(error: BaseException) -> BaseException:
     return UserError(found[-1].partition(' [while running')[0]) if found else error
 
 
-def _tell(staging: Path, made: Path, asked: Mapping[str, Any]) -> None:
-    """Writes report.json, report.html and pictures.csv: what became of every picture."""
+def _write_reports(staging: Path, made: Path, request: Mapping[str, Any]) -> None:
+    """Writes report.json, report.html and pictures.csv with the outcomes of all images."""
     summary = report.empty()
     with files.writing(made), (made / 'pictures.csv').open('w', errors='surrogateescape') as file:
         table = csv.writer(file, lineterminator='\n')
         table.writerow(COLUMNS)
         for plan in (*outcomes.SPLITS, 'dropped'):
             for one in outcomes.read_plan(str(staging), plan):
-                split = one.fate if plan != 'dropped' else ''
+                split = one.decision if plan != 'dropped' else ''
                 image = outcomes.read_picture(str(staging), one)
                 summary = report.add(summary, one.result(image), one.name, one.category, split)
                 size = one.kept[:2] if split else ('', '')
-                table.writerow((one.name, one.digest, one.fate, one.detail, one.category, *size))
-    report.write_report(made, summary, asked['settings'])
+                table.writerow(
+                    (one.name, one.digest, one.decision, one.detail, one.category, *size)
+                )
+    report.write_report(made, summary, request['settings'])

@@ -1,1 +1,1 @@
-"""A run: how it begins, the training loop, what its steps report."""
+"""A training run: setup, training loop, periodic actions and logging."""

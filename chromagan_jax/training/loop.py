@@ -25,36 +25,31 @@ from chromagan_jax.utils import writers
 PyTree = Any
 Step = Callable[[GanState, PyTree, PyTree], tuple[GanState, dict[str, jax.Array]]]
 
-PROFILE_STEPS = (5, 9)  # --profile traces the steps of this start after the one, up to the other
+PROFILE_STEPS = (5, 9)  # --profile traces the steps after the first number, up to the second
 
 
 def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> GanState:
-    """Trains to `config.steps`, from the newest checkpoint in `workdir` if there is one.
+    """Trains up to step `config.steps`, and resumes from the newest checkpoint in `workdir`.
 
-    A step's metrics are read after the next step is dispatched, so that only evaluations, samples
-    and saves wait for the devices. Of these, all that are due at a step happen in this order.
+    The metrics of a step are read after the next step is dispatched. Therefore only evaluation,
+    sampling and saving wait for the devices. At one step they run in this order.
 
     Args:
-        config: config/schema.py documents the fields.
-        workdir: where all that the run makes is written.
-        profile: trace a few steps into workdir/profile.
+        config: see config/schema.py.
+        workdir: folder for all output of the run.
+        profile: whether to write a trace of a few steps to workdir/profile.
 
     Returns:
-        The state after the last step, which is the restored one if no step was left to do.
+        The state after the last step; the restored state if all steps were done before.
 
     Raises:
-        UserError: for what the user can fix.
-        DivergedError: when a loss or gradient is not finite; no such state is saved.
-        PreemptedError: after SIGTERM or Ctrl-C, once the state is saved.
+        UserError: if the config, data or workdir is wrong, or a file cannot be read or written.
+        DivergedError: if a loss or gradient is not finite; that state is not saved.
+        PreemptedError: after SIGTERM or Ctrl-C; the state is saved.
     """
     with contextlib.ExitStack() as stack:
         run = open_run(config, workdir, stack)
-        pretrained = load_pretrained(config.pretrained)
-        with run.watchdog.phase('restore'):
-            state = starting_state(
-                config, run.model, run.mesh, run.checkpoints, pretrained, run.log
-            )
-        frozen = place_frozen(run.model, pretrained, config.data.size, run.mesh)
+        state, frozen = restore(run)
         start = int(state.step)
         if start >= config.steps:
             run.log(f'step {start} is the last one: nothing is left to do')
@@ -78,9 +73,7 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
             logger.push(step, metrics, **records)
             if profile:
                 trace(step - start, config.steps - start, workdir / 'profile', state)
-            stop = step < config.steps and (
-                run.stopping() or run.checkpoints.reached_preemption(step)
-            )
+            stop = step < config.steps and stop_requested(run, step)
             due = [each for each in actions if is_due(each.every, step, config.steps)]
             if stop and actions[-1] not in due:
                 due.append(actions[-1])
@@ -90,12 +83,27 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
                     for action in due:
                         state = action(state, step, logger)
             if stop:
-                raise PreemptedError(f'stopped at step {step}, which is saved; start it again.')
+                raise PreemptedError(f'stopped at step {step}, which is saved: start it again.')
         return state
 
 
+def restore(run: Run) -> tuple[GanState, dict[str, PyTree]]:
+    """The state to start from, and the parameters of the frozen networks."""
+    pretrained = load_pretrained(run.config.pretrained)
+    with run.watchdog.phase('restore'):
+        state = starting_state(
+            *(run.config, run.model, run.mesh, run.checkpoints, pretrained, run.log)
+        )
+    return state, place_frozen(run.model, pretrained, run.config.data.size, run.mesh)
+
+
+def stop_requested(run: Run, step: int) -> bool:
+    """Whether the run was asked to stop; all processes get the same answer at a step."""
+    return run.stopping() or run.checkpoints.reached_preemption(step)
+
+
 def compile_steps(run: Run, start: int) -> tuple[Step, Step]:
-    """The train step and the pretrain step; without pretrain steps left to do, the first twice."""
+    """The compiled train and pretrain step; twice the train step if pretraining is over."""
     with run.watchdog.phase('compile'):
         parts = (run.model, run.config, run.mesh, run.log)
         train_step = compile_step(*parts, steps.train_step)
@@ -111,7 +119,7 @@ def compile_step(
     log: Callable[[str], None],
     step: Callable[..., tuple[GanState, dict[str, jax.Array]]],
 ) -> Step:
-    """A step of `steps` for a model and mesh, compiled ahead of its first use."""
+    """Compiles a step function of `gan.steps` ahead of its first call."""
     began = time.monotonic()
 
     def call(state: GanState, batch: PyTree, frozen: PyTree) -> tuple[GanState, PyTree]:
@@ -135,7 +143,14 @@ def compile_step(
 
 
 def trace(done: int, steps: int, folder: Path, state: GanState) -> None:
-    """Starts and stops the profiler around `PROFILE_STEPS` of this start, `done` of `steps`."""
+    """Starts and stops the profiler at `PROFILE_STEPS`.
+
+    Args:
+        done: steps done since this start.
+        steps: steps from this start to the end of the run.
+        folder: where the trace is written.
+        state: waited for, so that the trace holds whole steps.
+    """
     first, last = min(PROFILE_STEPS[0], steps - 1), min(PROFILE_STEPS[1], steps)
     if done == first:
         jax.block_until_ready(state)

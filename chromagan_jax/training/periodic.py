@@ -1,7 +1,7 @@
-"""What a run does every so many steps: evaluate, write samples, save.
+"""Periodic actions of a run: evaluation, sampling and saving.
 
-Each is an object with a cadence `every`, called as `action(state, step, logger)`; it returns the
-state, in which an evaluation may have reduced the learning rates.
+Each action has an interval `every`, in steps, and is called as `action(state, step, logger)`. It
+returns the state. An evaluation may reduce the learning rates in it.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from chromagan_jax.training.setup import Run
 from chromagan_jax.training.train_logger import TrainLogger
 from chromagan_jax.utils import files
 
-SAMPLES = 8  # photographs in a sample grid
+SAMPLES = 8  # images in a sample grid
 
 
 def is_due(every: int, step: int, last: int) -> bool:
-    """Whether something happens at `step`: every `every` steps (0: never) and at the last one."""
+    """Whether an action is due at `step`: every `every` steps and at the last one; 0: never."""
     return every > 0 and (step % every == 0 or step == last)
 
 
 class Evaluation:
-    """Scores the generator, reduces the learning rates on a plateau and keeps the best state."""
+    """Scores the generator, reduces the learning rates on a plateau and saves the best state."""
 
     def __init__(self, run: Run):
         self.every = run.config.eval_every
@@ -67,7 +67,7 @@ class Evaluation:
 
 
 class Sampling:
-    """Writes a grid of colorized photographs."""
+    """Writes a grid of colorized images to workdir/samples and TensorBoard."""
 
     def __init__(self, run: Run):
         self.every = run.config.sample_every
@@ -89,7 +89,7 @@ class Sampling:
 
 
 class Saving:
-    """Saves the state, in the background."""
+    """Saves the state in the background."""
 
     def __init__(self, run: Run):
         self.every = run.config.checkpoint_every
@@ -105,7 +105,7 @@ class Saving:
 def reduce_on_plateau(
     run: Run, state: GanState, scores: Mapping[str, float], logger: TrainLogger
 ) -> GanState:
-    """The state with an evaluation counted, and lower learning rates if it was one too many."""
+    """Updates the plateau state and, after `patience` bad evaluations, the learning-rate scale."""
     config = run.config.reduce_lr_on_plateau
     if not config.patience:
         return state
@@ -114,6 +114,6 @@ def reduce_on_plateau(
     if plateau.scale != state.plateau.scale:
         logger.progress.message(
             f'{config.metric} has not improved for {config.patience} evaluations: the learning '
-            f'rates are now {float(plateau.scale):.3g} of their schedule'
+            f'rates are now multiplied by {float(plateau.scale):.3g}'
         )
     return state.replace(plateau=plateau)

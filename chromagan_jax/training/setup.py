@@ -1,4 +1,4 @@
-"""Start of a run: its parts, the checks of its workdir, and the state that it starts from."""
+"""Setup of a run: checks, opened resources and the initial state."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -20,6 +20,7 @@ from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.init_from import load_weights
 from chromagan_jax.gan.model import GanModel, class_targets, make_frozen, make_model
 from chromagan_jax.gan.state import GanState
+from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.models.pretrained import PRETRAINED
 from chromagan_jax.utils import files, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
@@ -29,7 +30,7 @@ PyTree = Any
 
 
 class Run(NamedTuple):
-    """The parts of a run that stay the same while it trains."""
+    """Config and resources of a run. They do not change during training."""
 
     config: Config
     workdir: Path
@@ -37,8 +38,8 @@ class Run(NamedTuple):
     model: GanModel
     source: Source
     eval_source: Source
-    log: Callable[[str], None]  # shows a line
-    writes: bool  # whether this process writes files: one of several does
+    log: Callable[[str], None]  # prints a line
+    writes: bool  # whether this process writes files; only process 0 does
     watchdog: Watchdog
     checkpoints: checkpoint_lib.Manager  # of the newest states
     best: checkpoint_lib.Manager  # of the best state
@@ -47,15 +48,17 @@ class Run(NamedTuple):
 
 
 def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
-    """Checks a config and opens what a run needs; nothing is written before all is checked.
+    """Checks the config and data, then opens the resources of a run.
+
+    Nothing is written before config and data are checked.
 
     Args:
-        config: of the run.
-        workdir: where everything is written.
-        stack: closes at its end what is opened here; saves in flight are finished.
+        config: config of the run.
+        workdir: folder for all output.
+        stack: closes the resources at its end, after pending saves are complete.
 
     Raises:
-        UserError: if the config, the data or the workdir is impossible.
+        UserError: if the config, the data or the workdir is invalid.
     """
     config_lib.validate(config)
     plateau, best_metric = config.reduce_lr_on_plateau, config.checkpoint.best_metric
@@ -84,29 +87,29 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
 
 
 def check_workdir(config: Config, workdir: Path, source: Source, resume: bool) -> None:
-    """Writes config.json; a run that resumes is first checked against the one that is there.
+    """Writes config.json. If the run resumes, config and data are first compared with it.
 
     Raises:
-        UserError: naming the field, or the data, that differs.
+        UserError: if a fixed field or the data differs.
     """
     data = {'records': len(source), 'fingerprint': source.fingerprint}
     if resume:
-        run = checkpoint_lib.read_run(workdir)
+        run = read_run(workdir)
         config_lib.check_resume(config, run['config'])
         if run['data'] != data:
             raise UserError(
                 f'data.source has other files than when {workdir} was started '
-                f'({data["records"]} records; {run["data"]["records"]} then): set it back, or '
+                f'({data["records"]} records; {run["data"]["records"]} then): restore them, or '
                 'start in another --workdir with init_from.'
             )
     if jax.process_index() == 0:
-        described = {
+        description = {
             'schema_version': config_lib.SCHEMA_VERSION,
             'config': config_lib.to_dict(config),
             'data': data,
             'versions': writers.versions(),
         }
-        files.write_json(workdir / 'config.json', described)
+        files.write_json(workdir / 'config.json', description)
 
 
 def starting_state(
@@ -117,12 +120,13 @@ def starting_state(
     pretrained: Mapping[str, PyTree],
     log: Callable[[str], None],
 ) -> GanState:
-    """The newest checkpoint's state, or a new one, with weights from `init_from` or `pretrained`.
+    """The state of the newest checkpoint; without one, a new state.
 
-    `pretrained` is what `load_pretrained` returns.
+    A new state takes its weights from `config.init_from`, or its backbones from `pretrained`, the
+    result of `load_pretrained`.
 
     Raises:
-        UserError: if no checkpoint can be read, or weights do not fit the networks.
+        UserError: if no checkpoint can be read, or the weights do not fit the networks.
     """
     abstract = state_lib.abstract_state(model, config, mesh)
     state = checkpoint_lib.restore_newest(checkpoints, abstract, log)
@@ -156,16 +160,16 @@ def place_frozen(
 
 
 def log_run_info(config: Config, workdir: Path, source: Source) -> Callable[[str], None]:
-    """Shows where the run writes, what it reads and how far its figures hold.
+    """Prints the workdir, the data, and warnings about the data and class targets.
 
     Returns:
-        A function that shows more lines.
+        A function that prints a line.
     """
     log = progress.announcer()
     log(f'writes to {workdir.absolute()}')
     log(f'trains on {len(source)} photographs of {config.data.source}')
     if config.data.source == 'sample':
-        log('the built-in sample has only a few photographs: the networks memorise them')
+        log('the built-in sample has only a few photographs: the networks will memorise them')
     if config.eval_every and not is_held_out(config):
         log(NOT_HELD_OUT)
     if config.loss.weights.get('classes'):
@@ -173,8 +177,8 @@ def log_run_info(config: Config, workdir: Path, source: Source) -> Callable[[str
             {
                 'teacher': f'the class head learns from VGG16 in {config.pretrained["vgg16"]}',
                 'labels': 'the class head learns from the labels of the data',
-                'none': 'the class head and its loss are left out: set pretrained.vgg16 to a file '
-                "of VGG16's weights, or data.labels",
+                'none': 'the class head and its loss are disabled: set pretrained.vgg16 to a file '
+                "of VGG16's weights, or set data.labels",
             }[class_targets(config)]
         )
     return log

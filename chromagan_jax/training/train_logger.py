@@ -1,4 +1,4 @@
-"""The metrics of the steps: read from the devices, averaged, shown and written."""
+"""Logging of training metrics: reads them from the devices, averages, prints and writes them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,38 +17,36 @@ from chromagan_jax.utils import progress, writers
 PyTree = Any
 
 SHOWN = ('generator/loss', 'discriminator/loss', 'generator/l1')  # in the progress line
-MIN_RECORDS = 1000  # before the share of unreadable records is checked
+MIN_RECORDS = 1000  # records before the share of unreadable ones is checked
 
 
 class TrainLogger:
-    """Reads the metrics of each step once the next is dispatched; writes their means at a cadence.
+    """Reads the metrics of a step after the next is dispatched; logs means every `log_every` steps.
 
-    Decode errors are counted here, on the host. Those of all processes are added up whenever a line
-    is written.
+    It also counts decode errors on the host. They are summed over all processes for each line.
     """
 
     def __init__(self, run: Run, start: int, metrics_file: writers.Metrics | None):
-        """Starts after step `start`; without `metrics_file` only the progress is shown."""
+        """Starts after step `start`; without `metrics_file` it only shows the progress."""
         config = run.config
         self.progress = progress.Progress(config.steps, start, config.batch_size, progress.stream())
         self._run, self._start, self._file = run, start, metrics_file
-        self._pending: tuple[int, PyTree] | None = None  # step and metrics that are not read yet
+        self._pending: tuple[int, PyTree] | None = None  # step and metrics not read yet
         self._window: list[dict[str, float]] = []  # metrics of each step since the last line
         self._seconds = run.watchdog.seconds()  # of each phase, at the last line
-        self._reported: set[int] = set()  # unreadable records that were shown
-        self._damage = np.zeros(
-            len(KINDS), np.int64
-        )  # this process's, by kind, since the last line
+        self._reported: set[int] = set()  # unreadable records already reported
+        # Decode errors of this process by kind, since the last line.
+        self._damage = np.zeros(len(KINDS), np.int64)
         self._unreadable = 0  # records of all processes since `start`
 
     def push(self, step: int, metrics: PyTree, unreadable: np.ndarray, damage: np.ndarray) -> None:
-        """Takes the metrics of `step`, and reads those of the step before.
+        """Stores the metrics of `step`, and reads those of the previous step.
 
         Args:
-            step: whose metrics these are.
-            metrics: scalars, on the devices.
-            unreadable: (R,) indices of this process's records that were replaced, or -1.
-            damage: (R,) reasons, 1 + place in `decode.KINDS`, or 0.
+            step: number of the step.
+            metrics: scalars on the devices.
+            unreadable: (R,) indices of this process's replaced records; -1 for readable ones.
+            damage: (R,) decode errors, 1 + index in `decode.KINDS`; 0 for none.
 
         Raises:
             DivergedError: if a metric is not finite.
@@ -61,7 +59,7 @@ class TrainLogger:
             self.progress.message(sentence)
 
     def flush(self) -> None:
-        """Waits for the newest step and reads its metrics; raises as `push` does."""
+        """Waits for the newest step and reads its metrics. Raises the errors of `push`."""
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
@@ -74,17 +72,17 @@ class TrainLogger:
             self._write_line(step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends a line to metrics.jsonl, in the process that writes it."""
+        """Appends a line to metrics.jsonl; does nothing in processes that do not write it."""
         if self._file:
             self._file.write(step, values)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Hands a picture, (H, W, 3) uint8, to TensorBoard."""
+        """Writes an image, (H, W, 3) uint8, to TensorBoard."""
         if self._file:
             self._file.image(step, name, image)
 
     def close(self) -> None:
-        """Ends the progress line and shows where the time went."""
+        """Ends the progress line and prints the time share of each phase."""
         self.progress.close()
         self.progress.message(self._run.watchdog.summary())
 
@@ -99,13 +97,17 @@ class TrainLogger:
         self.progress.report(step, {name: means[name] for name in SHOWN if name in means})
 
     def _share_of_waiting(self) -> float:
-        """The share of waiting for data in the time in steps since the last line."""
+        """Time spent waiting for data since the last line, as a share of data and step time."""
         before, self._seconds = self._seconds, self._run.watchdog.seconds()
         data, step = (self._seconds[phase] - before[phase] for phase in ('data', 'step'))
         return data / ((data + step) or 1.0)
 
     def _count_unreadable(self, step: int) -> dict[str, float]:
-        """Unreadable records a step since the last line, by kind and in all."""
+        """Mean unreadable records per step since the last line, by kind and in total.
+
+        Raises:
+            UserError: if their share since `start` is above `data.max_unreadable`.
+        """
         damage = multihost_utils.process_allgather(self._damage).reshape(-1, len(KINDS)).sum(0)
         self._damage[:] = 0
         self._unreadable += int(damage.sum())
@@ -115,7 +117,7 @@ class TrainLogger:
         if seen >= MIN_RECORDS and self._unreadable > most * seen:
             raise UserError(
                 f'{self._unreadable} of the last {seen} records cannot be read, more than '
-                f'data.max_unreadable ({most:g}): check {config.data.source}, or raise it.'
+                f'data.max_unreadable ({most:g}): check {config.data.source}, or raise that field.'
             )
         counts = dict(zip(KINDS, damage / len(self._window), strict=True))
         counts['unreadable'] = damage.sum() / len(self._window)
@@ -123,16 +125,17 @@ class TrainLogger:
 
 
 def mean_metrics(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the steps of a window, each metric over those that have it."""
+    """Mean of each metric over the steps of a window that have it."""
     names = dict.fromkeys(name for values in window for name in values)
     return {name: float(np.mean([w[name] for w in window if name in w])) for name in names}
 
 
 def check_finite(step: int, metrics: Mapping[str, float]) -> None:
-    """Raises DivergedError, naming the metric, if one of a step's metrics is not finite."""
+    """Raises DivergedError with the metric's name if a metric of the step is not finite."""
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise DivergedError(
-                f'{name} was not finite at step {step}: checkpoints before it are good. Start from '
-                'one with a lower learning rate or another seed (init_from, another --workdir).'
+                f'{name} was not finite at step {step}: earlier checkpoints are good. Start a new '
+                'run from one (init_from, another --workdir) with a lower learning rate or another '
+                'seed.'
             )

@@ -1,1 +1,1 @@
-"""What all commands share: files, progress and metrics, the watchdog, requests to stop, flags."""
+"""Shared helpers of all commands: files, progress, metrics, watchdog, stop requests, flags."""

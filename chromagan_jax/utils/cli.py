@@ -1,4 +1,4 @@
-"""How commands end: wrong flags, one sentence, an exit code."""
+"""Flag parsing, error output and exit codes of all commands."""
 
 import difflib
 import os
@@ -12,14 +12,14 @@ from absl import flags
 
 from chromagan_jax.errors import UserError
 
-_EXIT_WAIT = 10.0  # s that a process waits at its end for the others
+_EXIT_WAIT = 10.0  # s that an ending process waits for the others
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
-    """Sets `values` from a command line; returns its arguments that are no flags.
+    """Sets `values` from a command line, and returns the arguments that are not flags.
 
     Raises:
-        UserError: for a flag that does not exist or has an impossible value.
+        UserError: for an unknown flag or an invalid value.
     """
     try:
         return values(argv)[1:]
@@ -32,18 +32,18 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
 
 
 def _flag_error(values: flags.FlagValues, text: str) -> str:
-    """A sentence for absl's 'flag --NAME=VALUE: REASON'."""
+    """Rewrites absl's message 'flag --NAME=VALUE: REASON' as a sentence."""
     flag, _, reason = text.partition(': ')
     name, _, value = flag.removeprefix('flag --').partition('=')
     kind = values[name].flag_type() if name in values else ''
     wanted = {'int': 'a whole number', 'float': 'a number', 'bool': 'true or false'}
-    if kind not in wanted or 'must' in reason:  # a choice or a range, which absl describes
+    if kind not in wanted or 'must' in reason:  # absl already describes choices and ranges
         return text
     return f'--{name} must be {wanted[kind]}, not {value!r}.'
 
 
 def print_error(sentence: str) -> None:
-    """Shows a sentence on standard error, under the name of the package."""
+    """Prints a sentence to standard error, after the name of the package."""
     print(f'chromagan_jax: {sentence}', file=sys.stderr, flush=True)
 
 
@@ -51,8 +51,8 @@ def exit_with(code: int, sentence: str) -> NoReturn:
     """Ends the process with an exit code and one sentence."""
     print_error(sentence)
     if jax.distributed.is_initialized():
-        # JAX waits here for the other processes, so that an error of all ends all with its code. An
-        # error of this process alone timers them waiting: then this process ends by itself.
+        # At exit JAX waits for the other processes, so that an error of all ends all with its code.
+        # The timer ends this process if the others have not failed.
         timer = threading.Timer(_EXIT_WAIT, os._exit, (code,))
         timer.daemon = True
         timer.start()
@@ -60,6 +60,6 @@ def exit_with(code: int, sentence: str) -> NoReturn:
 
 
 def end_now(code: int, sentence: str) -> NoReturn:
-    """Ends at once: `jax.distributed` would wait for the other processes."""
+    """Ends the process at once; unlike `exit_with` it never waits for the other processes."""
     print_error(sentence)
     os._exit(code)

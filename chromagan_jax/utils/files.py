@@ -1,7 +1,4 @@
-"""Writing files whole: a kill leaves the old file or the new one, a full disk a sentence.
-
-A failed write (no space, no permission) raises UserError.
-"""
+"""Atomic file writes. A failed write (no space, no permission) raises UserError."""
 
 import contextlib
 import io
@@ -18,35 +15,36 @@ from chromagan_jax.errors import UserError
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Writes `image`, (H, W, 3) uint8, as a PNG file: all of it or nothing."""
+    """Writes `image`, (H, W, 3) uint8, atomically as a PNG file."""
     write_atomically(Path(path), encode_png(image))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON in its own order: all of it or nothing.
+    """Writes `value` atomically as indented JSON; keys are not sorted.
 
     Raises:
-        ValueError: for NaN or infinity, which JSON does not have.
+        ValueError: for NaN or infinity, which JSON cannot represent.
     """
     text = json.dumps(value, indent=2, allow_nan=False) + '\n'
     write_atomically(Path(path), text.encode())
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """`image`, (H, W, 3) uint8, as the bytes of a PNG file."""
+    """Encodes `image`, (H, W, 3) uint8, as the bytes of a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format='PNG')
     return buffer.getvalue()
 
 
 def append(path: Path, content: bytes) -> None:
-    """Opens the file anew: after a failed write no buffer is left to fail again at exit."""
+    """Appends bytes to a file."""
+    # Reopened each time, so that no buffer of a failed write is flushed again at exit.
     with writing(path), path.open('ab') as file:
         file.write(content)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces the file at `path`; a kill leaves the old one or the new one."""
+    """Replaces the file at `path`; an interruption leaves the complete old or new file."""
     temporary = path.with_name(f'.{path.name}.tmp')
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,11 +57,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns a failure of the file system into the sentence that the user needs."""
+    """Raises UserError for a file-system error while writing `path`."""
     try:
         yield
     except OSError as error:
         raise UserError(
             f'{path} cannot be written ({error.strerror or error}): '
-            'make room or permission there, or choose another folder.'
+            'free disk space, fix its permissions, or choose another folder.'
         ) from error

@@ -1,4 +1,4 @@
-"""A request to stop, from whoever runs the machine or sits at the keyboard."""
+"""Stop requests: SIGTERM and Ctrl-C."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ import jax
 
 @contextlib.contextmanager
 def stop_requests(agreed: bool = False) -> Iterator[Callable[[], bool]]:
-    """Within the context SIGTERM and the first Ctrl-C only make the returned function true.
+    """Context in which the first SIGTERM or Ctrl-C only makes the yielded function return True.
 
-    With `agreed`, under `jax.distributed`, SIGTERM is left to JAX, which lets all processes agree
-    on the step at which they stop (`CheckpointManager.reached_preemption`), and Ctrl-C becomes a
-    SIGTERM: the returned function stays false.
+    With `agreed` and under `jax.distributed`, JAX handles SIGTERM: all processes agree on the step
+    at which they stop (`CheckpointManager.reached_preemption`). Ctrl-C is turned into SIGTERM, and
+    the function returns False.
     """
     requested = threading.Event()
     by_jax = agreed and jax.distributed.is_initialized()
@@ -27,11 +27,11 @@ def stop_requests(agreed: bool = False) -> Iterator[Callable[[], bool]]:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             requested.set()
-        signal.signal(number, previous[signal.Signals(number)])  # a second one acts at once
+        signal.signal(number, previous[signal.Signals(number)])  # a second signal ends the process
 
     caught = [signal.SIGINT] if by_jax else [signal.SIGINT, signal.SIGTERM]
     previous = {number: signal.getsignal(number) for number in caught}
-    if threading.current_thread() is not threading.main_thread():  # where Python forbids handlers
+    if threading.current_thread() is not threading.main_thread():  # Python forbids handlers here
         previous = {}
     for number in previous:
         signal.signal(number, request)

@@ -1,7 +1,4 @@
-"""The progress line of a job, and the lines beside it.
-
-It prints one plain line a report where there is no terminal, and leaves pauses out of the rate.
-"""
+"""Progress line and messages of a job."""
 
 import contextlib
 import functools
@@ -15,23 +12,23 @@ from typing import TextIO
 import jax
 
 _SHORT = {'generator/loss': 'G', 'discriminator/loss': 'D'}  # shown first
-_SMOOTHING = 0.3  # share of the newest window in the rate that the time left is computed from
+_SMOOTHING = 0.3  # weight of the newest window in the smoothed rate for the time left
 
 
 def stream() -> TextIO:
-    """Where process 0 shows what a run does; the other processes show nothing."""
+    """Output of a run: standard error in process 0, the null device in the others."""
     return sys.stderr if jax.process_index() == 0 else open(os.devnull, 'w')
 
 
 def announcer() -> Callable[[str], None]:
-    """A function that shows a line, for before and after there is a `Progress`."""
+    """A function that prints a line, for use without a `Progress`."""
     return functools.partial(print, file=stream(), flush=True)
 
 
 class Progress:
-    """The progress line, and the throughput that it shows.
+    """Progress line with throughput and the time left.
 
-    On a terminal one line is rewritten in place; elsewhere every report is a line of its own:
+    A terminal shows one line, rewritten in place. Other outputs get one line per report:
     `step 200/600 (33%)  G 12.31  D 0.642  l1 0.081  41.2 img/s  1m 12s left`.
     """
 
@@ -44,7 +41,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
         unit: str = 'step',
     ):
-        """Starts the clock at `start_step`; `stream` is standard error unless given."""
+        """Starts the clock at `start_step`; `stream` is standard error by default."""
         self._unit = unit
         self._total_steps = total_steps
         self._images_per_step = images_per_step
@@ -53,17 +50,17 @@ class Progress:
         self._clock = clock
         self._window_step, self._window_start = start_step, clock()
         self._seconds_per_step: float | None = None  # smoothed
-        self._line = ''  # on the terminal now
+        self._line = ''  # now on the terminal
 
     def images_per_second(self, step: int) -> float:
-        """Images a second from the last report to `step`, pauses left out; 0 if no time passed."""
+        """Images per second since the last report, without pauses; 0 if no time passed."""
         seconds = self._clock() - self._window_start
         images = (step - self._window_step) * self._images_per_step
         return images / seconds if seconds > 0 else 0.0
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent inside (compiling, evaluating, saving) does not count as training."""
+        """Excludes the time in the context (evaluating, saving) from the throughput."""
         worked = self._clock() - self._window_start
         try:
             yield
@@ -71,9 +68,9 @@ class Progress:
             self._window_start = self._clock() - worked
 
     def report(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Shows where the run stands, and begins a new window of throughput.
+        """Shows step, metrics, throughput and time left, and starts a new throughput window.
 
-        The time left is that of the remaining steps alone; pauses to come are not foreseen.
+        The time left does not include future pauses.
         """
         rate = self.images_per_second(step)
         if rate > 0:
@@ -90,8 +87,8 @@ class Progress:
             left = max(0, self._total_steps - step) * self._seconds_per_step
             tail.append(f'{format_duration(left)} left')
         if self._terminal:
-            # Losses that do not fit are left out sooner than the time left.
-            width = _columns(self._stream) - 1  # the last column would make some terminals wrap
+            # If the line is too long, metrics are dropped before the time left.
+            width = _columns(self._stream) - 1  # some terminals wrap at the last column
             while values and len('  '.join([head, *values, *tail])) > width:
                 values.pop()
             self._line = '  '.join([head, *values, *tail])[:width]
@@ -100,11 +97,11 @@ class Progress:
             self._show('  '.join([head, *values, *tail]) + '\n')
 
     def message(self, text: str) -> None:
-        """Prints `text` on lines of its own, above the progress line."""
+        """Prints `text` above the progress line."""
         self._show(f'\r\x1b[K{text}\n{self._line}' if self._line else f'{text}\n')
 
     def close(self) -> None:
-        """Leaves the progress line standing, so that what is printed next starts a new one."""
+        """Ends the progress line, so that later output starts on a new line."""
         if self._line:
             self._show('\n')
             self._line = ''
@@ -115,7 +112,7 @@ class Progress:
 
 
 def format_duration(seconds: float) -> str:
-    """45s, 3m 20s, 2h 05m or 3d 07h, rounded to what is shown."""
+    """Formats a duration, rounded, as 45s, 3m 20s, 2h 05m or 3d 07h."""
     whole = round(seconds)
     if whole < 60:
         return f'{whole}s'
@@ -131,6 +128,6 @@ def format_duration(seconds: float) -> str:
 def _columns(stream: TextIO) -> int:
     try:
         columns = os.get_terminal_size(stream.fileno()).columns
-    except OSError:  # no file behind the stream to ask
+    except OSError:  # the stream is not a file
         columns = 0
     return columns or shutil.get_terminal_size().columns

@@ -1,4 +1,4 @@
-"""Watchdog of a long job: time spent in each phase, a heartbeat file, and an end if it hangs."""
+"""Watchdog of a long job: time per phase, a heartbeat file, and an exit if the job hangs."""
 
 import contextlib
 import faulthandler
@@ -15,15 +15,15 @@ import jax
 
 from chromagan_jax.utils import files
 
-# What a job does at any moment. The time in steps over all of it is its goodput.
+# Phases of a job. Goodput is the share of the phase 'step' in the total time.
 PHASES = ('start', 'compile', 'restore', 'data', 'step', 'evaluate', 'sample', 'save')
-HEARTBEAT = 10  # s between writes of the heartbeat file, at least
+HEARTBEAT = 10  # minimum s between writes of the heartbeat file
 
 
 class Watchdog:
-    """Measures the time of each phase and the time since the last progress.
+    """Measures the time in each phase and the time since the last progress.
 
-    Progress is a finished step or evaluation batch (`beat`), or a change of phase.
+    Progress is a finished step or evaluation batch (`beat`), or a phase change.
     """
 
     def __init__(
@@ -36,11 +36,10 @@ class Watchdog:
         """Starts the clock in the phase 'start'.
 
         Args:
-            timeout: s without progress after which `watch` ends the process; 0: never.
-            heartbeat: the file that `beat` keeps up to date; None for no file. Only one process
-                may write it.
-            clock: seconds, for tests.
-            end: called with the sentence by a process that hangs, for tests.
+            timeout: s without progress until `watch` ends the process; 0: never.
+            heartbeat: file that `beat` updates; None for no file. Only one process may write it.
+            clock: returns seconds; tests replace it.
+            end: called with a sentence if the process hangs; tests replace it.
         """
         self._timeout, self._heartbeat, self._clock = timeout, heartbeat, clock
         self._end = end or _end
@@ -51,7 +50,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Within the context the time is that of `name`, one of `PHASES`."""
+        """Counts the time in the context as phase `name`, one of `PHASES`."""
         outer = self._phase
         self._enter(name)
         try:
@@ -65,7 +64,7 @@ class Watchdog:
         self._phase, self._since, self._last_beat = name, now, now
 
     def beat(self, step: int | None = None) -> None:
-        """Reports progress; with `step`, that many steps are done.
+        """Reports progress; `step` is the number of steps done, if it changed.
 
         Raises:
             UserError: if the heartbeat file cannot be written.
@@ -82,7 +81,7 @@ class Watchdog:
         files.write_atomically(self._heartbeat, json.dumps(values).encode() + b'\n')
 
     def seconds(self) -> dict[str, float]:
-        """Of each phase, since the clock started."""
+        """Seconds in each phase since the clock started."""
         now = self._spent[self._phase] + self._clock() - self._since
         return self._spent | {self._phase: now}
 
@@ -93,7 +92,7 @@ class Watchdog:
         return {f'goodput/{name}': spent / total for name, spent in seconds.items()}
 
     def summary(self) -> str:
-        """One line for people: the goodput, and where the rest went."""
+        """One line with the goodput and the shares of the other phases."""
         shares = {name.partition('/')[2]: share for name, share in self.shares().items()}
         good = shares.pop('step')
         rest = [f'{name} {share:.1%}' for name, share in shares.items() if share >= 0.0005]
@@ -101,9 +100,9 @@ class Watchdog:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Within the context the process ends with 75 if it makes no progress for the timeout.
+        """Context in which the process exits with code 75 after `timeout` s without progress.
 
-        The last heartbeat, at the end of the context, has the phase 'end'.
+        At the end of the context a last heartbeat is written, with the phase 'end'.
         """
         stopped = threading.Event()
 
@@ -129,12 +128,14 @@ class Watchdog:
         return (
             f'process {jax.process_index()}{of} has made no progress for {self._timeout:g} s '
             f'(stall_timeout) after step {self._step}, in the phase {self._phase!r}: it hangs, or '
-            'waits for a process that hangs. Start it again: it resumes from the newest checkpoint.'
+            'waits for a process that hangs. Start the run again: it resumes from the newest '
+            'checkpoint.'
         )
 
 
 def _end(sentence: str) -> NoReturn:
-    """Shows where each thread hangs and ends the process at once: an orderly end would hang too."""
+    """Prints the stack of each thread and ends the process at once."""
+    # A regular exit could hang too.
     faulthandler.dump_traceback(sys.stderr)
     print(f'chromagan_jax: {sentence}', file=sys.stderr, flush=True)
     os._exit(75)

@@ -1,6 +1,6 @@
-"""What a run writes: metrics.jsonl, TensorBoard events, sample grids, versions.
+"""Writers of metrics.jsonl and TensorBoard events, sample grids, and package versions.
 
-Of several processes only one may write a file: the caller decides which.
+Only one process may write a file. The caller decides which one.
 """
 
 import importlib.metadata
@@ -26,33 +26,33 @@ _PACKAGES = (
     *('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy'),
     *('opencv-python-headless', 'pillow', 'simplejpeg'),
 )
-_GRID_HEIGHT = 4  # photographs above one another before a grid grows sideways
-_MARGIN = 8  # px between the pictures of a grid
+_GRID_HEIGHT = 4  # rows of a grid before it gets another block of columns
+_MARGIN = 8  # px between the images of a grid
 
 
 class Metrics:
-    """Scalars as one JSON object a line, and as TensorBoard events where tensorboardX is at hand.
+    """Writes scalars as JSON lines, and as TensorBoard events if tensorboardX is installed.
 
-    The events lie in the folder tensorboard/NAME beside NAME.jsonl: TensorBoard follows one file
-    at a time in a folder, so that two jobs must not share one.
+    The events of NAME.jsonl are in tensorboard/NAME. Each job needs its own folder, because
+    TensorBoard follows only one file per folder.
     """
 
     def __init__(self, path: Path, start_step: int = 0):
-        """Goes on with the file at `path`, if any, after `start_step`.
+        """Opens the file at `path` to append the steps after `start_step`.
 
-        Lines of later steps are dropped, for the run is about to write them again, and so is a
-        last line that a kill cut short.
+        Lines of later steps are removed, because the run writes them again. An incomplete last
+        line is removed too.
 
         Raises:
-            UserError: if another line is not one of ours, or the file cannot be written.
+            UserError: if another line is invalid, or the file cannot be written.
         """
         self._path = Path(path)
-        kept = _lines_up_to(self._path, start_step) if self._path.exists() else b''
-        files.write_atomically(self._path, kept)
+        lines = _lines_up_to(self._path, start_step) if self._path.exists() else b''
+        files.write_atomically(self._path, lines)
         self._events = _open_events(self._path.parent / 'tensorboard' / self._path.stem, start_step)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends {'step': step, **scalars}, on disk at once; what is not finite becomes null."""
+        """Appends {'step': step, **scalars} unbuffered; values that are not finite become null."""
         values = {name: float(value) for name, value in scalars.items()}
         finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
         line = json.dumps({'step': int(step), **finite}, allow_nan=False) + '\n'
@@ -62,19 +62,19 @@ class Metrics:
             self._events.write(step=step, summary={'value': entries})
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Hands a picture, (H, W, 3) uint8, to TensorBoard; without tensorboardX does nothing."""
+        """Writes an image, (H, W, 3) uint8, to TensorBoard; does nothing without tensorboardX."""
         if self._events is not None:
             height, width, channels = image.shape
             size = {'height': height, 'width': width, 'colorspace': channels}  # 3 is RGB
-            picture = {**size, 'encoded_image_string': files.encode_png(image)}
-            self._events.write(step=step, summary={'value': [{'tag': name, 'image': picture}]})
+            encoded = {**size, 'encoded_image_string': files.encode_png(image)}
+            self._events.write(step=step, summary={'value': [{'tag': name, 'image': encoded}]})
 
 
 class _Events:
-    """A TensorBoard event file in tensorboardX's formats, written without its SummaryWriter.
+    """A TensorBoard event file, written without tensorboardX's SummaryWriter.
 
-    When SummaryWriter's thread dies (of a full disk, say) its queue fills and the run hangs, and
-    what it has not flushed is lost with a kill. Here an event is written at once, or an error.
+    If SummaryWriter's thread dies, for example on a full disk, its queue fills and the run hangs.
+    Unflushed events are lost if the run is killed. This class writes each event at once or raises.
     """
 
     def __init__(self, folder: Path, start_step: int):
@@ -87,11 +87,11 @@ class _Events:
         with files.writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self.write(file_version='brain.Event:2')
-        # TensorBoard hides what older files hold from this step on.
+        # TensorBoard then hides the events of older files from this step on.
         self.write(step=start_step + 1, session_log={'status': event_pb2.SessionLog.START})
 
     def write(self, **fields: Any) -> None:
-        """Appends one event as a TFRecord: length, its checksum, the event, its checksum."""
+        """Appends one event as a TFRecord: length, CRC of the length, event, CRC of the event."""
         event = self._event(wall_time=time.time(), **fields).SerializeToString()
         length = struct.pack('<Q', len(event))
         checksums = [struct.pack('<I', self._checksum(part)) for part in (length, event)]
@@ -99,22 +99,27 @@ class _Events:
 
 
 def sample_grid(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str]) -> np.ndarray:
-    """Pictures side by side under their labels, on white.
+    """A labelled grid of images on a white background.
 
     Args:
-        rows: one entry a photograph: its pictures, one a label (gray, colorized, original), each
-            (H, W, 3), uint8 or float in [0, 1]. They are not scaled; smaller ones are centred.
-        labels: what stands above each column.
+        rows: for each photograph one image per label, (H, W, 3) uint8 or float in [0, 1]. Images
+            are not resized; smaller ones are centred.
+        labels: column headings.
 
     Returns:
-        (H, W, 3) uint8, photographs top to bottom and then left to right, four in a column or,
-        when there are many, spread over as many columns as that takes.
+        (H, W, 3) uint8. A block of columns holds up to four photographs; more photographs add
+        blocks to the right.
+
+    Raises:
+        ValueError: if there are no rows, or a row has not one image per label.
     """
     if not rows or any(len(row) != len(labels) for row in rows):
-        raise ValueError(f'A grid needs rows of {len(labels)} pictures: {[len(r) for r in rows]}.')
-    pictures = [[_to_uint8(image) for image in row] for row in rows]
-    height = max(image.shape[0] for row in pictures for image in row)
-    width = max(image.shape[1] for row in pictures for image in row)
+        raise ValueError(
+            f'A grid needs rows of {len(labels)} images, not {[len(row) for row in rows]}.'
+        )
+    images = [[_to_uint8(image) for image in row] for row in rows]
+    height = max(image.shape[0] for row in images for image in row)
+    width = max(image.shape[1] for row in images for image in row)
     across = math.ceil(len(rows) / _GRID_HEIGHT)
     down = math.ceil(len(rows) / across)
 
@@ -122,11 +127,11 @@ def sample_grid(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str]) -> 
     font = ImageFont.load_default(size=size)
     width = max(width, *(math.ceil(font.getlength(label)) for label in labels))
     top = _MARGIN + round(1.5 * size)
-    block = len(labels) * (width + _MARGIN) + 2 * _MARGIN  # one photograph and the gap after it
+    block = len(labels) * (width + _MARGIN) + 2 * _MARGIN  # px of one block and the gap after it
 
     canvas = Image.new('RGB', (across * block - _MARGIN, top + down * (height + _MARGIN)), 'white')
     draw = ImageDraw.Draw(canvas)
-    for index, row in enumerate(pictures):
+    for index, row in enumerate(images):
         y = top + index % down * (height + _MARGIN)
         for column, image in enumerate(row):
             x = _MARGIN + index // down * block + column * (width + _MARGIN)
@@ -139,7 +144,7 @@ def sample_grid(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str]) -> 
 
 
 def versions() -> dict[str, str]:
-    """What a result may depend on: Python, platform, packages, and the devices that JAX sees."""
+    """Versions of Python, platform and packages, and the devices of JAX."""
     found = {'python': platform.python_version(), 'platform': platform.platform()}
     for package in ('chromagan_jax', *_PACKAGES):
         try:
@@ -159,23 +164,22 @@ def _open_events(folder: Path, start_step: int) -> _Events | None:
 
 
 def _lines_up_to(path: Path, step: int) -> bytes:
-    """The lines of a metrics file up to `step`, each ended; a cut last line is left out."""
+    """The lines of a metrics file up to `step`, without an incomplete last line."""
     lines = path.read_bytes().splitlines()
-    kept = []
+    valid = []
     for number, line in enumerate(lines, start=1):
         try:
             keep = json.loads(line)['step'] <= step
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
-                logging.info('The last line of %s was cut short and is left out.', path)
+                logging.info('The last line of %s is incomplete and is removed.', path)
                 break
             raise UserError(
-                f'{path} has a line {number} that this program did not write: '
-                'mend it or move the file away.'
+                f'Line {number} of {path} is not valid: fix it, or move the file away.'
             ) from error
         if keep:
-            kept.append(line + b'\n')
-    return b''.join(kept)
+            valid.append(line + b'\n')
+    return b''.join(valid)
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:

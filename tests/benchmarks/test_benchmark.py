@@ -76,6 +76,7 @@ def test_the_loop_is_held_against_the_step(lines):
     assert 0 <= lines['loop']['waiting_for_data'] < 1
 
 
+@pytest.mark.slow
 def test_a_part_can_be_measured_alone():
     done = measure('--only=pipeline')
     (line,) = map(json.loads, done.stdout.splitlines())
@@ -87,4 +88,4 @@ def test_an_unknown_part_is_a_mistake():
     done = measure('--only=speed')
     assert done.returncode == 1
     assert done.stderr.count('\n') == 1
-    assert '--only takes names of parts with commas between: matmul, compile,' in done.stderr
+    assert '--only takes comma-separated names of parts: matmul, compile,' in done.stderr

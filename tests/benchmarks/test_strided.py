@@ -2,9 +2,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_both_forms_of_every_level_are_measured_and_are_the_same_function():
     flags = ['--size=4', '--width=4', '--batch=2', '--dtype=float32', '--rounds=1']
     done = subprocess.run(

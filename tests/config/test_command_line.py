@@ -78,7 +78,7 @@ def test_a_network_is_chosen_before_its_options_are_set():
         (['--config.data.flip=5'], "--config.data.flip must be true or false, not '5'."),
         (
             ['--config.generator.widths=4,x'],
-            "--config.generator.widths must be whole numbers with commas between, not '4,x'.",
+            "--config.generator.widths must be whole numbers separated by commas, not '4,x'.",
         ),
         (['--config.steps'], '--config.steps has no value: write --config.steps=VALUE.'),
         (
@@ -102,7 +102,7 @@ def test_what_is_wrong_with_a_field_is_said_in_one_sentence(arguments, sentence)
         ('nope.py', 'There is no config nope.py: name a file, or one of base, best, '),
         ('far/away/base.py', 'There is no config far/away/base.py: name a file, or one of'),
         ('base:huge', "configs/base.py takes the argument tiny or none, not 'huge'."),
-        ('pix2pix:tiny', 'pix2pix takes no argument: leave :tiny out.'),
+        ('pix2pix:tiny', 'pix2pix takes no argument: remove :tiny.'),
     ],
 )
 def test_a_config_that_is_not_there_is_named_with_those_that_are(spec, sentence):
@@ -114,10 +114,13 @@ def test_a_config_that_is_not_there_is_named_with_those_that_are(spec, sentence)
 @pytest.mark.parametrize(
     ('text', 'sentence'),
     [
-        ('x = 1', 'has no function get_config: write one.'),
-        ('def get_config(:', 'cannot be run: SyntaxError: '),
-        ('import nonsense_package', 'cannot be run: ModuleNotFoundError: No module named'),
-        ('def get_config():\n    return {}', 'get_config returns no chromagan_jax.config.Config'),
+        ('x = 1', 'has no function get_config: add one.'),
+        ('def get_config(:', 'cannot be run (SyntaxError: '),
+        ('import nonsense_package', 'cannot be run (ModuleNotFoundError: No module named'),
+        (
+            'def get_config():\n    return {}',
+            'get_config returns a dict: return a chromagan_jax.config.Config.',
+        ),
     ],
 )
 def test_a_config_file_that_does_not_work_is_named(tmp_path, text, sentence):

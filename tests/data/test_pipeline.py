@@ -330,7 +330,7 @@ def test_a_source_without_one_readable_image_is_named(tmp_path, workers):
     for index in range(3):
         (tmp_path / f'{index}.jpg').write_bytes(b'nothing')
     source = make_source(str(tmp_path))
-    with pytest.raises(UserError, match=f'{tmp_path} cannot be read, nor can 16 others'):
+    with pytest.raises(UserError, match=f'{tmp_path} and 16 substitutes cannot be read'):
         take(source, 1, workers=workers)
 
 

@@ -349,7 +349,7 @@ def test_what_cannot_rank_is_named_with_what_can(name):
 
 
 def test_a_ranking_metric_that_no_photograph_has_is_the_users_to_mend():
-    with pytest.raises(UserError, match=r'^No photograph of eval\.source has a psnr: '):
+    with pytest.raises(UserError, match=r'^No photograph in eval\.source has a psnr: '):
         evaluator.score('psnr', {'eval/ssim': 0.5})
 
 

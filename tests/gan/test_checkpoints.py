@@ -12,6 +12,7 @@ from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.init_from import load_weights
 from chromagan_jax.gan.model import make_model
+from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.utils import files
 
 
@@ -253,7 +254,7 @@ def test_init_from_nothing_is_named(small, tmp_path):
         load_weights(small, tmp_path, new, mesh)
     (tmp_path / 'config.json').write_text('{"config": ')
     with pytest.raises(UserError, match=r'config\.json is damaged'):
-        checkpoints.read_run(tmp_path)
+        read_run(tmp_path)
 
 
 @pytest.mark.parametrize('ema_decay', [0.9, 0.0])
@@ -317,4 +318,4 @@ def test_a_config_of_another_schema_is_refused(small, tmp_path, version):
         described['schema_version'] = version
     files.write_json(tmp_path / 'config.json', described)
     with pytest.raises(UserError, match=f'has the schema version {version}, and this'):
-        checkpoints.read_run(tmp_path)
+        read_run(tmp_path)

@@ -299,6 +299,19 @@ def test_learning_rates_fall_on_a_plateau_and_not_below_their_floor(patience):
     assert scales[-1] < 1.0
 
 
+@pytest.mark.parametrize('start', [-20.0, -0.9, 0.0, 20.0])
+def test_scores_of_either_sign_that_do_not_improve_reduce_the_learning_rates(start):
+    plateau, size = PlateauConfig(patience=2, factor=0.5), max(abs(start), 1.0)
+    state = optimizers.init_plateau()
+    for _ in range(5):
+        state = optimizers.update_plateau(plateau, state, start)
+    assert float(state.scale) == 0.25
+    state = optimizers.init_plateau()
+    for step in range(5):
+        state = optimizers.update_plateau(plateau, state, start - 0.01 * size * step)
+    assert float(state.scale) == 1.0
+
+
 def test_the_plateau_stays_where_it_was_on_the_devices():
     placed = jax.sharding.NamedSharding(
         jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)),

@@ -321,6 +321,7 @@ def chromagan(small, monkeypatch):
     return small
 
 
+@pytest.mark.slow
 def test_the_class_head_learns_the_probabilities_of_a_teacher_that_stays_as_it_is(chromagan):
     model, state, step = build(chromagan)
     batch = batch_of(chromagan)

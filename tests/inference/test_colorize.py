@@ -25,6 +25,7 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints, steps
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import make_model
+from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.inference import photos as photo_lib
 from chromagan_jax.inference import predictor
 from chromagan_jax.utils import files
@@ -288,19 +289,14 @@ def test_ab_is_upsampled_better_than_by_nearest_and_bicubic_near_edges_of_photog
 
 
 @pytest.mark.parametrize(('low', 'high'), [(16, 16), (16, 47), (16, 5), (16, 1), (3, 400)])
-def test_interpolation_in_strips_is_that_of_the_whole(low, high):
-    values = np.random.default_rng(0).normal(size=(2, low, 3)).astype(np.float32)
-    index, weight = photo_lib._taps(low, high)
-    whole = photo_lib._mix(values, index, weight)
-    halves = [
-        photo_lib._mix(values, index[s], weight[s]) for s in np.split(np.arange(high), [high // 2])
-    ]
-    np.testing.assert_array_equal(whole, np.concatenate(halves, axis=1))
+def test_colours_are_enlarged_bicubically_and_shrunk_by_areas(low, high):
+    tall = np.random.default_rng(0).normal(size=(low, 7)).astype(np.float32)
     method = cv2.INTER_AREA if high < low else cv2.INTER_CUBIC
-    for one, expected in zip(whole, values, strict=True):
-        np.testing.assert_allclose(
-            one, cv2.resize(expected, (3, high), interpolation=method), atol=1e-5
-        )
+    expected = cv2.resize(tall, (7, high), interpolation=method)
+    np.testing.assert_allclose(photo_lib._resized(tall, 7, high), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        photo_lib._resized(np.ascontiguousarray(tall.T), high, 7), expected.T, atol=1e-5
+    )
 
 
 def test_strips_leave_no_trace(monkeypatch):
@@ -496,7 +492,7 @@ def test_a_full_disk_ends_the_command_with_one_sentence(call, tmp_path, monkeypa
     def full(*arguments, **options):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(Image.Image, 'save', full)
+    monkeypatch.setattr(photo_lib.Path, 'write_bytes', full)
     code, said = call(*paths)
     assert code == 1
     assert 'out/0.png cannot be written (No space left on device): make room there' in said
@@ -803,7 +799,7 @@ def test_all_steps_off_give_the_bits_of_a_run_that_knows_none(restoring, tmp_pat
     off += ['--denoise_before=0', '--denoise_after=0']
     (plain,) = predictor.colorize([read(path)], *network, SIZE)
     np.testing.assert_array_equal(colorized_by(workdir, path, tmp_path / 'off', *off), plain)
-    run = checkpoints.read_run(workdir)
+    run = read_run(workdir)
     run['config'].pop('colorize')
     older = tmp_path / 'older'
     older.mkdir()

@@ -100,6 +100,7 @@ def test_the_command_without_a_workdir_writes_what_the_function_computes(network
         np.testing.assert_array_equal(written, pixels)
 
 
+@pytest.mark.slow
 def test_flags_work_as_they_do_with_a_workdir(network, tmp_path):
     pixels = data.coffee()[:120, :90]
     Image.fromarray(pixels).save(tmp_path / 'a.png')

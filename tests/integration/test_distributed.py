@@ -87,6 +87,7 @@ def assert_same_lines(ours, theirs):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-2, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_follow_the_trajectory_of_one_and_hand_over_to_it(
     start, start_pair, tmp_path
 ):

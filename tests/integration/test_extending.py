@@ -14,6 +14,7 @@ import pytest
 from chromagan_jax import config as config_lib
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.training import loop
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +83,7 @@ def test_a_new_metric_is_written_shown_and_ranks_checkpoints(run):
 
 @pytest.mark.slow
 def test_new_networks_are_described_in_the_workdir(run):
-    config = checkpoints.read_run(run[1])['config']
+    config = read_run(run[1])['config']
     assert config['generator'] == {'name': 'shallow', 'width': 8}
     assert config['discriminator'] == {'name': 'pixels', 'width': 8}
 
@@ -95,7 +96,7 @@ def test_a_generator_starts_from_new_pretrained_weights(run):
 
 @pytest.mark.slow
 def test_a_new_source_is_trained_on(run):
-    data = checkpoints.read_run(run[1])['data']
+    data = read_run(run[1])['data']
     assert data == {'records': 8, 'fingerprint': 'noise'}
 
 

@@ -60,7 +60,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ('arguments', 'sentence'),
     [
         ([], 'No config is named: add --config=configs/base.py.'),
-        ([TINY, 'steps=3'], "'steps=3' is no flag: write --config.FIELD=VALUE."),
+        ([TINY, 'steps=3'], "'steps=3' is not a flag: write --config.FIELD=VALUE."),
         (
             [TINY, '--config.generator.name=resnet'],
             "generator.name is 'resnet'; choose one of unet, lite_unet, encoder_decoder, "
@@ -211,9 +211,20 @@ def test_a_file_in_the_place_of_the_workdir_is_named(inside: str, tmp_path: Path
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        ([TINY, '--config.widht=3'], "There is no field 'widht' in the config."),
-        ([TINY, '--config.gen.width=3'], "There is no field 'gen' in the config."),
-        ([TINY, '--config.seed.x=3'], "There is no field 'seed.x' in the config."),
+        ([TINY, '--config.qqq=3'], "There is no field 'qqq' in the config."),
+        (
+            [TINY, '--config.widht=3'],
+            "There is no field 'widht' in the config: did you mean 'generator.width' or "
+            "'generator.widths'?",
+        ),
+        (
+            [TINY, '--config.gen.width=3'],
+            "There is no field 'gen.width' in the config: did you mean 'generator.width'?",
+        ),
+        (
+            [TINY, '--config.seed.x=3'],
+            "There is no field 'seed.x' in the config: did you mean 'seed'?",
+        ),
         (
             [TINY, '--config.generator.widht=3'],
             "There is no field 'generator.widht' in the config: did you mean 'generator.width'?",

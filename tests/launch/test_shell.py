@@ -384,10 +384,10 @@ def test_the_released_weights_are_trained_in_stages_each_from_the_one_before(run
 @pytest.mark.parametrize(
     ('settings', 'sentence'),
     [
-        ({'TRAIN': 'a'}, 'TRAIN and VAL name the photographs: set both, see --help'),
+        ({'TRAIN': 'a'}, 'TRAIN or VAL is not set: set both to photographs, see --help'),
         (
             {'TRAIN': 'a', 'VAL': 'b'},
-            'SQUEEZENET names the weights that the generator starts from: see --help',
+            'SQUEEZENET is not set: set it to a file of weights, see --help',
         ),
         (
             {'TRAIN': 'a', 'VAL': 'b', 'SQUEEZENET': 'c', 'SIZES': '64', 'STEPS': '1 2'},

@@ -95,6 +95,7 @@ def test_dropout_follows_three_transposed_convolutions(fields, blocks):
     assert seen == blocks
 
 
+@pytest.mark.slow
 def test_an_encoder_adds_its_maps_to_the_levels_of_their_sizes():
     fields = {'width': 4, 'depth': 5, 'norm': 'none'}
     condition = jax.random.uniform(jax.random.key(0), (2, 32, 32, 1), minval=-1)

@@ -127,7 +127,7 @@ def records(output):
 
 def test_what_is_planted_is_dropped_for_its_reason(prepared):
     rows = table(prepared)
-    fates = {name: row['fate'] for name, row in rows.items()}
+    fates = {name: row['decision'] for name, row in rows.items()}
     assert len(rows) == 23
     assert fates['bad/gray.jpg'] == fates['bad/tinted.jpg'] == 'gray'
     assert fates['bad/tiny.jpg'] == 'too_small'
@@ -149,7 +149,9 @@ def test_what_is_planted_is_dropped_for_its_reason(prepared):
 
 
 def test_the_data_set_holds_the_pictures_and_where_they_come_from(pile, prepared):
-    rows = {row['name']: row for row in table(prepared).values() if row['fate'] in outcomes.SPLITS}
+    rows = {
+        row['name']: row for row in table(prepared).values() if row['decision'] in outcomes.SPLITS
+    }
     seen = set()
     for split, source in records(prepared).items():
         order = [record['name'].decode() for record in source]
@@ -157,7 +159,7 @@ def test_the_data_set_holds_the_pictures_and_where_they_come_from(pile, prepared
         for record in source:
             row = rows[record['name'].decode()]
             original = (pile / row['file']).read_bytes()
-            assert row['fate'] == split
+            assert row['decision'] == split
             assert row['name'] == hashlib.blake2b(original, digest_size=16).hexdigest()
             whole = Image.open(io.BytesIO(original))
             assert (record['original_width'], record['original_height']) == whole.size
@@ -172,7 +174,9 @@ def test_the_data_set_holds_the_pictures_and_where_they_come_from(pile, prepared
 
 def test_both_addresses_read_it_with_its_labels(prepared, monkeypatch):
     monkeypatch.setenv('TFDS_DATA_DIR', str(prepared.parent))
-    rows = {row['name']: row for row in table(prepared).values() if row['fate'] in outcomes.SPLITS}
+    rows = {
+        row['name']: row for row in table(prepared).values() if row['decision'] in outcomes.SPLITS
+    }
     for address in (str(prepared), f'tfds:{prepared.name}'):
         source = make_source(address, 'train', labels=True)
         assert source.classes == ('bad', *CATEGORIES)
@@ -217,7 +221,7 @@ def test_a_second_run_says_so_and_other_settings_or_pictures_are_refused(
     shutil.copytree(prepared, output)
     before = contents(output)
     assert prepare(f'--input={pile}', f'--output={output}') == 0
-    assert 'is there already' in capsys.readouterr().err
+    assert 'is already prepared' in capsys.readouterr().err
     assert prepare(f'--input={pile}', f'--output={output}', '--size=64') == 1
     assert 'prepared from other settings: remove it' in capsys.readouterr().err
     assert prepare(f'--input={pile / "cats"}', f'--output={output}') == 1
@@ -329,7 +333,7 @@ def decide(named, distance, staging):
     with beam.Pipeline('FnApiRunner', beam.options.pipeline_options.PipelineOptions([])) as p:
         _ = p | beam.Create(tickets) | pipeline.Decide(job)
     plans = (outcomes.read_plan(str(staging), plan) for plan in (*outcomes.SPLITS, 'dropped'))
-    return {int(one.name): (one.fate, one.detail) for one in itertools.chain(*plans)}
+    return {int(one.name): (one.decision, one.detail) for one in itertools.chain(*plans)}
 
 
 def test_of_near_duplicates_the_worse_is_dropped(tmp_path, monkeypatch):
@@ -351,11 +355,11 @@ def test_of_near_duplicates_the_worse_is_dropped(tmp_path, monkeypatch):
         ]
         expected[index] = 'duplicate' if better else 'train'
     found = decide(named, 6, tmp_path / 'a')
-    assert {index: fate for index, (fate, _) in found.items()} == expected
+    assert {index: decision for index, (decision, _) in found.items()} == expected
     kept = {index: one for index, one in named if found[index][0] == 'train'}
     for index, one in named:
-        fate, detail = found[index]
-        if fate == 'duplicate':  # it names one that is better indeed
+        decision, detail = found[index]
+        if decision == 'duplicate':  # it names one that is better indeed
             other = dict(named)[int(detail.removeprefix('looks like '))]
             assert pictures.near(one.phash, other.phash, 6)
             assert pictures.rank(other) < pictures.rank(one)
@@ -420,7 +424,7 @@ def test_a_set_of_tfds_goes_through_the_same_filters(tmp_path, monkeypatch, caps
     assert prepare('--source=tfds:tiny', f'--output={tmp_path / "clean"}') == 0
     rows = table(tmp_path / 'clean')
     assert sorted(rows) == [f'train/{index:08d}' for index in range(6)]
-    fates = sorted(row['fate'] for row in rows.values())
+    fates = sorted(row['decision'] for row in rows.values())
     assert fates.count('gray') == 1
     assert fates.count('train') + fates.count('test') == 5
     source = make_source('tfds:clean', 'train+test', labels=True)
@@ -455,14 +459,14 @@ def test_without_beam_the_extra_is_named(pile, tmp_path, monkeypatch, capsys):
     [
         ([], 'either --input=DIR or --source=tfds:NAME'),
         (['--input=a', '--source=tfds:b'], 'either --input=DIR or --source=tfds:NAME'),
-        (['--input=a'], 'No output is named'),
-        (['--input=a', '--output=b', 'c'], "'c' is no flag"),
+        (['--input=a'], '--output is missing'),
+        (['--input=a', '--output=b', 'c'], "'c' is not a flag"),
         (['--input=a', '--output=b', '--test=2'], '--test=2.0 is out of range'),
         (['--input=a', '--output=b', '--workers=x'], '--workers'),
         (['--input=a', '--output=b', '--wokers=2'], '--wokers'),
-        (['--input=missing', '--output=b'], 'missing is no folder'),
-        (['--input=.', '--output=b'], '. holds no pictures'),
-        (['--source=tfds:b', '--labels=c', '--output=b'], '--labels goes with --input'),
+        (['--input=missing', '--output=b'], 'missing is not a folder'),
+        (['--input=.', '--output=b'], '. holds no images'),
+        (['--source=tfds:b', '--labels=c', '--output=b'], '--labels works only with --input'),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):

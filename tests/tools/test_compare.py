@@ -118,7 +118,7 @@ def test_a_stopped_comparison_goes_on_with_the_same_steps_and_measures_nothing_a
     stopped, finished
 ):
     folder, said, kept = stopped
-    assert said.splitlines()[-1] == 'compare: stopped: the same command goes on from here'
+    assert said.splitlines()[-1] == 'compare: stopped: the same command resumes'
     out = folder / 'out'
     steps = read(out / 'base/rate.json')['steps']
     assert 2 <= kept[-1] < steps
@@ -139,9 +139,7 @@ def test_the_steps_are_those_that_the_measured_rate_has_in_the_minutes(finished)
 @pytest.mark.slow
 def test_a_system_that_fails_is_named_and_the_others_go_on(finished):
     lines = finished[1].splitlines()
-    assert lines[0].startswith(
-        'compare: nonsense failed: There is no system nonsense: configs/ has'
-    )
+    assert lines[0].startswith('compare: nonsense failed: There is no system nonsense: choose from')
     assert any(line.startswith('compare: base: step ') for line in lines)
     assert lines[-1] == 'compare: failed: nonsense'
     assert list(rows_of(finished[0] / 'out')) == ['gray', 'base']
@@ -284,18 +282,18 @@ def test_other_settings_are_refused_and_change_nothing(finished, call):
     before = {p: p.stat().st_mtime_ns for p in (folder / 'out').rglob('*')}
     code, said = call(argv)
     assert code == 1
-    assert 'was begun with 0.08 for --minutes, not 5.0: set it back' in said
+    assert 'was started with 0.08 for --minutes, not 5.0: set it back' in said
     code, said = call([*arguments(folder), '--config.ema_decay=0'])
     assert code == 1
-    assert 'for what stands after --' in said
+    assert 'for the arguments after --' in said
     assert {p: p.stat().st_mtime_ns for p in (folder / 'out').rglob('*')} == before
 
 
 @pytest.mark.parametrize(
     ('argv', 'sentence'),
     [
-        (['--val=v', '--output=o'], 'No --train is named: add --train=DIR.'),
-        (['--table'], 'No --output is named: add --output=DIR.'),
+        (['--val=v', '--output=o'], '--train is missing: add --train=DIR.'),
+        (['--table'], '--output is missing: add --output=DIR.'),
         (
             ['--train=t', '--val=v', '--output=o', '--minutes=-1'],
             '--minutes must be 0 or more, not -1.0.',
@@ -308,11 +306,11 @@ def test_other_settings_are_refused_and_change_nothing(finished, call):
         (['--trian=t'], 'unrecognized arguments: --trian=t: --help lists the flags.'),
         (
             ['--table', '--output=o'],
-            'o holds no system that is trained and scored: there is no table yet.',
+            'o holds no trained and scored system: run without --table.',
         ),
         (
             ['--train=t', '--val=v', '--output=o'],
-            'v is no folder: name one of photographs with --val.',
+            'v is no folder: name a folder of photographs with --val.',
         ),
     ],
 )

@@ -13,10 +13,13 @@ from PIL import Image
 from skimage import data
 
 from chromagan_jax import config as config_lib
+from chromagan_jax.config import command_line
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.inference import released
+from chromagan_jax.models.dense import DenseDiscriminator
+from chromagan_jax.models.lite_unet import LiteUNet
 from chromagan_jax.training import loop
 from configs import base
 from tools import card, record, release
@@ -95,7 +98,8 @@ def test_the_release_is_the_newest_generator_rounded_to_float16(runs, made):
         rounded = np.asarray(leaf).astype(np.float16).astype(np.float32)
         np.testing.assert_array_equal(found[name], rounded)
     expected = record.portable(config_lib.to_dict(run.config))
-    assert config_lib.to_dict(loaded.config) == json.loads(json.dumps(expected))
+    found, expected = map(json.dumps, (config_lib.to_dict(loaded.config), expected))
+    assert json.loads(found) == json.loads(expected)
 
 
 def test_the_figures_are_those_of_the_evaluation(runs, made):
@@ -172,7 +176,7 @@ def test_a_run_whose_origin_is_gone_says_so_and_one_that_moved_is_found(runs, ca
     code, said = call(workdir=tmp_path / 'moved/second')
     assert code == 0, said
     text = (tmp_path / 'out/MODEL_CARD.md').read_text()
-    assert '`second` was started from weights in `first`, of which there is no record left.' in text
+    assert '`second` was started from weights in `first`, now deleted.' in text
     assert '\n3 photographs.\n' in text
 
 
@@ -180,7 +184,7 @@ def test_a_run_whose_origin_is_gone_says_so_and_one_that_moved_is_found(runs, ca
 def test_photographs_that_were_trained_on_are_called_so(runs, call, tmp_path):
     assert call(f'--val={runs / "photographs"}', '--sizes=16', workdir='first')[0] == 0
     text = (tmp_path / 'out/MODEL_CARD.md').read_text()
-    assert 'On 3 photographs of its training: nothing is said about others' in text
+    assert 'On 3 photographs of its training, so the scores say nothing about others' in text
 
 
 @pytest.mark.slow
@@ -200,7 +204,7 @@ def test_commands_that_were_used_take_the_place_of_those_made(call, tmp_path):
     code, said = call('--command=one', workdir='second')
     assert (code, said) == (
         1,
-        'release: --command is named 1 times, and there are 2 stages (first, second): name it once '
+        'release: --command is given 1 times for 2 stages (first, second): give it once '
         'for each.\n',
     )
     assert call('--command=launch/local.sh one', '--command=two')[0] == 0
@@ -216,8 +220,8 @@ def test_a_note_with_a_path_is_refused_and_nothing_is_written(call, tmp_path):
     code, said = call(f'--data_note={tmp_path / "note.md"}', '--sizes=16')
     assert code == 1
     assert said.splitlines()[-1] == (
-        "release: MODEL_CARD.md would hold '/srv/photographs,', a path of this machine: leave it "
-        'out of what you name.'
+        "release: MODEL_CARD.md would contain '/srv/photographs,', a path of this machine: remove "
+        'it from the texts and flags.'
     )
     assert not list((tmp_path / 'out').iterdir())
 
@@ -247,16 +251,16 @@ def test_weights_that_are_too_large_are_refused(call, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('argv', 'sentence'),
     [
-        (['--val=v'], 'No --workdir is named: add --workdir=DIR.'),
-        (['--workdir=w'], 'No --val is named: add --val=DIR.'),
+        (['--val=v'], '--workdir is missing: add --workdir=DIR.'),
+        (['--workdir=w'], '--val is missing: add --val=DIR.'),
         (['--wrokdir=w'], 'unrecognized arguments: --wrokdir=w: --help lists the flags.'),
         (
             ['--workdir=w', '--val=v', '--sizes=128,x'],
-            "--sizes must be whole numbers from 11 on, with commas between, not '128,x'.",
+            "--sizes must be comma-separated integers of 11 or more, not '128,x'.",
         ),
         (
             ['--workdir=w', '--val=v', '--sizes=8'],
-            "--sizes must be whole numbers from 11 on, with commas between, not '8'.",
+            "--sizes must be comma-separated integers of 11 or more, not '8'.",
         ),
         (
             ['--workdir=w', '--val=v', '--data_note=n'],
@@ -294,20 +298,30 @@ def test_a_damaged_log_is_told_in_one_sentence(runs, tmp_path):
 def test_the_command_made_from_a_config_names_its_file_and_what_was_changed(name):
     config = runpy.run_path(str(ROOT / f'configs/{name}.py'))['get_config']()
     config.seed, config.data.source, config.generator_optimizer.b1 = 5, 'my photographs', 0.25
-    assert record.command(json.loads(json.dumps(config_lib.to_dict(config)))).split(
-        ' \\\n    '
-    ) == [
-        f'python -m chromagan_jax.main --config=configs/{name}.py',
+    made = record.command(json.loads(json.dumps(config_lib.to_dict(config))))
+    program, *flags = made.split(' \\\n    ')
+    assert program == f'python -m chromagan_jax.main --config=configs/{name}.py'
+    assert sorted(flags) == [
         "'--config.data.source=my photographs'",
         '--config.generator_optimizer.b1=0.25',
         '--config.seed=5',
     ]
 
 
+def test_the_command_sets_loss_weights_that_only_one_side_has():
+    config = base.get_config()
+    config.loss.weights = {'adversarial': 1.0, 'huber': 1000.0}
+    made = record.command(config_lib.to_dict(config))
+    (spec, *flags) = made.removeprefix('python -m chromagan_jax.main ').split(' \\\n    ')
+    line = command_line.split([spec.replace('configs/', f'{ROOT}/configs/'), *flags])
+    weights = command_line.make_config(line).loss.weights
+    assert {name: w for name, w in weights.items() if w} == config.loss.weights
+
+
 def test_a_network_that_no_config_has_gets_no_command():
-    config = config_lib.to_dict(base.get_config())
-    config['generator']['arms'] = 2
-    assert record.command(config) == ''
+    config = base.get_config()
+    config.generator, config.discriminator = LiteUNet(), DenseDiscriminator()
+    assert record.command(config_lib.to_dict(config)) == ''
 
 
 def test_paths_are_reduced_to_names_and_nothing_else_is_changed():

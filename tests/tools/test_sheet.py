@@ -24,6 +24,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_sheet_shows_gray_what_colorize_makes_and_the_original(folder, tmp_path):
     assert (
         sheet.main([f'--output={tmp_path / "s.jpg"}', f'--cell={CELL}', str(folder / '0.png')]) == 0
@@ -65,6 +66,7 @@ def test_many_photographs_stand_in_blocks_side_by_side_each_once():
     assert block.shape[0] > 3 * CELL
 
 
+@pytest.mark.slow
 def test_a_column_for_each_run(folder):
     trained = load()
     data = sheet.draw(sheet.read(str(folder), 2), {'a': trained, 'b': trained}, CELL)

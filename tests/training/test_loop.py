@@ -217,7 +217,7 @@ def test_learning_rates_fall_where_evaluations_stop_improving(small, tmp_path, c
         if 'generator/loss' in line
     ]
     np.testing.assert_allclose(rates, [1, 1, 1, 0.5, 0.5, 0.25], rtol=1e-6)
-    said = 'ab_mae has not improved for 2 evaluations: the learning rates are now 0.5 of their'
+    said = 'ab_mae has not improved for 2 evaluations: the learning rates are now multiplied by 0.5'
     assert said in capfd.readouterr().err
     small.steps = 4
     loop.train_and_evaluate(small, tmp_path / 'parts')

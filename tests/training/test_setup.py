@@ -30,7 +30,7 @@ def said_by(config, tmp_path, capfd):
 @pytest.mark.parametrize(
     ('labels', 'file', 'sentence'),
     [
-        (False, '', 'the class head and its loss are left out: set pretrained.vgg16'),
+        (False, '', 'the class head and its loss are disabled: set pretrained.vgg16'),
         (True, '', 'the class head learns from the labels of the data'),
         (True, 'vgg16.npz', 'the class head learns from VGG16 in vgg16.npz'),
     ],

@@ -74,7 +74,7 @@ def test_a_foreign_line_in_the_middle_is_named_and_the_file_left_alone(tmp_path)
     path = tmp_path / 'metrics.jsonl'
     content = '{"step": 1}\n{"epoch": 2}\n{"step": 3}\n'
     path.write_text(content)
-    with pytest.raises(UserError, match=r'metrics\.jsonl has a line 2 '):
+    with pytest.raises(UserError, match=r'^Line 2 of .*metrics\.jsonl is not valid'):
         writers.Metrics(path, start_step=3)
     assert path.read_text() == content
 
@@ -234,7 +234,7 @@ def test_labels_wider_than_the_pictures_do_not_touch():
 def test_a_grid_refuses_rows_that_do_not_match_the_labels():
     picture = np.zeros((8, 8, 3), np.uint8)
     for rows in ([], [[picture]], [[picture, picture], [picture]]):
-        with pytest.raises(ValueError, match='rows of 2 pictures'):
+        with pytest.raises(ValueError, match='rows of 2 images'):
             writers.sample_grid(rows, ['gray', 'colorized'])
 
 

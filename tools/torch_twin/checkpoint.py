@@ -1,4 +1,4 @@
-"""The state of a run on disk: a checkpoint to go on from, and the weights it has made so far."""
+"""The files of a run: the checkpoint to resume from, and the weights so far."""
 
 import io
 import os
@@ -26,7 +26,7 @@ PARTS = (
 
 @dataclass
 class Progress:
-    """How far a run has come, and what is steered on the way."""
+    """The progress of a run, and the values that are adjusted during it."""
 
     l1_weight: float
     chroma_ratio: float = 1.0  # mean chroma of fakes over that of real images, averaged
@@ -40,7 +40,7 @@ class Progress:
 def save(
     folder: Path, model: Model, progress: Progress, rng: torch.Generator, options: dict[str, Any]
 ) -> None:
-    """Writes the checkpoint and the weights; a kill leaves the old ones or the new ones."""
+    """Writes the checkpoint and the weights, each atomically."""
     state = {
         'model': {name: getattr(model, name).state_dict() for name in PARTS},
         'progress': asdict(progress),
@@ -58,10 +58,10 @@ def save(
 def resume(
     folder: Path, model: Model, rng: torch.Generator, options: dict[str, Any]
 ) -> Progress | None:
-    """Restores `model` and the random generators from the checkpoint; None if there is none.
+    """Restores `model` and the random generators from the checkpoint; None without one.
 
     Raises:
-        UserError: the checkpoint is damaged or belongs to a run with other options.
+        UserError: if the checkpoint is damaged or belongs to a run with other options.
     """
     path = folder / CHECKPOINT
     if not path.exists():
@@ -100,7 +100,7 @@ def write_weights(path: Path, generator: Generator, progress: Progress) -> None:
 
 
 def load_weights(generator: Generator, path: str | os.PathLike[str]) -> None:
-    """Takes the weights of a file of `write_weights`; raises UserError if they do not fit."""
+    """Loads a file of `write_weights`; raises UserError if it is missing or does not fit."""
     try:
         generator.load_state_dict(safetensors.torch.load_file(path))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the two commands share: flags, and mistakes told in one sentence."""
+"""Parsing of flags and exit codes, shared by the commands of this package."""
 
 import argparse
 import sys
@@ -29,15 +29,15 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> i
     try:
         main(argv)
     except UserError as error:
-        return told(error, 1)
+        return print_error(error, 1)
     except DivergedError as error:
-        return told(error, 3)
+        return print_error(error, 3)
     except KeyboardInterrupt:
-        return told('Stopped: start the same command again.', 75)
+        return print_error('Stopped: start the same command again.', 75)
     return 0
 
 
-def told(sentence: object, code: int) -> int:
+def print_error(sentence: object, code: int) -> int:
     """Prints a sentence to stderr; returns `code`."""
     print(sentence, file=sys.stderr)
     return code

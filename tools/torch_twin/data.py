@@ -1,4 +1,4 @@
-"""Photographs for training: packs, random crops, and inputs that look like old photographs.
+"""Training data: packs, random crops, and inputs degraded like old photographs.
 
 A pack is two files. NAME.bin holds encoded images one after the other. NAME.npy holds their N + 1
 byte offsets, int64. `tools.torch_twin.pack` makes one from a folder.
@@ -41,17 +41,17 @@ class Batch(NamedTuple):
 
     lightness: Tensor  # (B, 1, H, W), L* / 50 - 1
     ab: Tensor  # (B, 2, H, W), ab / 110
-    degraded: Tensor  # (B, 1, H, W): `lightness` with grain and blur, what the generator sees
+    degraded: Tensor  # (B, 1, H, W): `lightness` with grain and blur, the generator's input
 
 
 def load_packs(packs: Sequence[str], side: int, workers: int) -> Tensor:
     """Decodes packs into (N, side, side, 3) uint8 RGB.
 
-    An image gives one random square, as large as its short side, resized to `side`. The square
-    depends on the position in the pack alone. `workers` processes share the work.
+    Takes one random square of each image, with the side of its short side, and resizes it to
+    `side`. The square depends only on the position in the pack. `workers` processes decode.
 
     Raises:
-        UserError: a pack is missing or damaged.
+        UserError: if a pack is missing or damaged.
     """
     jobs = [job for pack in packs for job in jobs_of(pack, side)]
     return torch.from_numpy(np.concatenate(list(parallel_map(decode_squares, jobs, workers))))
@@ -62,7 +62,7 @@ def parallel_map(
 ) -> Iterator[Result]:
     """Yields `function` of each item in order, computed by `workers` processes if above 1.
 
-    The processes are spawned, since a fork is not safe beside the threads of PyTorch.
+    The processes are spawned, since a fork is unsafe with the threads of PyTorch.
     """
     if workers < 2:
         yield from map(function, items)
@@ -150,7 +150,7 @@ def random_crops(rgb: Tensor, size: int, min_scale: float, rng: torch.Generator)
 def degrade(lightness: Tensor, rng: torch.Generator) -> Tensor:
     """Blurs one image in five by 3 x 3 px and adds grain to 35 % of them.
 
-    Takes and gives (B, 1, H, W) in [-1, 1]. Grain has a standard deviation of up to 0.08; its
+    Takes and returns (B, 1, H, W) in [-1, 1]. Grain has a standard deviation of up to 0.08; its
     noise comes from the default generator of the device, all other draws from `rng`.
     """
 

@@ -54,7 +54,7 @@ class Projected(nn.Module):
 
 
 def head(inputs: int, halvings: int) -> nn.Sequential:
-    """Convolutions that halve a map some times and give one logit a place."""
+    """Stride-2 convolutions, `halvings` of them, then one logit for each position."""
     layers: list[nn.Module] = []
     for _ in range(halvings):
         layers += [spectral_norm(nn.Conv2d(inputs, HEAD_WIDTH, 4, 2, 1)), nn.LeakyReLU(0.2)]
@@ -66,7 +66,7 @@ def head(inputs: int, halvings: int) -> nn.Sequential:
 def patch_gan(width: int = 64) -> nn.Sequential:
     """The PatchGAN of Isola et al. 2017, https://arxiv.org/abs/1611.07004, with spectral norms.
 
-    Takes (B, 3, H, W): L and ab, each scaled to [-1, 1]. Gives logits (B, 1, H / 4 - 2, W / 4 - 2).
+    (B, 3, H, W), L and ab scaled to [-1, 1] -> logits (B, 1, H / 4 - 2, W / 4 - 2).
     """
     layers: list[nn.Module] = []
     inputs = 3

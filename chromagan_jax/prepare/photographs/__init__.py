@@ -1,1 +1,1 @@
-"""The TFDS builder, in a folder of its own because TFDS looks for a data set's texts beside it."""
+"""The TFDS builder, in a separate folder because TFDS looks there for the data set's texts."""

@@ -1,4 +1,4 @@
-"""The data set that is prepared, as TFDS builds it; TensorFlow is not imported."""
+"""The TFDS builder of the prepared data set; TensorFlow is not imported."""
 
 import functools
 import itertools
@@ -23,24 +23,22 @@ Examples = Iterator[tuple[str, dict[str, Any]]]
 
 
 class Photographs(tfds.core.ShardBasedBuilder):
-    """Photographs that are in colour, upright sRGB JPEGs, no two of them alike.
+    """Colour photographs without near-duplicates, as upright sRGB JPEGs.
 
-    `download_and_prepare(file_format='array_record')` runs the Beam pipeline and then writes the
-    shards itself from what the pipeline staged, one at a time, in the order of the digests, which
-    is a random order of the pictures. TFDS's own writer for Beam would pass the pictures through a
-    shuffle, which the local runner holds in memory: its peak grows with the data set, this one's
-    does not.
+    `download_and_prepare(file_format='array_record')` runs the Beam pipeline. It then writes the
+    shards from the staged images one at a time, sorted by digest, which is a random order. TFDS's
+    Beam writer would shuffle the images, which the local runner holds in memory.
     """
 
     VERSION = tfds.core.Version('1.0.0')
 
     def __init__(self, *, job: Job, listing: Listing, runner: Runner, **kwargs: Any):
-        """A builder for the pictures of a listing.
+        """A builder for the images of a listing.
 
         Args:
-            job: what is done to them.
+            job: parameters of the pipeline.
             listing: of `job.inputs`.
-            runner: who does it.
+            runner: of the pipeline.
             **kwargs: of `tfds.core.DatasetBuilder`.
         """
         self._job, self._listing, self._runner = job, listing, runner
@@ -67,9 +65,11 @@ class Photographs(tfds.core.ShardBasedBuilder):
         numbers = {category: number for number, category in enumerate(categories)}
         shards = {split: divide(staging, split) for split in SPLITS}
         if not any(shards.values()):
-            fates = Counter(outcome.fate for outcome in read_plan(staging, 'dropped'))
-            found = ', '.join(f'{count} {fate}' for fate, count in sorted(fates.items()))
-            raise UserError(f'No picture is left ({found}): take others, or looser bounds.')
+            reasons = Counter(outcome.decision for outcome in read_plan(staging, 'dropped'))
+            found = ', '.join(f'{count} {reason}' for reason, count in sorted(reasons.items()))
+            raise UserError(
+                f'No picture is left ({found}): use other pictures or relax the limits.'
+            )
         return {
             split: [functools.partial(_examples, staging, split, *shard, numbers) for shard in some]
             for split, some in shards.items()
@@ -83,7 +83,7 @@ class Photographs(tfds.core.ShardBasedBuilder):
 class _Canonical(ExampleWriter):
     """Writes the features of a record sorted by name.
 
-    TFDS serializes them in the order of a hash table, which is another in every process.
+    TFDS serializes them in hash table order, which differs between processes.
     """
 
     def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
@@ -95,7 +95,7 @@ def _canonical(example: bytes) -> bytes:
 
 
 def divide(staging: str, split: str, shard_bytes: int = SHARD_BYTES) -> list[tuple[int, int]]:
-    """Ranges of `BUCKETS` that make shards of about `shard_bytes`; none is empty."""
+    """Non-empty ranges of `BUCKETS` for shards of about `shard_bytes` bytes."""
     sizes = [sum(o.length for o in read_plan(staging, split, [bucket])) for bucket in BUCKETS]
     count = min(len(BUCKETS), max(1, round(sum(sizes) / shard_bytes)))
     bounds = [len(BUCKETS) * index // count for index in range(count + 1)]
@@ -120,9 +120,9 @@ def _examples(
 
 
 class _Staged:
-    """A picture that is read when TFDS encodes the example.
+    """An image that is read when TFDS encodes the example.
 
-    TFDS keeps the examples of a shard until it is written: not with all their bytes.
+    TFDS holds all examples of a shard in memory, so examples must not contain the bytes.
     """
 
     def __init__(self, staging: str, outcome: Outcome):
