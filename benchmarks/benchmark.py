@@ -151,7 +151,7 @@ def step_seconds(config: Config, step: Callable[..., Any], count: int) -> list[f
     mesh = sharding.make_mesh(config.mesh.fsdp)
     model = make_model(config, mesh)
     state = state_lib.create_state(model, config, mesh)
-    teacher = setup.place_teacher(model, load_pretrained(config.pretrained, ['vgg16']), mesh)
+    frozen = setup.place_frozen(model, load_pretrained(config.pretrained), config.data.size, mesh)
     rng = np.random.default_rng(0)
 
     def random(leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -163,7 +163,7 @@ def step_seconds(config: Config, step: Callable[..., Any], count: int) -> list[f
     seconds = []
     for _ in range(WARM_UP + count):
         began = time.perf_counter()
-        state, metrics = step(state, batch, teacher)
+        state, metrics = step(state, batch, frozen)
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - began)
     return seconds[WARM_UP:]

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax.color import TARGET_CHANNELS
-from chromagan_jax.config.schema import Config, LossConfig
+from chromagan_jax.config.schema import AugmentConfig, Config, LossConfig
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import losses, optimizers
 from chromagan_jax.models.pretrained import PRETRAINED, vgg
@@ -34,6 +34,8 @@ class GanModel(NamedTuple):
     discriminator_max_accuracy: float  # above it the next update is skipped
     grad_accum_steps: int  # micro-batches per step
     ema_decay: float  # of the generator's moving average; 0: no average
+    augment: AugmentConfig  # random changes of the condition
+    encoder_frozen: bool = False  # whether the generator's backbone gets no gradient
     teacher: nn.Module | None = None  # frozen; class head learns its probabilities
     features: nn.Module | None = None  # frozen; maps of RGB images
     replicated: NamedSharding | None = None  # of gathered parameters; None: no mesh
@@ -61,7 +63,9 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
     return GanModel(
         generator=make_generator(config),
         discriminator=discriminator,
-        generator_optimizer=optimizers.make_optimizer(config.generator_optimizer, config.steps),
+        generator_optimizer=optimizers.make_optimizer(
+            config.generator_optimizer, config.steps, config.generator_optimizer.encoder_lr_ratio
+        ),
         discriminator_optimizer=optimizers.make_optimizer(
             config.discriminator_optimizer, config.steps
         ),
@@ -70,6 +74,8 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
         discriminator_max_accuracy=config.discriminator_max_accuracy,
         grad_accum_steps=config.grad_accum_steps,
         ema_decay=config.ema_decay,
+        augment=dataclasses.replace(config.augment),
+        encoder_frozen=config.generator_optimizer.encoder_lr_ratio == 0,
         teacher=vgg.VGG16(dtype=config.dtype) if targets == 'teacher' else None,
         features=features,
         replicated=replicated(mesh),

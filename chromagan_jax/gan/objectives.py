@@ -12,9 +12,10 @@ from flax import linen as nn
 from jax import lax
 
 from chromagan_jax import color
-from chromagan_jax.gan import losses
+from chromagan_jax.gan import augment, losses
 from chromagan_jax.gan.model import GanModel, gathered
-from chromagan_jax.gan.state import NetworkState
+from chromagan_jax.gan.optimizers import BACKBONES
+from chromagan_jax.gan.state import GanState, NetworkState
 from chromagan_jax.models import Classified
 from chromagan_jax.models.pretrained import vgg
 from chromagan_jax.models.projected import Judgement
@@ -23,6 +24,7 @@ Array = jax.Array
 PyTree = Any
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
+_DEGRADE = 0x5EED  # folded into the key of the generator's noise for its degraded input
 Frozen = Mapping[str, PyTree]  # parameters of the frozen networks, by `model.abstract_frozen`
 
 
@@ -41,12 +43,11 @@ def generator_loss(
     real: tuple[Batch, Seen],
     key: Array,
     frozen: Frozen,
-    reconstruction_only: bool = False,
+    weights: Mapping[str, float | Array],
 ) -> tuple[Array, tuple[PyTree, PyTree, Metrics]]:
     """The weighted sum of the adversarial term and the terms of `losses.TERMS`.
 
-    Terms without a weight are skipped, except those in `losses.REPORTED`. With
-    `reconstruction_only` the adversarial term is skipped.
+    Terms without a weight are skipped, except those in `losses.REPORTED`.
 
     Args:
         model: networks and losses.
@@ -56,17 +57,17 @@ def generator_loss(
         real: the batch, and what the discriminator sees of it.
         key: PRNG key of the noise.
         frozen: parameters of the frozen networks.
-        reconstruction_only: whether to skip the adversarial term.
+        weights: of the terms, from `loss_weights`.
 
     Returns:
         The loss, and (new batch statistics, the fake as a `Seen`, metrics). The metrics are the
         loss and the unweighted terms.
     """
     batch, of_real = real
-    weights = {name: weight for name, weight in model.loss.weights.items() if weight}
-    output, batch_stats = _apply(
-        model, model.generator, params, batch_stats, key, batch['condition']
-    )
+    if model.encoder_frozen:
+        params = {k: lax.stop_gradient(v) if k in BACKBONES else v for k, v in params.items()}
+    seen = augment.degrade(model.augment, batch['condition'], jax.random.fold_in(key, _DEGRADE))
+    output, batch_stats = _apply(model, model.generator, params, batch_stats, key, seen)
     classified = isinstance(output, Classified)
     fake = see(model, frozen, batch['condition'], output.target if classified else output)
     inputs = losses.TermInputs(
@@ -80,7 +81,7 @@ def generator_loss(
         huber_delta=model.loss.huber_delta,
     )
     terms = {}
-    if 'adversarial' in weights and not reconstruction_only:
+    if 'adversarial' in weights:
         # The discriminator gets no gradient here, and its new batch statistics are discarded.
         judged, _ = _judge(model, judge.params, judge.batch_stats, key, inputs.condition, fake)
         adversarial = losses.ADVERSARIAL[model.loss.adversarial].generator
@@ -91,6 +92,14 @@ def generator_loss(
     loss = sum((weights.get(name, 0) * term for name, term in terms.items()), jnp.float32(0))
     metrics = {f'generator/{name}': value for name, value in {'loss': loss, **terms}.items()}
     return loss, (batch_stats, lax.stop_gradient(fake), metrics)
+
+
+def loss_weights(model: GanModel, state: GanState) -> dict[str, float | Array]:
+    """The weights of the generator's loss terms that are not 0; a steered L1 has its own."""
+    weights: dict[str, float | Array] = {k: w for k, w in model.loss.weights.items() if w}
+    if state.steering is not None:
+        weights['l1'] = state.steering.weight
+    return weights
 
 
 def see(model: GanModel, frozen: Frozen, condition: Array, target: Array) -> Seen:

@@ -18,6 +18,7 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.gan import model as model_lib
 from chromagan_jax.gan import optimizers
 from chromagan_jax.gan.model import GanModel
+from chromagan_jax.gan.steering import Steering, init_steering
 from chromagan_jax.models.pretrained import PRETRAINED
 
 Array = jax.Array
@@ -41,6 +42,7 @@ class GanState(struct.PyTreeNode):
     discriminator: NetworkState
     ema: PyTree | None  # moving average of the generator's {'params', 'batch_stats'}; None: off
     plateau: optimizers.PlateauState  # `scale`, () float32, multiplies both learning rates
+    steering: Steering | None  # of the L1 weight; None: constant
     discriminator_accuracy: Array  # () float32, mean over real and fake at the last step
     first_nonfinite_step: Array  # () int32, first step with a non-finite metric; -1: none
 
@@ -65,6 +67,7 @@ def init_state(model: GanModel, key: Array, shape: tuple[int, int, int]) -> GanS
         model.discriminator, model.discriminator_optimizer, discriminator_key, *judged
     )
     ema = {'params': generator.params, 'batch_stats': generator.batch_stats}
+    loss = model.loss
     return GanState(
         step=jnp.zeros((), jnp.int32),
         key=train_key,
@@ -72,6 +75,7 @@ def init_state(model: GanModel, key: Array, shape: tuple[int, int, int]) -> GanS
         discriminator=discriminator,
         ema=ema if model.ema_decay else None,
         plateau=optimizers.init_plateau(),
+        steering=init_steering(loss.weights['l1']) if loss.steering.chroma_share else None,
         discriminator_accuracy=jnp.full((), 0.5),
         first_nonfinite_step=jnp.full((), -1, jnp.int32),
     )
@@ -140,6 +144,23 @@ def abstract_frozen(model: GanModel, config: Config, mesh: Mesh) -> dict[str, Py
         shapes,
         sharding.state_shardings(shapes, mesh),
     )
+
+
+def with_generator(state: GanState, variables: PyTree) -> GanState:
+    """Sets the generator's variables, also in the moving average.
+
+    Args:
+        state: its generator must have the same parameters.
+        variables: {'params', 'batch_stats'}.
+    """
+    old = {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}
+    placed = jax.tree.map(
+        lambda leaf, array: jax.device_put(array.astype(leaf.dtype), leaf.sharding), old, variables
+    )
+    ema = state.ema
+    if ema is not None:  # copied, because a buffer used twice in the state cannot be donated
+        ema = jax.tree.map(jnp.copy, placed)
+    return state.replace(generator=state.generator.replace(**placed), ema=ema)
 
 
 def with_backbone(state: GanState, field: str, weights: PyTree) -> GanState:

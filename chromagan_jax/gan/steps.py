@@ -4,6 +4,7 @@ The losses are `generator_loss` and `discriminator_loss`.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from chromagan_jax.gan import optimizers
+from chromagan_jax.gan import augment, optimizers
 from chromagan_jax.gan.grad_accumulation import accumulate_gradients
 from chromagan_jax.gan.model import GanModel
 from chromagan_jax.gan.objectives import (
@@ -21,13 +22,17 @@ from chromagan_jax.gan.objectives import (
     Seen,
     discriminator_loss,
     generator_loss,
+    loss_weights,
     see,
 )
 from chromagan_jax.gan.objectives import predict as predict
 from chromagan_jax.gan.state import GanState, NetworkState, all_finite, count_step, update_ema
+from chromagan_jax.gan.steering import Steering, update_steering
 
 Array = jax.Array
 PyTree = Any
+
+_BEND = 0xBE4D  # folded into the key of a step for the lightness
 
 
 def train_step(
@@ -49,23 +54,16 @@ def train_step(
     Returns:
         The new state and scalar float32 metrics.
     """
+    frozen = frozen or {}
     key = jax.random.fold_in(state.key, state.step)
-    real = _see_real(model, frozen or {}, batch)
+    batch, real = _see_real(model, frozen, batch, key)
+    weights = loss_weights(model, state)
     gradients, stats, fake, metrics = _generator_gradient(
-        model, state, (batch, real), jax.random.fold_in(key, 0), frozen or {}
+        model, state, (batch, real), jax.random.fold_in(key, 0), frozen, weights
     )
-    judged_on = (batch, real, fake)
-    if model.discriminator_max_accuracy < 1:
-        discriminator, judged = lax.cond(
-            state.discriminator_accuracy > model.discriminator_max_accuracy,
-            functools.partial(_skip_discriminator, model, state),
-            functools.partial(_update_discriminator, model, state),
-            *(judged_on, key),
-        )
-    else:
-        discriminator, judged = _update_discriminator(model, state, judged_on, key)
-    accuracy = 0.5 * (judged['discriminator/accuracy_real'] + judged['discriminator/accuracy_fake'])
-    metrics |= judged
+    discriminator, accuracy, judged = _train_discriminator(model, state, (batch, real, fake), key)
+    steering, steered = _steer(model, state, fake.target, batch['target'])
+    metrics |= judged | steered
     # Updating only after the finite check avoids holding the old and the new state at once.
     good = all_finite(state, metrics)
     generator = _update(model.generator_optimizer, state, state.generator, gradients, stats, good)
@@ -73,6 +71,7 @@ def train_step(
         generator=generator,
         discriminator=optimizers.select(good, discriminator, state.discriminator),
         ema=optimizers.select(good, update_ema(model.ema_decay, state, generator), state.ema),
+        steering=optimizers.select(good, steering, state.steering),
         discriminator_accuracy=jnp.where(good, accuracy, state.discriminator_accuracy),
     )
     return count_step(updated, metrics), metrics
@@ -85,10 +84,12 @@ def pretrain_step(
 
     It replaces `train_step` during pretraining. Arguments and results are the same.
     """
-    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
-    real = _see_real(model, frozen or {}, batch)
+    frozen = frozen or {}
+    key = jax.random.fold_in(state.key, state.step)
+    batch, real = _see_real(model, frozen, batch, key)
+    weights = {k: w for k, w in loss_weights(model, state).items() if k != 'adversarial'}
     gradients, stats, _, metrics = _generator_gradient(
-        model, state, (batch, real), key, frozen or {}, reconstruction_only=True
+        model, state, (batch, real), jax.random.fold_in(key, 0), frozen, weights
     )
     good = all_finite(state, metrics)
     generator = _update(model.generator_optimizer, state, state.generator, gradients, stats, good)
@@ -96,15 +97,54 @@ def pretrain_step(
     return count_step(state.replace(generator=generator, ema=ema), metrics), metrics
 
 
-def _see_real(model: GanModel, frozen: Frozen, batch: Batch) -> Seen:
-    """What the discriminator sees of the real images, computed once for all uses in a step."""
+def warmup_step(
+    model: GanModel, state: GanState, batch: Batch, frozen: Frozen | None = None
+) -> tuple[GanState, Metrics]:
+    """The discriminator updates of `train_step`; the generator is not updated.
+
+    It lets a new discriminator catch up with a trained generator. Arguments and results are the
+    same, and so are the metrics of the generator.
+    """
+    frozen = frozen or {}
+    key = jax.random.fold_in(state.key, state.step)
+    batch, real = _see_real(model, frozen, batch, key)
+    _, _, fake, metrics = _generator_gradient(
+        *(model, state, (batch, real), jax.random.fold_in(key, 0), frozen),
+        loss_weights(model, state),
+    )
+    discriminator, accuracy, judged = _train_discriminator(model, state, (batch, real, fake), key)
+    metrics |= judged
+    good = all_finite(state, metrics)
+    updated = state.replace(
+        discriminator=optimizers.select(good, discriminator, state.discriminator),
+        discriminator_accuracy=jnp.where(good, accuracy, state.discriminator_accuracy),
+    )
+    return count_step(updated, metrics), metrics
+
+
+def _see_real(model: GanModel, frozen: Frozen, batch: Batch, key: Array) -> tuple[Batch, Seen]:
+    """The augmented batch, and what the discriminator sees of its real images.
+
+    Features of real images are computed once for all uses in a step.
+    """
+    batch = augment.bend_lightness(model.augment, batch, jax.random.fold_in(key, _BEND))
     if model.features is None:
-        return Seen(batch['target'], ())
+        return batch, Seen(batch['target'], ())
 
     def view(batch: Batch) -> Seen:
         return see(model, frozen, batch['condition'], batch['target'])
 
-    return view(batch) if model.grad_accum_steps == 1 else lax.map(view, batch)
+    return batch, view(batch) if model.grad_accum_steps == 1 else lax.map(view, batch)
+
+
+def _steer(
+    model: GanModel, state: GanState, fake: Array, real: Array
+) -> tuple[Steering | None, Metrics]:
+    """The new state of the L1 steering, and its metrics; None and {} without steering."""
+    if state.steering is None:
+        return None, {}
+    new = update_steering(model.loss.steering, state.steering, state.step, fake, real)
+    return new, {'generator/l1_weight': state.steering.weight, 'generator/chroma_share': new.share}
 
 
 def _generator_gradient(
@@ -113,19 +153,37 @@ def _generator_gradient(
     real: tuple[Batch, Seen],
     key: Array,
     frozen: Frozen,
-    reconstruction_only: bool = False,
+    weights: Mapping[str, float | Array],
 ) -> tuple[PyTree, PyTree, Seen, Metrics]:
     """Gradients, new batch statistics, the fake and metrics of the generator."""
 
     def loss(params: PyTree, stats: PyTree, real: tuple[Batch, Seen], key: Array) -> Any:
         judge = state.discriminator
-        return generator_loss(model, judge, params, stats, real, key, frozen, reconstruction_only)
+        return generator_loss(model, judge, params, stats, real, key, frozen, weights)
 
     gradients, stats, fake, metrics = accumulate_gradients(
         loss, state.generator, real, key, model.grad_accum_steps
     )
     metrics |= _sizes('generator', model.generator_optimizer, state, gradients)
     return gradients, stats, fake, metrics
+
+
+def _train_discriminator(
+    model: GanModel, state: GanState, batch: tuple[Batch, Seen, Seen], key: Array
+) -> tuple[NetworkState, Array, Metrics]:
+    """The discriminator after its updates, or unchanged if skipped; its accuracy and metrics."""
+    update = functools.partial(_update_discriminator, model, state)
+    if model.discriminator_max_accuracy < 1:
+        network, metrics = lax.cond(
+            state.discriminator_accuracy > model.discriminator_max_accuracy,
+            functools.partial(_skip_discriminator, model, state),
+            update,
+            *(batch, key),
+        )
+    else:
+        network, metrics = update(batch, key)
+    accuracy = metrics['discriminator/accuracy_real'] + metrics['discriminator/accuracy_fake']
+    return network, 0.5 * accuracy, metrics
 
 
 def _update_discriminator(

@@ -54,7 +54,7 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
         if start >= config.steps:
             run.log(f'step {start} is the last one: nothing is left to do')
             return state
-        train_step, pretrain_step = compile_steps(run, start)
+        step_of = compile_steps(run, start)
         metrics_file = writers.Metrics(workdir / 'metrics.jsonl', start) if run.writes else None
         logger = TrainLogger(run, start, metrics_file)
         stack.callback(logger.close)
@@ -68,8 +68,7 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
                 batch = next(batches)
             records = {name: batch.pop(name) for name in ('unreadable', 'damage')}
             inputs = sharding.to_global(batch, run.mesh, config.grad_accum_steps)
-            update = pretrain_step if step <= config.pretrain_steps else train_step
-            state, metrics = update(state, inputs, frozen)
+            state, metrics = step_of(step)(state, inputs, frozen)
             logger.push(step, metrics, **records)
             if profile:
                 trace(step - start, config.steps - start, workdir / 'profile', state)
@@ -102,14 +101,32 @@ def stop_requested(run: Run, step: int) -> bool:
     return run.stopping() or run.checkpoints.reached_preemption(step)
 
 
-def compile_steps(run: Run, start: int) -> tuple[Step, Step]:
-    """The compiled train and pretrain step; twice the train step if pretraining is over."""
+def compile_steps(run: Run, start: int) -> Callable[[int], Step]:
+    """Compiles the step functions that are still needed after step `start`.
+
+    Returns:
+        A function: number of a step, from 1 -> its compiled step function.
+    """
+    phases = step_functions(run.config)
     with run.watchdog.phase('compile'):
-        parts = (run.model, run.config, run.mesh, run.log)
-        train_step = compile_step(*parts, steps.train_step)
-        if start >= run.config.pretrain_steps:
-            return train_step, train_step
-        return train_step, compile_step(*parts, steps.pretrain_step)
+        compiled = {
+            last: compile_step(run.model, run.config, run.mesh, run.log, function)
+            for last, function in phases.items()
+            if last > start
+        }
+    return lambda step: compiled[min(last for last in compiled if step <= last)]
+
+
+def step_functions(config: Config) -> dict[int, Callable[..., Any]]:
+    """The step function of each phase of a run, by the last step of the phase."""
+    pretrained = config.pretrain_steps
+    warm = pretrained + config.discriminator_warmup_steps
+    functions = {config.steps: steps.train_step}
+    if warm > pretrained:
+        functions[min(warm, config.steps)] = steps.warmup_step
+    if pretrained:
+        functions[min(pretrained, config.steps)] = steps.pretrain_step
+    return functions
 
 
 def compile_step(
