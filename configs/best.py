@@ -1,7 +1,7 @@
 """The recipe of the released colours: a projected discriminator and a pretrained encoder.
 
     python -m chromagan_jax.main --config=configs/best.py \
-        --config.pretrained.efficientnet_lite=efficientnet-lite0.pth \
+        --config.pretrained.efficientnet_lite=efficientnet-lite0.safetensors \
         --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
 
 - The generator is a U-Net with an EfficientNet-Lite encoder. The encoder starts from ImageNet

@@ -31,6 +31,7 @@ PyTree = Any
 
 RELEASED = 'released'  # value of init_from
 
+
 class Run(NamedTuple):
     """Config and resources of a run. They do not change during training."""
 

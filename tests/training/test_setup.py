@@ -99,8 +99,9 @@ def test_a_teacher_is_placed_whole_and_only_where_the_model_has_one(chromagan):
     mesh = sharding.make_mesh()
     model = make_model(chromagan, mesh)
     weights = {'vgg16': {'fc8': {'bias': np.ones(3)}}}
-    assert setup.place_teacher(model, weights, mesh) is None
-    placed = setup.place_teacher(model._replace(teacher=vgg.VGG16()), weights, mesh)
+    assert setup.place_frozen(model, weights, 32, mesh) == {}
+    model = model._replace(teacher=vgg.VGG16())
+    placed = setup.place_frozen(model, weights, 32, mesh)['teacher']
     assert len(placed['fc8']['bias'].sharding.device_set) == 8
     np.testing.assert_array_equal(placed['fc8']['bias'], np.ones(3))
 
