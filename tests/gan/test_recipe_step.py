@@ -18,7 +18,6 @@ from chromagan_jax.models.projected import ProjectedDiscriminator
 from configs import best
 from tests.gan.test_steps import assert_same_bits, batch_of
 
-
 pytestmark = pytest.mark.slow  # compiling the step takes half a minute
 
 
@@ -49,7 +48,7 @@ def built(recipe, encoder):
 
 
 def test_a_step_steers_l1_and_leaves_the_frozen_features_alone(built, recipe):
-    model, state, frozen, step = built
+    _model, state, frozen, step = built
     before = jax.tree.map(np.array, frozen)
     new, metrics = step(state, batch_of(recipe), frozen)
     assert_same_bits(before, frozen)
@@ -93,7 +92,7 @@ def test_warming_up_trains_the_discriminator_as_a_step_does_and_nothing_else(bui
 @pytest.mark.parametrize('ratio', [0.0, 0.1])
 def test_the_encoder_has_a_rate_of_its_own_and_can_be_frozen(recipe, built, ratio):
     config = recipe
-    model, state, frozen, _ = built
+    _model, state, _frozen, _ = built
     plain = make_model(config)._replace(
         generator_optimizer=steps.optimizers.make_optimizer(config.generator_optimizer, 100)
     )
