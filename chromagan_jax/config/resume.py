@@ -89,6 +89,7 @@ def check_same_networks(
     )
     for field in dict.fromkeys([*now, *before]):
         fits = field.endswith(('.dropout', '.test_mode'))  # no effect on weights
+        fits |= field == 'generator.hints' and not before.get(field)  # adds new submodules
         if not fits and now.get(field) != before.get(field):
             raise UserError(
                 f'init_from: the weights in {origin} were trained with '

@@ -127,6 +127,15 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass
+class HintsConfig:
+    """Random colour hints for a generator with `hints`, in training."""
+
+    none: Fraction = 0.5  # share of images without a hint
+    mean: Annotated[float, Range('above 1', lambda x: x > 1)] = 8.0  # hints of the other images
+    most: Positive = 32  # hints of an image
+
+
+@dataclasses.dataclass
 class EvalConfig:
     """The evaluation data and job."""
 
@@ -185,6 +194,7 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    hints: HintsConfig = field(default_factory=HintsConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     stall_timeout: Count = 900  # s without progress until the run ends; 0: never

@@ -27,12 +27,15 @@ def load_weights(config: Config, workdir: Path, state: GanState, mesh: Mesh) -> 
     old = load(workdir, 'newest', mesh).state
 
     def weights(new: NetworkState, old: NetworkState) -> NetworkState:
-        return new.replace(params=old.params, batch_stats=old.batch_stats)
+        # Submodules that the old network lacks, such as those for hints, are new.
+        return new.replace(params={**new.params, **old.params}, batch_stats=old.batch_stats)
 
     _check_fit(old, state, workdir)
     ema = state.ema
     if ema is not None:  # copied, because a buffer used twice in the state cannot be donated
-        ema = jax.tree.map(jnp.copy, state_lib.generator_variables(old))
+        average = state_lib.generator_variables(old)
+        params = {**state.generator.params, **average['params']}
+        ema = jax.tree.map(jnp.copy, {**average, 'params': params})
     return state.replace(
         generator=weights(state.generator, old.generator),
         discriminator=weights(state.discriminator, old.discriminator),
@@ -43,9 +46,9 @@ def load_weights(config: Config, workdir: Path, state: GanState, mesh: Mesh) -> 
 def _check_fit(old: GanState, new: GanState, workdir: Path) -> None:
     """Raises UserError if shapes or dtypes of the weights differ between `old` and `new`."""
     for name in ('generator', 'discriminator'):
-        weights = [
-            (getattr(state, name).params, getattr(state, name).batch_stats) for state in (old, new)
-        ]
+        before, now = getattr(old, name), getattr(new, name)
+        known = {module: now.params.get(module) for module in before.params}
+        weights = [(before.params, before.batch_stats), (known, now.batch_stats)]
         layouts = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), w) for w in weights]
         if layouts[0] != layouts[1]:
             raise UserError(

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax.color import TARGET_CHANNELS
-from chromagan_jax.config.schema import AugmentConfig, Config, LossConfig
+from chromagan_jax.config.schema import AugmentConfig, Config, HintsConfig, LossConfig
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import losses, optimizers
 from chromagan_jax.models.pretrained import PRETRAINED, vgg
@@ -35,6 +35,7 @@ class GanModel(NamedTuple):
     grad_accum_steps: int  # micro-batches per step
     ema_decay: float  # of the generator's moving average; 0: no average
     augment: AugmentConfig  # random changes of the condition
+    hints: HintsConfig | None = None  # random hints; None: the generator takes none
     encoder_frozen: bool = False  # whether the generator's backbone gets no gradient
     teacher: nn.Module | None = None  # frozen; class head learns its probabilities
     features: nn.Module | None = None  # frozen; maps of RGB images
@@ -75,11 +76,17 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
         grad_accum_steps=config.grad_accum_steps,
         ema_decay=config.ema_decay,
         augment=dataclasses.replace(config.augment),
+        hints=dataclasses.replace(config.hints) if takes_hints(config) else None,
         encoder_frozen=config.generator_optimizer.encoder_lr_ratio == 0,
         teacher=vgg.VGG16(dtype=config.dtype) if targets == 'teacher' else None,
         features=features,
         replicated=replicated(mesh),
     )
+
+
+def takes_hints(config: Config) -> bool:
+    """Whether the generator takes colour hints."""
+    return bool(getattr(config.generator, 'hints', False))
 
 
 def replicated(mesh: Mesh | None) -> NamedSharding | None:

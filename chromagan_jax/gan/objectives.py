@@ -13,6 +13,7 @@ from jax import lax
 
 from chromagan_jax import color
 from chromagan_jax.gan import augment, losses
+from chromagan_jax.gan.hints import draw_hints
 from chromagan_jax.gan.model import GanModel, gathered
 from chromagan_jax.gan.optimizers import BACKBONES
 from chromagan_jax.gan.state import GanState, NetworkState
@@ -24,6 +25,7 @@ Array = jax.Array
 PyTree = Any
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
+_HINT = 0x417  # the same for its hints
 _DEGRADE = 0x5EED  # folded into the key of the generator's noise for its degraded input
 Frozen = Mapping[str, PyTree]  # parameters of the frozen networks, by `model.abstract_frozen`
 
@@ -67,6 +69,9 @@ def generator_loss(
     if model.encoder_frozen:
         params = {k: lax.stop_gradient(v) if k in BACKBONES else v for k, v in params.items()}
     seen = augment.degrade(model.augment, batch['condition'], jax.random.fold_in(key, _DEGRADE))
+    if model.hints is not None:
+        hints = draw_hints(model.hints, batch['target'], jax.random.fold_in(key, _HINT))
+        seen = jnp.concatenate([seen, hints], axis=-1)
     output, batch_stats = _apply(model, model.generator, params, batch_stats, key, seen)
     classified = isinstance(output, Classified)
     fake = see(model, frozen, batch['condition'], output.target if classified else output)

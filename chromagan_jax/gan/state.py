@@ -150,10 +150,11 @@ def with_generator(state: GanState, variables: PyTree) -> GanState:
     """Sets the generator's variables, also in the moving average.
 
     Args:
-        state: its generator must have the same parameters.
+        state: submodules that `variables` lacks, such as those for hints, keep their parameters.
         variables: {'params', 'batch_stats'}.
     """
     old = {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}
+    variables = {**variables, 'params': {**old['params'], **variables['params']}}
     placed = jax.tree.map(
         lambda leaf, array: jax.device_put(array.astype(leaf.dtype), leaf.sharding), old, variables
     )
