@@ -8,21 +8,30 @@ from jax.sharding import Mesh
 
 from chromagan_jax.config import Config, check_same_networks
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import released
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.checkpoints import load
 from chromagan_jax.gan.state import GanState, NetworkState
 from chromagan_jax.gan.workdir import read_run
 
+RELEASED = 'released'  # value of init_from for the weights in the package
 
-def load_weights(config: Config, workdir: Path, state: GanState, mesh: Mesh) -> GanState:
-    """Replaces the weights in `state` by those of the newest checkpoint in `workdir`.
 
-    Parameters, batch statistics and the moving average are loaded. Optimizer states, step and
-    random key stay those of `state`.
+def load_weights(config: Config, state: GanState, mesh: Mesh) -> GanState:
+    """Replaces the weights in `state` by those that `config.init_from` names.
+
+    These are the newest checkpoint of a workdir, or the released generator; the discriminator then
+    stays new. Parameters, batch statistics and the moving average are loaded. Optimizer states,
+    step and random key stay those of `state`.
 
     Raises:
         UserError: if the run or its checkpoint is missing, or its networks differ from `config`'s.
     """
+    if config.init_from == RELEASED:
+        trained = released.load(mesh)
+        check_same_networks(config, trained.config, 'the release', ('generator',))
+        return state_lib.with_generator(state, trained.variables)
+    workdir = Path(config.init_from)
     check_same_networks(config, read_run(workdir)['config'], workdir)
     old = load(workdir, 'newest', mesh).state
 

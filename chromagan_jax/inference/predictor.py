@@ -16,11 +16,11 @@ from chromagan_jax import color, sharding
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import steps
-from chromagan_jax.inference import photos, released
+from chromagan_jax.gan import released, steps
+from chromagan_jax.gan.released import Trained
+from chromagan_jax.inference import photos
 from chromagan_jax.inference.batch import Predict
-from chromagan_jax.inference.hints import Hint, rasterize
-from chromagan_jax.inference.released import Trained
+from chromagan_jax.inference.hints import parse, rasterize
 
 PyTree = Any
 
@@ -40,7 +40,7 @@ def colorize(
     batch_size: int = 1,
     sample: int | None = None,
     post: PostProcess = OFF,
-    hints: Sequence[Sequence[Hint]] | None = None,
+    hints: Sequence[Sequence[Any]] | None = None,
 ) -> list[np.ndarray]:
     """Colour versions of photographs, each at its own resolution and of its own lightness.
 
@@ -59,7 +59,8 @@ def colorize(
         sample: for a network with noise, which of its results; drawn by the photograph's content.
             With `post.sample_noise` it is the first unless given.
         post: what is done to lightness and colours before and after the network.
-        hints: known colours of each photograph, for a generator with `hints`.
+        hints: known colours of each photograph, as `hints.parse` takes them, for a generator with
+            `hints`.
 
     Returns:
         (H, W, 3) uint8 each, (H, W, 4) with the same alpha for RGBA.
@@ -80,7 +81,7 @@ def colorize(
         batch = [photos.prepare(p, largest, post) for p in photographs[start : start + batch_size]]
         given = (hints or [()] * len(photographs))[start : start + batch_size]
         points = [
-            rasterize(one, pixels.shape[:2], largest)
+            rasterize(parse(one), pixels.shape[:2], largest)
             for one, (pixels, _) in zip(given, batch, strict=True)
         ]
         colors = predict([small for _, small in batch], [sample] * len(batch), points)

@@ -17,19 +17,16 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints as checkpoint_lib
 from chromagan_jax.gan import state as state_lib
-from chromagan_jax.gan.init_from import load_weights
+from chromagan_jax.gan.init_from import RELEASED, load_weights
 from chromagan_jax.gan.model import GanModel, class_targets, make_frozen, make_model
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.gan.workdir import read_run
-from chromagan_jax.inference import released
 from chromagan_jax.models.pretrained import PRETRAINED
 from chromagan_jax.utils import files, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
 PyTree = Any
-
-RELEASED = 'released'  # value of init_from
 
 
 class Run(NamedTuple):
@@ -137,12 +134,12 @@ def starting_state(
         log(f'resumed from step {int(state.step)}')
         return state
     state = state_lib.create_state(model, config, mesh)
-    if config.init_from == RELEASED:
-        log('starts from the released weights of the generator')
-        return released_state(config, state, mesh)
     if config.init_from:
-        log(f'starts from the weights in {config.init_from}')
-        return load_weights(config, Path(config.init_from), state, mesh)
+        if config.init_from == RELEASED:
+            log('starts from the released weights of the generator')
+        else:
+            log(f'starts from the weights in {config.init_from}')
+        return load_weights(config, state, mesh)
     for name, network in PRETRAINED.items():
         if network.backbone not in state.generator.params:
             continue
@@ -155,17 +152,6 @@ def starting_state(
                 f'pretrained.{name} to a file'
             )
     return state
-
-
-def released_state(config: Config, state: GanState, mesh: Mesh) -> GanState:
-    """`state` with the generator of the release in the package.
-
-    Raises:
-        UserError: if the release has another generator than `config`.
-    """
-    trained = released.load(mesh)
-    config_lib.check_same_networks(config, trained.config, 'the release', ('generator',))
-    return state_lib.with_generator(state, trained.variables)
 
 
 def place_frozen(

@@ -79,12 +79,11 @@ def test_a_file_that_holds_something_else_is_named(tmp_path, content):
 def test_photographs_get_their_own_hints_at_every_size():
     gray = np.full((40, 60), 128, np.uint8)
     hints = [[Hint(10, 10, (200, 40, 60))], [], [(30, 20, '#2040c0')]]
-    hints = [hints_lib.parse(one) for one in hints]
     for size in (32, (32, 48)):
         results = colorize([gray] * 3, Echo(), {}, size, batch_size=2, hints=hints)
         for result, one in zip(results, hints, strict=True):
             lab = skimage_color.rgb2lab(result)[..., 1:].mean((0, 1))
-            wanted = ab_of(one[0].color) if one else np.zeros(2)
+            wanted = ab_of(hints_lib.parse(one)[0].color) if one else np.zeros(2)
             np.testing.assert_allclose(
                 lab / (np.abs(lab).max() + 1e-9),
                 wanted / (np.abs(wanted).max() + 1e-9),

@@ -10,9 +10,8 @@ import pytest
 from chromagan_jax import sharding
 from chromagan_jax.data.inputs import open_sources
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan import checkpoints, released
 from chromagan_jax.gan.model import load_pretrained, make_model
-from chromagan_jax.inference import released
 from chromagan_jax.models.chromagan import TwoBranch
 from chromagan_jax.models.pretrained import squeezenet, vgg
 from chromagan_jax.training import setup
