@@ -151,7 +151,8 @@ def step_seconds(config: Config, step: Callable[..., Any], count: int) -> list[f
     mesh = sharding.make_mesh(config.mesh.fsdp)
     model = make_model(config, mesh)
     state = state_lib.create_state(model, config, mesh)
-    frozen = setup.place_frozen(model, load_pretrained(config.pretrained), config.data.size, mesh)
+    weights = load_pretrained(config.pretrained)
+    frozen = setup.place_frozen(model, weights, config.data.size, mesh)
     rng = np.random.default_rng(0)
 
     def random(leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -306,6 +307,9 @@ flags.register_validator(
 def run(main: Callable[[Config], None]) -> None:
     """Runs a command that takes --config; exits with the sentence of a UserError."""
     logging.set_verbosity(logging.FATAL)
+    if {'--help', '-help', '-h'} & set(sys.argv):
+        print(f'{sys.modules["__main__"].__doc__}\n{flags.FLAGS.main_module_help()}')
+        return
     line = command_line.split(sys.argv[1:])
     try:
         cli.parse(flags.FLAGS, [sys.argv[0], *line.rest])
