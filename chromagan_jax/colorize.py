@@ -35,6 +35,8 @@ from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import MAX_PIXELS
 from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.inference import batch, files, photos
+from chromagan_jax.inference.hints import Hint
+from chromagan_jax.inference.hints import read as read_hints
 from chromagan_jax.inference.predictor import load, make_predict
 from chromagan_jax.utils import cli
 from chromagan_jax.utils.preemption import stop_requests
@@ -62,6 +64,7 @@ def make_flags() -> flags.FlagValues:
     define('workdir', None, 'Of a run whose network colorizes; without it the released one does.')
     define('output', None, 'The folder that the colour versions go to.')
     define('checkpoint', 'newest', 'newest, best, or a step that is still kept in --workdir.')
+    define('hints', None, 'JSON file of known colours, for a network that takes hints.')
     define(
         'size',
         None,
@@ -171,8 +174,11 @@ def _colorize(
     if post.sample_noise and not values.samples:
         wanted = [job._replace(sample=1) for job in wanted]
     noise = post.sample_noise or values.samples > 0
+    wanted, hinted = _with_hints(values, wanted)
     sizes = _sizes(values.size) if values.size is not None else (trained.size,)
-    predict = make_predict(trained.generator, trained.variables, sizes, values.batch_size, noise)
+    predict = make_predict(
+        *(trained.generator, trained.variables, sizes, values.batch_size, noise, hinted)
+    )
     shown = ' and '.join(map(str, sizes))
     print(
         f'{trained.title}, step {trained.step}, at {shown} px into {values.output}: '
@@ -191,6 +197,31 @@ def _colorize(
         post,
         stopping,
     )
+
+
+def _with_hints(
+    values: flags.FlagValues, wanted: Sequence[batch.Job]
+) -> tuple[Sequence[batch.Job], bool]:
+    """The jobs with the hints of --hints, and whether there are any."""
+    if values.hints is None:
+        return wanted, False
+    hints = read_hints(Path(values.hints))
+    names = {name for job in wanted for name in (job.source.name, str(job.source))}
+    if '' in hints and len({job.source for job in wanted}) > 1:
+        raise UserError(
+            f'--hints={values.hints} is a list, for one photograph: for several, write an object '
+            'with a list under each file name.'
+        )
+    if unknown := sorted(hints.keys() - names - {''}):
+        raise UserError(
+            f'--hints={values.hints} names {unknown[0]}, which is not among the photographs: '
+            'correct the name.'
+        )
+
+    def of(source: Path) -> tuple[Hint, ...]:
+        return hints.get('') or hints.get(str(source)) or hints.get(source.name) or ()
+
+    return [job._replace(hints=of(job.source)) for job in wanted], True
 
 
 def _postprocess(values: flags.FlagValues, config: PostProcess) -> PostProcess:

@@ -15,12 +15,13 @@ from chromagan_jax.data.decode import MAX_PIXELS, UnreadableImage, read
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import photos
 from chromagan_jax.inference.files import Listed
+from chromagan_jax.inference.hints import Hint, rasterize
 from chromagan_jax.utils.progress import Progress
 
 T = TypeVar('T')
-# Up to a batch of (size, size, 3) uint8 photographs, and which sample of each (None: the one
-# without noise) -> their a*, b*, (n, size, size, 2) float32.
-Predict = Callable[[Sequence[np.ndarray], Sequence[int | None]], np.ndarray]
+# Up to a batch of (size, size, 3) uint8 photographs, the sample of each (None: without noise) and
+# the hints of each (`hints.rasterize`) -> a*, b*, (n, size, size, 2) float32.
+Predict = Callable[[Sequence[np.ndarray], Sequence[int | None], Sequence[np.ndarray]], np.ndarray]
 
 # What may be wrong with one photograph and leave the others alone.
 _FAILURES = (OSError, UnreadableImage, MemoryError)
@@ -34,6 +35,7 @@ class Job(NamedTuple):
     target: Path
     sample: int | None = None  # which of several results; None: the one without noise
     page: int | None = None  # of a TIFF, from 0; None: the first
+    hints: tuple[Hint, ...] = ()  # known colours
 
 
 def plan(found: Sequence[Listed], output: Path, suffix: str, samples: int = 0) -> list[Job]:
@@ -75,6 +77,7 @@ class Photograph(NamedTuple):
     job: Job
     pixels: np.ndarray
     small: np.ndarray  # (size, size, 3) uint8, what the network sees
+    hints: np.ndarray  # (size, size, 3) float32, of `hints.rasterize`
 
 
 class Counts:
@@ -201,14 +204,16 @@ def _read(job: Job, size: int, max_pixels: int, post: PostProcess) -> tuple[Phot
     notes = [f'the first of its {frames} frames is colorized'] if one_of_many else []
     if pixels.shape[2:] == (4,) and job.target.suffix == '.jpg':
         notes.append('JPEG has no transparency: its transparent parts become white')
-    return Photograph(job, *photos.prepare(pixels, size, post)), notes
+    hints = rasterize(job.hints, pixels.shape[:2], size)
+    return Photograph(job, *photos.prepare(pixels, size, post), hints), notes
 
 
 def _start_writing(
     batch: Sequence[Photograph], predict: Predict, pool: ThreadPoolExecutor, post: PostProcess
 ) -> list[Writing]:
     """Runs the network, and leaves the rest to the threads."""
-    colors = predict([p.small for p in batch], [p.job.sample for p in batch])
+    inputs = [p.small for p in batch], [p.job.sample for p in batch], [p.hints for p in batch]
+    colors = predict(*inputs)
     return [(p.job, pool.submit(_write, p, ab, post)) for p, ab in zip(batch, colors, strict=True)]
 
 

@@ -58,7 +58,7 @@ def test_once_stopping_no_photograph_is_begun_and_what_the_network_saw_is_writte
     planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', '.png')
     seen = []
 
-    def predict(small, samples):
+    def predict(small, samples, hints):
         seen.extend(samples)
         return gray(small, samples)
 
