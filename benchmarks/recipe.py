@@ -52,8 +52,8 @@ def main(argv: Sequence[str]) -> None:
 def _images() -> tuple[np.ndarray, np.ndarray]:
     """Random condition (B, H, W, 1) and target (B, H, W, 2)."""
     rng, shape = np.random.default_rng(0), (_BATCH.value, _SIZE.value, _SIZE.value)
-    draw = lambda channels, most: rng.uniform(-most, most, (*shape, channels)).astype(np.float32)
-    return draw(1, 1), draw(2, 0.5)
+    condition = rng.uniform(-1, 1, (*shape, 1)).astype(np.float32)
+    return condition, rng.uniform(-0.5, 0.5, (*shape, 2)).astype(np.float32)
 
 
 def _config() -> Config:
