@@ -82,12 +82,17 @@ def _search(folder: Path, output: Path, found: Found) -> None:
 def _is_result(path: Path) -> bool:
     """Whether a file is a result of colorize, by the note in its metadata."""
     try:
-        with path.open('rb') as file:
-            head = file.read(_SEARCHED)
-            file.seek(max(_SEARCHED, os.fstat(file.fileno()).st_size - _SEARCHED))
-            return MARK.encode() in head or MARK.encode() in file.read()
+        return MARK.encode() in ends(path)
     except OSError:  # told when it is read
         return False
+
+
+def ends(path: Path) -> bytes:
+    """The first and the last bytes of a file, where metadata are."""
+    with path.open('rb') as file:
+        head = file.read(_SEARCHED)
+        file.seek(max(_SEARCHED, os.fstat(file.fileno()).st_size - _SEARCHED))
+        return head + file.read()
 
 
 def _pages(listed: Listed) -> list[Listed]:
