@@ -192,10 +192,8 @@ def _linear_of_uint16() -> np.ndarray:
 
 def lightness(rgb: np.ndarray) -> np.ndarray:
     """(H, W) float32 L* of (H, W, 3) or (H, W, 4) sRGB, uint8 or uint16, as exact as `encode`."""
-    if rgb.dtype == np.uint8:
-        linear = cv2.LUT(rgb, _LINEAR_OF_BYTE)
-    else:
-        linear = _linear_of_uint16()[rgb]
+    eight = rgb.dtype == np.uint8
+    linear = cv2.LUT(rgb, _LINEAR_OF_BYTE) if eight else _linear_of_uint16()[rgb]
     weights = np.zeros((1, rgb.shape[2]), np.float32)
     weights[:, :3] = _TO_XYZ32[1]
     y = cv2.transform(linear, weights).reshape(rgb.shape[:2])

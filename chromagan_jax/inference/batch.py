@@ -71,7 +71,7 @@ def colorize_files(
     max_pixels: int = MAX_PIXELS,
     post: PostProcess = OFF,
     stopping: Callable[[], bool] = lambda: False,
-    encoding: Encoding = Encoding(),
+    encoding: Encoding = encode.DEFAULT,
     skip_color: bool = False,
     previews: bool = False,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,

@@ -17,7 +17,6 @@ import tifffile
 from PIL import Image, ImageCms
 
 from chromagan_jax.data.decode import formats
-from chromagan_jax.data.decode.profiles import to_8_bits
 from chromagan_jax.inference import exif as exif_lib
 from chromagan_jax.inference import metadata, photos
 from chromagan_jax.inference.metadata import Metadata
@@ -36,6 +35,9 @@ class Encoding(NamedTuple):
     keep_date: bool = False  # whether the file has the date of the photograph's
 
 
+DEFAULT = Encoding()
+
+
 def kind(target: Path) -> str:
     """The kind of file that a result becomes, by its suffix."""
     return formats.OF_SUFFIX[target.suffix.lower()].name
@@ -51,7 +53,7 @@ def encode(
     target: Path,
     source: Path,
     kept: Metadata = metadata.NONE,
-    encoding: Encoding = Encoding(),
+    encoding: Encoding = DEFAULT,
 ) -> bytes:
     """The content of the file of a result.
 
@@ -135,7 +137,7 @@ def _tiff(pixels: np.ndarray, kept: Metadata) -> bytes:
         tags[exif_lib.IPTC] = exif_lib.Tag(exif_lib.UNDEFINED, len(kept.iptc), kept.iptc)
     parts = {exif_lib.EXIF: exif.exif, exif_lib.GPS: exif.gps}
     parts = {tag: part for tag, part in parts.items() if part}
-    tags |= dict.fromkeys(parts, exif.tag(exif_lib.LONG, 0))
+    tags |= {tag + 1: exif.tag(exif_lib.LONG, 0) for tag in parts}  # tifffile leaves out pointers
     file = io.BytesIO()
     with tifffile.TiffWriter(file, byteorder=exif.order) as writer:
         writer.write(
@@ -151,7 +153,7 @@ def _tiff(pixels: np.ndarray, kept: Metadata) -> bytes:
             iccprofile=srgb_profile(),
             resolution=kept.dpi,
             resolutionunit='INCH' if kept.dpi else None,
-            extratags=[(tag, v.type, v.count, v.data, True) for tag, v in sorted(tags.items())],
+            extratags=[(tag, v.type, v.number, v.data, True) for tag, v in sorted(tags.items())],
         )
     for tag, part in parts.items():
         file.seek(0, io.SEEK_END)
@@ -161,9 +163,9 @@ def _tiff(pixels: np.ndarray, kept: Metadata) -> bytes:
         file.write(exif_lib.directory_to_bytes(part, exif.order, offset))
         file.seek(0)
         with tifffile.TiffFile(file) as written:
-            place = written.pages.first.tags[tag].valueoffset
+            place = written.pages.first.tags[tag + 1].offset
         file.seek(place)
-        file.write(struct.pack(exif.order + 'L', offset))
+        file.write(struct.pack(exif.order + 'HHLL', tag, exif_lib.LONG, 1, offset))
     return file.getvalue()
 
 
@@ -182,10 +184,3 @@ def srgb_profile() -> bytes:
     data[24:36] = struct.pack('>6H', 2000, 1, 1, 0, 0, 0)  # otherwise the time of its making
     data[84:100] = bytes(16)  # a hash with that time
     return bytes(data)
-
-
-def preview(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 of pixels of any kind."""
-    if pixels.ndim == 2:
-        return cv2.merge([to_8_bits(pixels)] * 3)
-    return photos.on_white(to_8_bits(pixels))

@@ -30,7 +30,7 @@ class Tag(NamedTuple):
     """A value as it is stored."""
 
     type: int
-    count: int
+    number: int  # of values
     data: bytes
 
 
@@ -54,11 +54,11 @@ class Exif(NamedTuple):
     def numbers(self, tag: Tag) -> tuple[float, ...]:
         """The values of a tag of SHORT, LONG or RATIONAL type; () for others and for x / 0."""
         if tag.type == RATIONAL:
-            parts = struct.unpack(f'{self.order}{2 * tag.count}L', tag.data)
+            parts = struct.unpack(f'{self.order}{2 * tag.number}L', tag.data)
             pairs = list(zip(parts[::2], parts[1::2], strict=True))
             return tuple(a / b for a, b in pairs) if all(b for _, b in pairs) else ()
         letter = {SHORT: 'H', LONG: 'L'}.get(tag.type)
-        return struct.unpack(f'{self.order}{tag.count}{letter}', tag.data) if letter else ()
+        return struct.unpack(f'{self.order}{tag.number}{letter}', tag.data) if letter else ()
 
 
 def parse(data: bytes) -> Exif:
