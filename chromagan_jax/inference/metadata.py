@@ -12,7 +12,7 @@ import struct
 import urllib.parse
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chromagan_jax
 from chromagan_jax.data.decode import MAX_PIXELS, formats, pillow, process
@@ -122,9 +122,16 @@ def _of_image(data: bytes, name: str) -> _Stored:
     exif, xmp = (block if isinstance(block, bytes) else b'' for block in blocks)
     photoshop = info.get('photoshop')
     iptc = photoshop.get(_IPTC_BLOCK, b'') if isinstance(photoshop, dict) else b''
-    dpi = info.get('dpi')
+    dpi = _jfif_dpi(info) if name == 'JPEG' else info.get('dpi')
     two = isinstance(dpi, tuple) and len(dpi) == 2
     return _Stored(exif, xmp, iptc, (float(dpi[0]), float(dpi[1])) if two else None)
+
+
+def _jfif_dpi(info: dict[Any, Any]) -> tuple[float, float] | None:
+    """The resolution in a JFIF header. Pillow invents 72 dpi where neither it nor EXIF has one."""
+    scale = {1: 1.0, 2: 2.54}.get(info.get('jfif_unit', 0))
+    across, down = info.get('jfif_density', (0, 0))
+    return (across * scale, down * scale) if scale else None
 
 
 def _of_png(data: bytes) -> _Stored:
