@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jax
@@ -148,19 +149,25 @@ class _Results:
     def __init__(self, values: flags.FlagValues):
         self._json = values.json
         self._report = Report(Path(values.report)) if values.report else None
-        self.skipped = self.failed = 0
+        self.skipped = self.failed = self.recolored = 0
 
     def add(self, outcome: Outcome) -> None:
         job, status = outcome.job, outcome.status
         self.skipped += status == 'skipped'
         self.failed += status == 'failed'
+        self.recolored += outcome.is_color
         if self._json:
-            line = {'source': str(job.source), 'result': str(job.target), 'status': status}
+            line: dict[str, Any] = {
+                'source': str(job.source),
+                'result': str(job.target),
+                'status': status,
+            }
             if job.page is not None:
-                line['page'] = str(job.page + 1)
+                line['page'] = job.page + 1
             if outcome.reason:
                 line['reason'] = outcome.reason
-            print(json.dumps(line | {'notes': outcome.notes}), flush=True)
+            line |= {'in_color': outcome.is_color or status == 'in_color', 'notes': outcome.notes}
+            print(json.dumps(line), flush=True)
         if self._report:
             if outcome.preview:
                 self._report.add(job.source, job.target, outcome.preview, outcome.notes)
@@ -242,6 +249,12 @@ def _exit_code(
     Raises:
         PreemptedError: photographs are left.
     """
+    if results.recolored:
+        print(
+            f'{results.recolored} of them were in colour already, and their colours are replaced: '
+            '--skip_color leaves such photographs out',
+            file=sys.stderr,
+        )
     counts = f'{totals.colorized} colorized, {earlier + totals.failed} failed, '
     if left := wanted - sum(totals):
         again = 'it starts anew with --overwrite' if values.overwrite else 'it continues with these'

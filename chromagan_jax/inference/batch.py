@@ -39,6 +39,7 @@ class Outcome(NamedTuple):
     status: str  # colorized, failed, skipped (a result exists) or in_color
     reason: str = ''  # of a failure
     notes: tuple[str, ...] = ()
+    is_color: bool = False  # whether the photograph was in colour already
     preview: report.Preview | None = None
 
 
@@ -220,12 +221,13 @@ def _batches(
             in_flight.leave(size)
             tally.collect(_failure(job, error))
             continue
-        for note in photograph.notes:
-            tally.message(f'{job.source}: {note}')
         if photograph.is_color and skip_color:
             in_flight.leave(size)
+            tally.message(f'{job.source}: left out, in colour already')
             tally.collect(Outcome(job, 'in_color'))
             continue
+        for note in photograph.notes:
+            tally.message(f'{job.source}: {note}')
         batch.append(photograph)
         pixels = sum(p.view.pixels.shape[0] * p.view.pixels.shape[1] for p in batch)
         if len(batch) == batch_size or pixels >= _BATCH_PIXELS:
@@ -247,8 +249,6 @@ def _read(
     if pixels.shape[2:] == (4,) and encode.kind(job.target) == 'JPEG':
         notes.append('JPEG has no transparency: its transparent parts become white')
     is_color = toning.is_color(pixels)
-    if is_color:
-        notes.append('it is in colour already')
     kept = metadata.read(data) if encoding.metadata else metadata.NONE
     notes += metadata.losses(kept, encode.kind(job.target))
     view = layout.prepare(pixels, size, post)
@@ -274,7 +274,7 @@ def _write(
     except _FAILURES as error:
         return _failure(job, error)
     preview = report.make_preview(view.pixels, result) if previews else None
-    return Outcome(job, 'colorized', notes=photograph.notes, preview=preview)
+    return Outcome(job, 'colorized', '', photograph.notes, photograph.is_color, preview)
 
 
 def _failure(job: Job, error: BaseException) -> Outcome:

@@ -1,4 +1,4 @@
-"""What the network sees of bordered and of long photographs, and which photographs are in colour."""
+"""What the network sees of bordered and long photographs, and which ones are in colour."""
 
 import cv2
 import numpy as np
