@@ -7,7 +7,7 @@ https://www.cipa.jp/std/documents/download_e.html?DC-008-Translation-2023-E, TIF
 import struct
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 ASCII, SHORT, LONG, RATIONAL, UNDEFINED = 2, 3, 4, 5, 7  # types of values
 ORIENTATION, SOFTWARE, IPTC, XMP, PHOTOSHOP = 0x0112, 0x0131, 0x83BB, 0x02BC, 0x8649
@@ -40,7 +40,7 @@ Directory = dict[int, Tag]
 class Exif(NamedTuple):
     """The directories of a block."""
 
-    order: str = '<'  # byte order of all values, as `struct` writes it
+    order: Literal['<', '>'] = '<'  # byte order of all values, as `struct` writes it
     main: Mapping[int, Tag] = MappingProxyType({})
     exif: Mapping[int, Tag] = MappingProxyType({})
     gps: Mapping[int, Tag] = MappingProxyType({})
@@ -68,9 +68,9 @@ def parse(data: bytes) -> Exif:
         ValueError: it is neither.
         struct.error: a directory ends early.
     """
-    order = {b'II': '<', b'MM': '>'}.get(data[:2])
-    if order is None:
+    if data[:2] not in (b'II', b'MM'):
         raise ValueError('no EXIF')
+    order: Literal['<', '>'] = '<' if data[:2] == b'II' else '>'
     big = struct.unpack_from(order + 'H', data, 2)[0] == 43  # BigTIFF
     first = struct.unpack_from(order + ('Q' if big else 'L'), data, 8 if big else 4)[0]
     main = _directory(data, first, order, big)

@@ -18,9 +18,9 @@ _MAX_PARTS = 64  # of one photograph; a longer one is squeezed to these
 _BORDER_SIDE = 512  # px, at most; a border is looked for at this size
 _MAX_BORDER = 0.25  # of a side
 _MIN_BORDER = 0.02  # of a side
-_PLAIN = 0.98  # share of the pixels of a border's row that are white, or black
 _WHITE, _BLACK = 92.0, 8.0  # L* of borders, at least and at most
-_STEP = 15.0  # L*, the least step between a border and the photograph
+_PLAIN, _TOLERANCE = 0.98, 3.0  # share of a border's row, and how far it is from the tone, L*
+_STEP, _SHARE = 15.0, 0.1  # step in L* to the photograph, and the share of the row that has it
 
 
 class View(NamedTuple):
@@ -119,9 +119,8 @@ def _joined(view: View, colors: Sequence[np.ndarray]) -> np.ndarray:
 def content_box(pixels: np.ndarray) -> Box:
     """The photograph without a white or black border, such as of prints and films.
 
-    A border has rows, or columns, of almost only white or only black, on two opposite sides or on
-    all four. It ends at a step in lightness: a bright sky or a dark ground that fades into the
-    photograph is none.
+    A border has rows, or columns, of one white or black tone, on two opposite sides at least. It
+    ends at a step in lightness. A sky or a dark ground that fades into the photograph is none.
     """
     height, width = pixels.shape[:2]
     whole = Box(0, height, 0, width)
@@ -137,11 +136,8 @@ def content_box(pixels: np.ndarray) -> Box:
             ends, (height, height, width, width), np.repeat(light.shape, 2), strict=True
         )
     )
-    if not (top and bottom):
-        top = bottom = 0
-    if not (left and right):
-        left = right = 0
-    # The last row of a border may hold a part of the photograph, mixed by the resize.
+    if not (top and bottom) and not (left and right):
+        return whole
     return Box(top, height - bottom, left, width - right)
 
 
@@ -152,12 +148,13 @@ def _border(light: np.ndarray) -> tuple[int, int]:
 
 def _first_rows(light: np.ndarray) -> int:
     """How many first rows are a border; 0 if they are none."""
-    for plain in (light >= _WHITE, light <= _BLACK):
-        rows = np.mean(plain, axis=1) >= _PLAIN
-        number = len(rows) if rows.all() else int(np.argmin(rows))
-        if not _MIN_BORDER * len(rows) <= number <= _MAX_BORDER * len(rows):
-            continue
-        before, behind = light[max(0, number - 2)], light[min(number + 1, len(rows) - 1)]
-        if np.median(np.abs(behind - before)) >= _STEP:
-            return number
-    return 0
+    tone = np.median(light[0])
+    if _BLACK < tone < _WHITE:
+        return 0
+    rows = np.mean(np.abs(light - tone) <= _TOLERANCE, axis=1) >= _PLAIN
+    number = len(rows) if rows.all() else int(np.argmin(rows))
+    if not _MIN_BORDER * len(rows) <= number <= _MAX_BORDER * len(rows):
+        return 0
+    # Two rows behind: the first one may be a mixture by the resize.
+    step = np.abs(light[min(number + 1, len(rows) - 1)] - tone)
+    return number if np.mean(step >= _STEP) >= _SHARE else 0

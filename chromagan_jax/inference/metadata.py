@@ -82,7 +82,7 @@ def _of_tiff(data: bytes) -> Metadata:
 
 def _of_blocks(stored: _Stored) -> Metadata:
     block = re.sub(b'^(Exif\0\0)+', b'', stored.exif)
-    notes = ()
+    notes: tuple[str, ...] = ()
     try:
         found = exif_lib.parse(block) if block else Exif()
     except (ValueError, struct.error):
@@ -96,7 +96,8 @@ def _upright(found: Exif, xmp: bytes, iptc: bytes, dpi: tuple[float, float] | No
     first = {tag: found.numbers(value)[:1] for tag, value in main.items() if tag in _NUMBERS}
     across, down = (first.get(tag, ()) for tag in (exif_lib.X_RESOLUTION, exif_lib.Y_RESOLUTION))
     if dpi is None and across and down:
-        scale = {2: 1.0, 3: 2.54}.get(*first.get(exif_lib.RESOLUTION_UNIT) or (2,), 0.0)
+        unit = first.get(exif_lib.RESOLUTION_UNIT) or (2,)
+        scale = {2: 1.0, 3: 2.54}.get(int(unit[0]), 0.0)
         dpi = (across[0] * scale, down[0] * scale)
     if dpi is not None and not all(1 <= value < 1e5 for value in dpi):
         dpi = None  # an aspect, or a placeholder
@@ -123,8 +124,9 @@ def _of_image(data: bytes, name: str) -> _Stored:
     photoshop = info.get('photoshop')
     iptc = photoshop.get(_IPTC_BLOCK, b'') if isinstance(photoshop, dict) else b''
     dpi = _jfif_dpi(info) if name == 'JPEG' else info.get('dpi')
-    two = isinstance(dpi, tuple) and len(dpi) == 2
-    return _Stored(exif, xmp, iptc, (float(dpi[0]), float(dpi[1])) if two else None)
+    if not isinstance(dpi, tuple) or len(dpi) != 2:
+        return _Stored(exif, xmp, iptc)
+    return _Stored(exif, xmp, iptc, (float(dpi[0]), float(dpi[1])))
 
 
 def _jfif_dpi(info: dict[Any, Any]) -> tuple[float, float] | None:
@@ -240,7 +242,7 @@ def with_note(kept: Metadata, source: Path, width: int, height: int) -> Metadata
     name = urllib.parse.quote(os.fsencode(source.name), safe='')
     note = f'{MARK} {chromagan_jax.__version__} (machine-made) from {name}'.encode()
     software = (old + b'; ' if old else b'') + note + b'\0'
-    main = exif.main | {
+    main = dict(exif.main) | {
         exif_lib.SOFTWARE: exif_lib.Tag(exif_lib.ASCII, len(software), software),
         exif_lib.ORIENTATION: exif.tag(exif_lib.SHORT, 1),
     }

@@ -73,27 +73,26 @@ _GROUPS: dict[str, dict[str, Flag]] = {
 }
 
 
+_DEFINE: dict[Any, Any] = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+}
+
+
 def make_flags() -> flags.FlagValues:
     """The flags of the command, apart from absl's global ones."""
     values = flags.FlagValues()
     processing = flatten(OFF)
     for group in _GROUPS.values():
         for name, flag in group.items():
-            options = {'flag_values': values}
+            options: dict[str, Any] = {'flag_values': values}
+            define: Any = _DEFINE.get(flag.kind, flags.DEFINE_string)
             if isinstance(flag.kind, tuple):
-                flags.DEFINE_enum(name, flag.default, list(flag.kind), flag.help, **options)
-            elif flag.kind is int:
-                bounds = {} if name in processing else {'lower_bound': flag.least}
-                flags.DEFINE_integer(
-                    name, flag.default, flag.help, **bounds, upper_bound=flag.most, **options
-                )
-            else:
-                define = {
-                    bool: flags.DEFINE_bool,
-                    float: flags.DEFINE_float,
-                    str: flags.DEFINE_string,
-                }
-                define[flag.kind](name, flag.default, flag.help, **options)
+                options['enum_values'], define = flag.kind, flags.DEFINE_enum
+            elif flag.kind is int and name not in processing:
+                options |= {'lower_bound': flag.least, 'upper_bound': flag.most}
+            define(name, flag.default, help=flag.help, **options)
     return values
 
 
