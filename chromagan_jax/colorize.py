@@ -87,7 +87,7 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
         if not values.overwrite and job.target.exists():
             results.add(Outcome(job, 'skipped'))
         elif reason := _too_large(job):
-            print(f'{job.source} failed: {reason}', file=sys.stderr)
+            print(f'{files.shown(job.source)} failed: {reason}', file=sys.stderr)
             results.add(Outcome(job, 'failed', reason))
         else:
             wanted.append(job)

@@ -14,6 +14,7 @@ from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import MAX_PIXELS, UnreadableImage, read
 from chromagan_jax.inference import encode, headers, layout, metadata, output, report, toning
 from chromagan_jax.inference.encode import Encoding
+from chromagan_jax.inference.files import shown
 from chromagan_jax.inference.layout import Predict, predict_views
 from chromagan_jax.inference.memory import InFlight
 from chromagan_jax.utils.progress import Progress
@@ -159,7 +160,7 @@ class _Tally:
         """Counts an outcome."""
         self._counts[outcome.status] += 1
         if outcome.status == 'failed':
-            self.message(f'{outcome.job.source} failed: {outcome.reason}')
+            self.message(f'{shown(outcome.job.source)} failed: {outcome.reason}')
         self._on_outcome(outcome)
         if time.monotonic() - self._reported >= self._interval:
             self._reported = time.monotonic()
@@ -223,11 +224,11 @@ def _batches(
             continue
         if photograph.is_color and skip_color:
             in_flight.leave(size)
-            tally.message(f'{job.source}: left out, in colour already')
+            tally.message(f'{shown(job.source)}: left out, in colour already')
             tally.collect(Outcome(job, 'in_color'))
             continue
         for note in photograph.notes:
-            tally.message(f'{job.source}: {note}')
+            tally.message(f'{shown(job.source)}: {note}')
         batch.append(photograph)
         pixels = sum(p.view.pixels.shape[0] * p.view.pixels.shape[1] for p in batch)
         if len(batch) == batch_size or pixels >= _BATCH_PIXELS:

@@ -1,6 +1,7 @@
 """Which photographs the arguments of colorize name, and what of them is left out."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -85,6 +86,11 @@ def _is_result(path: Path) -> bool:
         return MARK.encode() in ends(path)
     except OSError:  # told when it is read
         return False
+
+
+def shown(path: Path) -> str:
+    """A path in one line: control characters are escaped."""
+    return re.sub(r'[\x00-\x1f\x7f]', lambda match: repr(match[0])[1:-1], str(path))
 
 
 def ends(path: Path) -> bytes:

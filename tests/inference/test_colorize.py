@@ -1,5 +1,6 @@
 """Colour versions at full resolution: what they keep of the photograph, and the command."""
 
+import json
 import os
 import re
 import signal
@@ -826,3 +827,49 @@ def test_sample_noise_gives_the_first_sample_under_the_plain_name(tmp_path):
     assert colorize.main(['', f'--workdir={run}', f'--output={out}', '--samples=2', str(path)]) == 0
     np.testing.assert_array_equal(read(out / 'a.1.png'), first)
     assert not np.array_equal(read(out / 'a.2.png'), first)
+
+
+def test_what_a_format_cannot_hold_fails_before_the_work(call, tmp_path):
+    wide = save(np.zeros((2, 66_000), np.uint8), tmp_path / 'wide.png')
+    code, said = call(wide, save(photograph(), tmp_path / 'a.png'), '--format=jpg')
+    assert code == 1
+    assert said.startswith(f'{wide} failed: JPEG holds at most 65500 px a side, not 66000: choose')
+    assert said.endswith('1 colorized, 1 failed, 0 skipped\n')
+
+
+@pytest.mark.slow
+def test_a_run_with_a_list_json_and_a_report_says_how_each_photograph_ended(workdir, tmp_path):
+    rgb = data.astronaut()
+    save(rgb[..., 0], tmp_path / 'a b.png', dpi=(300, 300))
+    save(rgb, tmp_path / 'color.jpg')
+    (tmp_path / 'torn.jpg').write_bytes(b'no image')
+    deep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+    save(deep, tmp_path / 'deep.tif')
+    os.utime(tmp_path / 'deep.tif', (10**9, 10**9))
+    leftover = tmp_path / f'out/.1{output_lib._TEMPORARY}'
+    leftover.parent.mkdir()
+    leftover.write_bytes(b'')
+    names = ['a b.png', 'color.jpg', 'torn.jpg', 'deep.tif']
+    listed = '\ufeff' + '\r\n'.join(str(tmp_path / name) for name in [*names[:2], '']) + '\r'
+    listed += '\n'.join(str(tmp_path / name) for name in names[2:])
+    command = [sys.executable, '-m', 'chromagan_jax.colorize', f'--workdir={workdir}']
+    command += [f'--output={tmp_path / "out"}', '--list=-', '--json', '--skip_color', '--depth=16']
+    command += ['--format=same', '--keep_date', f'--report={tmp_path / "report.html"}']
+    done = subprocess.run(command, input=listed.encode(), capture_output=True, cwd=ROOT)
+    assert done.returncode == 1, done.stderr
+    lines = {Path(line['source']).name: line for line in map(json.loads, done.stdout.splitlines())}
+    outcomes = {name: line['status'] for name, line in lines.items()}
+    expected = ('colorized', 'in_color', 'failed', 'colorized')
+    assert outcomes == dict(zip(names, expected, strict=True))
+    assert b'1 in colour already' in done.stderr
+    assert not leftover.exists()
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['a b.png', 'deep.tif']
+    assert round(Image.open(tmp_path / 'out/a b.png').info['dpi'][0]) == 300
+    written = decode.read((tmp_path / 'out/deep.tif').read_bytes(), deep=True).pixels
+    assert written.dtype == np.uint16
+    assert len(np.unique(written)) > 4000
+    assert (tmp_path / 'out/deep.tif').stat().st_mtime == 10**9
+    page = (tmp_path / 'report.html').read_text()
+    assert page.count('<figure>') == 2
+    assert 'torn.jpg' in page
+    assert 'color.jpg: it is in colour already' in page
