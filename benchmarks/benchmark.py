@@ -151,7 +151,8 @@ def step_seconds(config: Config, step: Callable[..., Any], count: int) -> list[f
     mesh = sharding.make_mesh(config.mesh.fsdp)
     model = make_model(config, mesh)
     state = state_lib.create_state(model, config, mesh)
-    teacher = setup.place_teacher(model, load_pretrained(config.pretrained, ['vgg16']), mesh)
+    weights = load_pretrained(config.pretrained)
+    frozen = setup.place_frozen(model, weights, config.data.size, mesh)
     rng = np.random.default_rng(0)
 
     def random(leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -163,7 +164,7 @@ def step_seconds(config: Config, step: Callable[..., Any], count: int) -> list[f
     seconds = []
     for _ in range(WARM_UP + count):
         began = time.perf_counter()
-        state, metrics = step(state, batch, teacher)
+        state, metrics = step(state, batch, frozen)
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - began)
     return seconds[WARM_UP:]
@@ -306,6 +307,9 @@ flags.register_validator(
 def run(main: Callable[[Config], None]) -> None:
     """Runs a command that takes --config; exits with the sentence of a UserError."""
     logging.set_verbosity(logging.FATAL)
+    if {'--help', '-help', '-h'} & set(sys.argv):
+        print(f'{sys.modules["__main__"].__doc__}\n{flags.FLAGS.main_module_help()}')
+        return
     line = command_line.split(sys.argv[1:])
     try:
         cli.parse(flags.FLAGS, [sys.argv[0], *line.rest])

@@ -13,6 +13,7 @@ again.
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.inference import batch, files, headers, metadata, naming, options, output
 from chromagan_jax.inference.batch import Job, Outcome, Totals
 from chromagan_jax.inference.encode import Encoding
+from chromagan_jax.inference.hints import Hint
+from chromagan_jax.inference.hints import read as read_hints
 from chromagan_jax.inference.predictor import load, make_predict
 from chromagan_jax.inference.report import Report
 from chromagan_jax.utils import cli
@@ -213,10 +216,11 @@ def _colorize(
     if post.sample_noise and not values.samples:
         wanted = [job._replace(sample=1) for job in wanted]
     noise = post.sample_noise or values.samples > 0
+    wanted, hinted = _with_hints(values, wanted)
     sizes = _sizes(values.size) if values.size is not None else (trained.size,)
     batches = -(-len(wanted) // values.batch_size)
     batch_size = -(-len(wanted) // batches)  # the same number of batches, of one size
-    predict = make_predict(trained.generator, trained.variables, sizes, batch_size, noise)
+    predict = make_predict(trained.generator, trained.variables, sizes, batch_size, noise, hinted)
     shown = ' and '.join(map(str, sizes))
     print(
         f'{trained.title}, step {trained.step}, at {shown} px into {values.output}: '
@@ -265,6 +269,31 @@ def _exit_code(
     return 1 if earlier + totals.failed else 0
 
 
+def _with_hints(
+    values: flags.FlagValues, wanted: Sequence[batch.Job]
+) -> tuple[Sequence[batch.Job], bool]:
+    """The jobs with the hints of --hints, and whether there are any."""
+    if values.hints is None:
+        return wanted, False
+    hints = read_hints(Path(values.hints))
+    names = {name for job in wanted for name in (job.source.name, str(job.source))}
+    if '' in hints and len({job.source for job in wanted}) > 1:
+        raise UserError(
+            f'--hints={values.hints} is a list, for one photograph: for several, write an object '
+            'with a list under each file name.'
+        )
+    if unknown := sorted(hints.keys() - names - {''}):
+        raise UserError(
+            f'--hints={values.hints} names {unknown[0]}, which is not among the photographs: '
+            'correct the name.'
+        )
+
+    def of(source: Path) -> tuple[Hint, ...]:
+        return hints.get('') or hints.get(str(source)) or hints.get(source.name) or ()
+
+    return [job._replace(hints=of(job.source)) for job in wanted], True
+
+
 def _postprocess(values: flags.FlagValues, config: PostProcess) -> PostProcess:
     """The options of the config, replaced by those that flags set."""
     given = {name: values[name].value for name in flatten(OFF)}
@@ -283,4 +312,5 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 if __name__ == '__main__':
     logging.set_verbosity(logging.ERROR)
+    warnings.filterwarnings('ignore', module=r'PIL\.')  # of damage that it passes over
     sys.exit(main(sys.argv))

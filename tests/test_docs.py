@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
-    *('CONTRIBUTING.md', 'docs/architecture.md', 'docs/extending.md'),
+    *('CONTRIBUTING.md', 'docs/architecture.md', 'docs/extending.md', 'docs/files.md'),
     *('tools/README.md', 'benchmarks/README.md'),
 )
 FOLDERS = ('benchmarks', 'chromagan_jax', 'configs', 'docs', 'launch', 'tests', 'tools', r'\.ci')

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chromagan_jax.config import files
-from chromagan_jax.inference import released
+from chromagan_jax.gan import released
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = {f'chromagan_jax/weights/{path.name}' for path in released.WEIGHTS.iterdir()}

@@ -57,7 +57,7 @@ def trajectory(config, devices=None):
     step, state, mesh = compiled(config, devices)
     metrics = []
     for batch in batches(config, 4):
-        state, values = step(state, sharding.to_global(batch, mesh, config.grad_accum_steps), None)
+        state, values = step(state, sharding.to_global(batch, mesh, config.grad_accum_steps), {})
         metrics.append(jax.device_get(values))
     return metrics, step
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from chromagan_jax.config import to_dict
 from chromagan_jax.evaluation import metrics
-from chromagan_jax.inference import released
-from chromagan_jax.inference.released import Trained
+from chromagan_jax.gan import released
+from chromagan_jax.gan.released import Trained
 from tools import record, table
 from tools.record import Stage
 

@@ -97,6 +97,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add('--batch_size', default=4, type=int, help=text)
     text = "SqueezeNet's weights, for Frechet distances and systems that start from them (none)"
     add('--features', default='', help=text)
+    text = 'EfficientNet-Lite weights, made by tools.encoder, for systems that need them (none)'
+    add('--encoder', default='', help=text)
     text = 'of --val in table.jpg: their number, evenly spaced (8), or files'
     add('--photographs', default=['8'], nargs='+', help=text)
     add('--table', action='store_true', help='only compare the systems in OUT')
@@ -186,8 +188,11 @@ def overrides(name: str, args: argparse.Namespace, others: Sequence[str]) -> lis
     fields |= {'data.size': args.size, 'eval.size': args.size}
     fields |= {'eval_every': 0, 'sample_every': 0, 'checkpoint_every': 10**9}
     fields |= {'batch_size': args.batch_size} if args.batch_size else {}
-    if getattr(config_of(name).generator, 'encoder', None) == 'squeezenet':
+    encoder = getattr(config_of(name).generator, 'encoder', 'none')
+    if encoder == 'squeezenet':
         fields['pretrained.squeezenet'] = args.features
+    elif encoder.startswith('lite'):
+        fields['pretrained.efficientnet_lite'] = args.encoder
     own = [f'--config.{field}={value}' for field, value in fields.items()]
     module, colon, argument = name.partition(':')
     return [f'--config={ROOT}/configs/{module}.py{colon}{argument}', *own, *others]

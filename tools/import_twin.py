@@ -28,8 +28,8 @@ from chromagan_jax import config as config_lib
 from chromagan_jax import sharding
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import released
 from chromagan_jax.inference import output as output_lib
-from chromagan_jax.inference import released
 from chromagan_jax.models.pretrained.weights import readable
 from configs import lite_unet
 from tools import card, release

@@ -35,12 +35,11 @@ from chromagan_jax.data.inputs import evaluation_input
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import evaluator, measures, metrics
-from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan import checkpoints, released
 from chromagan_jax.gan.model import make_model
+from chromagan_jax.gan.released import Trained
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.inference import output as output_lib
-from chromagan_jax.inference import released
-from chromagan_jax.inference.released import Trained
 from chromagan_jax.utils import files
 from tools import card, record
 from tools.compare import Parser

@@ -27,8 +27,8 @@ from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resi
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.data.transforms import read_image
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference.predictor import colorize, load
-from chromagan_jax.inference.released import Trained
 from chromagan_jax.utils import files, writers
 from tools.compare import Parser
 from tools.table import GAP

@@ -62,8 +62,19 @@ def schedule_depends_on_steps(config: Config) -> bool:
     return any(optimizer.schedule != 'constant' for optimizer in optimizers)
 
 
-def check_same_networks(config: Config, saved: Mapping[str, Any], workdir: str | Path) -> None:
+def check_same_networks(
+    config: Config,
+    saved: Mapping[str, Any] | Config,
+    origin: str | Path,
+    networks: tuple[str, ...] = ('generator', 'discriminator'),
+) -> None:
     """Checks that the weights of a run with the config `saved` fit the networks of `config`.
+
+    Args:
+        config: config of the new run.
+        saved: config of the old run.
+        origin: of the weights, for the message.
+        networks: the networks to compare.
 
     Raises:
         UserError: for the first field of the networks or `color_space` that differs.
@@ -72,14 +83,15 @@ def check_same_networks(config: Config, saved: Mapping[str, Any], workdir: str |
         {
             field: value
             for field, value in flatten(one).items()
-            if field == 'color_space' or field.startswith(('generator.', 'discriminator.'))
+            if field == 'color_space' or field.split('.')[0] in networks
         }
-        for one in (config, from_dict(Config, saved))
+        for one in (config, saved if isinstance(saved, Config) else from_dict(Config, saved))
     )
     for field in dict.fromkeys([*now, *before]):
         fits = field.endswith(('.dropout', '.test_mode'))  # no effect on weights
+        fits |= field == 'generator.hints' and not before.get(field)  # adds new submodules
         if not fits and now.get(field) != before.get(field):
             raise UserError(
-                f'init_from: the weights in {workdir} were trained with '
+                f'init_from: the weights in {origin} were trained with '
                 f'{field}={before.get(field)!r}, not {now.get(field)!r}: set it to the same value.'
             )

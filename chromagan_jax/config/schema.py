@@ -26,6 +26,20 @@ _Open = Annotated[float, Range('0 < x < 1', lambda x: 0 < x < 1)]
 
 
 @dataclasses.dataclass
+class SteeringConfig:
+    """Steers `loss.weights.l1` until the fakes have a set share of the real images' chroma.
+
+    L1 pulls uncertain colours towards gray: a lower weight gives more chroma.
+    """
+
+    chroma_share: NonNegative = 0.0  # mean chroma of the fakes / of the real images; 0: off
+    min_weight: NonNegative = 8.0  # lower limit of the weight
+    max_weight: NonNegative = 60.0  # upper limit of the weight
+    rate: NonNegative = 0.01  # change of log(weight) per step for a share that is off by 1
+    delay: Count = 400  # first steps with a constant weight
+
+
+@dataclasses.dataclass
 class LossConfig:
     """Losses of generator and discriminator."""
 
@@ -40,6 +54,7 @@ class LossConfig:
         0.1  # the discriminator's real label is 1 - label_smoothing
     )
     gradient_penalty_weight: NonNegative = 0.0  # WGAN-GP; use 10 with 'wgan'
+    steering: SteeringConfig = field(default_factory=SteeringConfig)  # of weights.l1
 
 
 @dataclasses.dataclass
@@ -54,6 +69,13 @@ class OptimizerConfig:
     schedule: Literal['constant', 'linear', 'cosine'] = 'constant'  # linear, cosine: decay to 0
     decay_from: Decay = 0.5  # share of the run after which linear and cosine start to decay
     warmup_steps: Count = 0  # steps of linear warm-up from 0 to the peak
+
+
+@dataclasses.dataclass
+class GeneratorOptimizerConfig(OptimizerConfig):
+    """Adam with a rate for the pretrained encoder."""
+
+    encoder_lr_ratio: NonNegative = 1.0  # rate of the encoder / learning_rate; 0: frozen
 
 
 @dataclasses.dataclass
@@ -84,11 +106,33 @@ class DataConfig:
     resize_ratio: Annotated[float, Range('1 or more', lambda x: x >= 1)] = (
         286 / 256  # short side before the crop / size (value of pix2pix)
     )
+    max_resize_ratio: NonNegative = (
+        0.0  # above resize_ratio: the crop's scale is random between the two ratios
+    )
     flip: bool = True  # mirror images at random with probability 1/2
     workers: Count = 0  # processes that prepare batches; 0: threads of the main process
     threads: Positive = 2  # threads that prepare images, per process
     prefetch: Positive = 4  # batches prepared ahead, per process
     max_unreadable: Fraction = 0.1  # share of unreadable records above which the run ends
+
+
+@dataclasses.dataclass
+class AugmentConfig:
+    """Random changes of the condition inside the train step."""
+
+    lightness_std: NonNegative = 0.0  # of log(e): L* / 100 becomes (L* / 100)**e; 0: off
+    blur: Fraction = 0.0  # share of the generator's inputs that are blurred, 3x3 px
+    grain: Fraction = 0.0  # share of the generator's inputs that get white noise
+    grain_std: NonNegative = 0.08  # largest standard deviation of the noise; condition units
+
+
+@dataclasses.dataclass
+class HintsConfig:
+    """Random colour hints for a generator with `hints`, in training."""
+
+    none: Fraction = 0.5  # share of images without a hint
+    mean: Annotated[float, Range('above 1', lambda x: x > 1)] = 8.0  # hints of the other images
+    most: Positive = 32  # hints of an image
 
 
 @dataclasses.dataclass
@@ -128,6 +172,9 @@ class Config:
         1.0  # D is not updated if its last accuracy was higher; 1: always updated
     )
     pretrain_steps: Count = 0  # first steps, which train G without the adversarial loss
+    discriminator_warmup_steps: Count = (
+        0  # steps after pretrain_steps that train D and leave G unchanged
+    )
     color_space: Literal['lab', 'rgb'] = 'lab'  # lab: L -> ab; rgb: gray -> RGB
     dtype: DType = 'float32'  # of the computation
     param_dtype: DType = 'float32'  # of the parameters and the optimizer state
@@ -141,11 +188,13 @@ class Config:
         default_factory=lambda: PatchGAN(width=32)  # condition, target -> logits
     )
     loss: LossConfig = field(default_factory=LossConfig)
-    generator_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    generator_optimizer: GeneratorOptimizerConfig = field(default_factory=GeneratorOptimizerConfig)
     discriminator_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     reduce_lr_on_plateau: PlateauConfig = field(default_factory=PlateauConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    hints: HintsConfig = field(default_factory=HintsConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     stall_timeout: Count = 900  # s without progress until the run ends; 0: never
@@ -154,7 +203,7 @@ class Config:
     sample_every: Count = 200  # steps between sample grids; 0: never
     checkpoint_every: Positive = 200  # steps between checkpoints; the last step is saved too
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    init_from: str = ''  # workdir whose newest weights initialise a new run
+    init_from: str = ''  # workdir, or 'released', whose weights initialise a new run
     pretrained: Annotated[dict[str, str], fields.Registry('pretrained', PRETRAINED)] = field(
         default_factory=lambda: dict.fromkeys(PRETRAINED, '')  # weight files by network
     )
@@ -172,6 +221,15 @@ def validate(config: Config) -> None:
     if plateau.patience and not config.eval_every:
         raise UserError(
             'reduce_lr_on_plateau.patience needs evaluations: set eval_every, or patience to 0.'
+        )
+    if loss.steering.chroma_share and config.color_space != 'lab':
+        raise UserError(
+            'loss.steering.chroma_share needs color_space lab: set it to 0, or the space to lab.'
+        )
+    if loss.steering.min_weight > loss.steering.max_weight:
+        raise UserError(
+            f'loss.steering.min_weight {loss.steering.min_weight} is above max_weight '
+            f'{loss.steering.max_weight}: lower it.'
         )
     if loss.label_smoothing and loss.adversarial in ('hinge', 'wgan'):
         raise UserError(

@@ -46,6 +46,7 @@ def training_input(
         source,
         size=config.data.size,
         resize_ratio=config.data.resize_ratio,
+        max_resize_ratio=config.data.max_resize_ratio,
         flip=config.data.flip,
         space=config.color_space,
         seed=config.seed,

@@ -51,11 +51,13 @@ def train_batches(
     threads: int = 2,
     prefetch: int = 2,
     labels: bool = False,
+    max_resize_ratio: float = 0.0,
 ) -> Generator[Batch, None, None]:
     """Yields the batches of the steps start_step, start_step + 1, ... without end.
 
-    An image is resized to a short side of round(size * resize_ratio) px, cropped at random to
-    size x size, and flipped left to right with probability 1/2 if `flip`.
+    An image is resized to a short side of round(size * ratio) px, cropped at random to size x size,
+    and flipped left to right with probability 1/2 if `flip`. The ratio is `resize_ratio`, or random
+    for each image: 1 / ratio is uniform between those of `resize_ratio` and `max_resize_ratio`.
 
     Args:
         source: of the records.
@@ -72,6 +74,7 @@ def train_batches(
             that convert batches in this process.
         prefetch: batches prepared ahead by each of those processes, at least `threads`.
         labels: whether to yield labels.
+        max_resize_ratio: upper limit of a random ratio; constant if not above `resize_ratio`.
 
     Yields:
         Arrays for R rows: 'condition' (R, size, size, 1) and 'target' (R, size, size, C) float32;
@@ -82,7 +85,9 @@ def train_batches(
     Raises:
         UserError: if a record and its 16 substitutes are unreadable.
     """
-    crop = TrainCrop(source, size, round(size * resize_ratio), flip, labels)
+    crop = TrainCrop(
+        source, size, (resize_ratio, max(resize_ratio, max_resize_ratio)), flip, labels
+    )
     records = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     crops = _Crops(records.random_map(draw), crop, size, batch_size, tuple(rows), start_step)
     return _batches(crops, space, workers, threads, prefetch)

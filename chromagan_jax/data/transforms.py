@@ -16,8 +16,8 @@ ATTEMPTS = 16  # records tried in place of one that cannot be read
 
 
 def draw(index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-    """A record's index and three numbers in [0, 1): crop position y, x, and flip."""
-    return int(index), rng.random(3)
+    """A record's index and four numbers in [0, 1): crop position y, x, flip, and scale."""
+    return int(index), rng.random(4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,32 +26,39 @@ class TrainCrop:
 
     source: Source
     size: int
-    load: int
+    resize_ratios: tuple[float, float]  # limits of: short side before the crop / size
     flip: bool
     labels: bool
 
     def __call__(self, drawn: tuple[int, np.ndarray]) -> tuple[np.ndarray, dict[str, Any]]:
-        index, (y, x, mirror) = drawn
-        image, label, unreadable, damage = self._read(index)
+        index, (y, x, mirror, scale) = drawn
+        load = self._load_size(scale)
+        image, label, unreadable, damage = self._read(index, load)
         # Cropping before resizing is equivalent, and resizes no pixels outside the crop.
         side = min(image.shape[:2])
-        crop = crop_square(image, max(1, round(side * self.size / self.load)), y, x)
+        crop = crop_square(image, max(1, round(side * self.size / load)), y, x)
         crop = resize(crop, self.size, self.size)
         if self.flip and mirror < 0.5:
             crop = cv2.flip(crop, 1)
         metadata = {'unreadable': np.int64(unreadable), 'damage': np.int32(damage)}
         return crop, metadata | {'label': np.int32(label)} if self.labels else metadata
 
-    def _read(self, index: int) -> tuple[np.ndarray, int, int, int]:
+    def _load_size(self, scale: float) -> int:
+        """Short side before the crop, px. The crop's share of that side is uniform in `scale`."""
+        low, high = self.resize_ratios
+        ratio = low if low == high else 1 / (1 / high + scale * (1 / low - 1 / high))
+        return round(self.size * ratio)
+
+    def _read(self, index: int, load: int) -> tuple[np.ndarray, int, int, int]:
         """Pixels, label, `index` if another record replaced it (else -1), and 1 + kind (else 0)."""
         try:
-            return *read_image(self.source, index, self.load), -1, 0
+            return *read_image(self.source, index, load), -1, 0
         except UnreadableImage as error:  # goes into the batch; the main process reports it
             damage = 1 + KINDS.index(error.kind)
         for attempt in range(ATTEMPTS):
             other = substitute(index, attempt, len(self.source))
             try:
-                return *read_image(self.source, other, self.load), index, damage
+                return *read_image(self.source, other, load), index, damage
             except UnreadableImage as error:
                 reason = error
         raise UserError(

@@ -8,31 +8,43 @@ from jax.sharding import Mesh
 
 from chromagan_jax.config import Config, check_same_networks
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import released
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.checkpoints import load
 from chromagan_jax.gan.state import GanState, NetworkState
 from chromagan_jax.gan.workdir import read_run
 
+RELEASED = 'released'  # value of init_from for the weights in the package
 
-def load_weights(config: Config, workdir: Path, state: GanState, mesh: Mesh) -> GanState:
-    """Replaces the weights in `state` by those of the newest checkpoint in `workdir`.
 
-    Parameters, batch statistics and the moving average are loaded. Optimizer states, step and
-    random key stay those of `state`.
+def load_weights(config: Config, state: GanState, mesh: Mesh) -> GanState:
+    """Replaces the weights in `state` by those that `config.init_from` names.
+
+    These are the newest checkpoint of a workdir, or the released generator; the discriminator then
+    stays new. Parameters, batch statistics and the moving average are loaded. Optimizer states,
+    step and random key stay those of `state`.
 
     Raises:
         UserError: if the run or its checkpoint is missing, or its networks differ from `config`'s.
     """
+    if config.init_from == RELEASED:
+        trained = released.load(mesh)
+        check_same_networks(config, trained.config, 'the release', ('generator',))
+        return state_lib.with_generator(state, trained.variables)
+    workdir = Path(config.init_from)
     check_same_networks(config, read_run(workdir)['config'], workdir)
     old = load(workdir, 'newest', mesh).state
 
     def weights(new: NetworkState, old: NetworkState) -> NetworkState:
-        return new.replace(params=old.params, batch_stats=old.batch_stats)
+        # Submodules that the old network lacks, such as those for hints, are new.
+        return new.replace(params={**new.params, **old.params}, batch_stats=old.batch_stats)
 
     _check_fit(old, state, workdir)
     ema = state.ema
     if ema is not None:  # copied, because a buffer used twice in the state cannot be donated
-        ema = jax.tree.map(jnp.copy, state_lib.generator_variables(old))
+        average = state_lib.generator_variables(old)
+        params = {**state.generator.params, **average['params']}
+        ema = jax.tree.map(jnp.copy, {**average, 'params': params})
     return state.replace(
         generator=weights(state.generator, old.generator),
         discriminator=weights(state.discriminator, old.discriminator),
@@ -43,9 +55,9 @@ def load_weights(config: Config, workdir: Path, state: GanState, mesh: Mesh) -> 
 def _check_fit(old: GanState, new: GanState, workdir: Path) -> None:
     """Raises UserError if shapes or dtypes of the weights differ between `old` and `new`."""
     for name in ('generator', 'discriminator'):
-        weights = [
-            (getattr(state, name).params, getattr(state, name).batch_stats) for state in (old, new)
-        ]
+        before, now = getattr(old, name), getattr(new, name)
+        known = {module: now.params.get(module) for module in before.params}
+        weights = [(before.params, before.batch_stats), (known, now.batch_stats)]
         layouts = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), w) for w in weights]
         if layouts[0] != layouts[1]:
             raise UserError(

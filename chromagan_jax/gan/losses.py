@@ -8,7 +8,7 @@ any shape, such as a PatchGAN's (B, H, W, 1): the loss is the mean over all of t
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -134,6 +134,17 @@ def kl_divergence(teacher_probabilities: Array, logits: Array) -> Array:
     return optax.kl_divergence(log_predictions, _float32(teacher_probabilities)).mean()
 
 
+def perceptual_distance(fake: Sequence[Array], real: Sequence[Array]) -> Array:
+    """Mean over feature maps of mean |fake - real| / mean |real|.
+
+    Args:
+      fake: (B, h, w, F) each.
+      real: the same shapes.
+    """
+    distances = [l1(f, r) / jnp.abs(_float32(r)).mean() for f, r in zip(fake, real, strict=True)]
+    return jnp.stack(distances).mean()
+
+
 class TermInputs(NamedTuple):
     """Inputs of the terms of the generator loss."""
 
@@ -142,6 +153,8 @@ class TermInputs(NamedTuple):
     fake: Array  # (B, H, W, C), the generator's output
     class_logits: Array | None  # (B, classes) of a class head
     class_target: Array | None  # (B, classes) probabilities of a teacher, or (B,) labels
+    fake_maps: Sequence[Array]  # (B, h, w, F) each, frozen features of the fake; () without
+    real_maps: Sequence[Array]  # the same of the target
     huber_delta: float
 
 
@@ -160,6 +173,7 @@ TERMS: dict[str, Callable[[TermInputs], Array]] = {
     'mse': lambda x: mse(x.fake, x.target),
     'huber': lambda x: huber(x.fake, x.target, x.huber_delta),
     'classes': _classes,
+    'perceptual': lambda x: perceptual_distance(x.fake_maps, x.real_maps),
 }
 REPORTED = ('l1', 'mse')  # terms that are logged even without a weight
 

@@ -2,19 +2,22 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax.color import TARGET_CHANNELS
-from chromagan_jax.config.schema import Config, LossConfig
+from chromagan_jax.config.schema import AugmentConfig, Config, HintsConfig, LossConfig
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import losses, optimizers
 from chromagan_jax.models.pretrained import PRETRAINED, vgg
+from chromagan_jax.models.projected import ProjectedFeatures
 
 PyTree = Any
 
@@ -31,7 +34,11 @@ class GanModel(NamedTuple):
     discriminator_max_accuracy: float  # above it the next update is skipped
     grad_accum_steps: int  # micro-batches per step
     ema_decay: float  # of the generator's moving average; 0: no average
-    teacher: nn.Module | None = None  # class head learns its probabilities
+    augment: AugmentConfig  # random changes of the condition
+    hints: HintsConfig | None = None  # random hints; None: the generator takes none
+    encoder_frozen: bool = False  # whether the generator's backbone gets no gradient
+    teacher: nn.Module | None = None  # frozen; class head learns its probabilities
+    features: nn.Module | None = None  # frozen; maps of RGB images
     replicated: NamedSharding | None = None  # of gathered parameters; None: no mesh
 
 
@@ -45,10 +52,21 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
     targets, weights = class_targets(config), dict(config.loss.weights)
     if targets == 'none':
         weights['classes'] = 0.0
+    discriminator: Any = make_discriminator(config)
+    features = discriminator.features() if hasattr(discriminator, 'features') else None
+    if weights.get('perceptual') and features is None:
+        features = ProjectedFeatures(dtype=config.dtype, param_dtype=config.param_dtype)
+    if features and config.loss.gradient_penalty_weight:
+        raise UserError(
+            'loss.gradient_penalty_weight needs a discriminator of images: set it to 0, or choose '
+            'another discriminator.name.'
+        )
     return GanModel(
         generator=make_generator(config),
-        discriminator=make_discriminator(config),
-        generator_optimizer=optimizers.make_optimizer(config.generator_optimizer, config.steps),
+        discriminator=discriminator,
+        generator_optimizer=optimizers.make_optimizer(
+            config.generator_optimizer, config.steps, config.generator_optimizer.encoder_lr_ratio
+        ),
         discriminator_optimizer=optimizers.make_optimizer(
             config.discriminator_optimizer, config.steps
         ),
@@ -57,9 +75,18 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
         discriminator_max_accuracy=config.discriminator_max_accuracy,
         grad_accum_steps=config.grad_accum_steps,
         ema_decay=config.ema_decay,
+        augment=dataclasses.replace(config.augment),
+        hints=dataclasses.replace(config.hints) if takes_hints(config) else None,
+        encoder_frozen=config.generator_optimizer.encoder_lr_ratio == 0,
         teacher=vgg.VGG16(dtype=config.dtype) if targets == 'teacher' else None,
+        features=features,
         replicated=replicated(mesh),
     )
+
+
+def takes_hints(config: Config) -> bool:
+    """Whether the generator takes colour hints."""
+    return bool(getattr(config.generator, 'hints', False))
 
 
 def replicated(mesh: Mesh | None) -> NamedSharding | None:
@@ -151,6 +178,59 @@ def load_pretrained(
         except UserError as error:
             raise UserError(f'pretrained.{name}: {error}') from error
     return loaded
+
+
+def abstract_frozen(model: GanModel, size: int) -> dict[str, PyTree]:
+    """Shapes and dtypes of the parameters of the frozen networks, 'teacher' and 'features'."""
+    seen = jnp.zeros((1, size, size, 3))
+    networks = {'teacher': model.teacher, 'features': model.features}
+    return {
+        name: jax.eval_shape(network.init, jax.random.key(0), seen)['params']
+        for name, network in networks.items()
+        if network is not None
+    }
+
+
+def make_frozen(model: GanModel, pretrained: Mapping[str, PyTree], size: int) -> dict[str, PyTree]:
+    """The parameters of the frozen networks, 'teacher' and 'features', on the host.
+
+    The mixing layers of the features are random (He et al. 2015) and the same in every run.
+
+    Args:
+        model: the networks.
+        pretrained: weights by name, from `load_pretrained`.
+        size: training size, px.
+
+    Raises:
+        UserError: if weights are missing or belong to another network.
+    """
+    abstract = abstract_frozen(model, size)
+    made: dict[str, PyTree] = {}
+    if 'teacher' in abstract:
+        made['teacher'] = pretrained['vgg16']
+    if 'features' in abstract:
+        made['features'] = _make_features(abstract['features'], pretrained)
+    return made
+
+
+def _make_features(abstract: PyTree, pretrained: Mapping[str, PyTree]) -> PyTree:
+    if 'efficientnet_lite' not in pretrained:
+        raise UserError(
+            'The projected discriminator and the perceptual loss need features of '
+            'EfficientNet-Lite: set pretrained.efficientnet_lite to a file of its weights.'
+        )
+    encoder = pretrained['efficientnet_lite']
+    if jax.tree.map(jnp.shape, abstract['encoder']) != jax.tree.map(jnp.shape, encoder):
+        raise UserError(
+            'pretrained.efficientnet_lite holds another network than discriminator.encoder names: '
+            'set discriminator.encoder to lite0, lite1 or lite2.'
+        )
+    rng, made = np.random.default_rng(0), {'encoder': encoder}
+    for name in sorted(abstract.keys() - {'encoder'}):
+        shape = abstract[name]['kernel'].shape
+        kernel = rng.normal(0, (2 / math.prod(shape[:-1])) ** 0.5, shape)
+        made[name] = {'kernel': kernel.astype(np.float32), 'bias': np.zeros(shape[-1], np.float32)}
+    return made
 
 
 def gathered(sharding: NamedSharding | None, variables: PyTree) -> PyTree:

@@ -16,11 +16,13 @@ from jax import lax
 from optax import contrib
 
 from chromagan_jax.config.schema import OptimizerConfig, PlateauConfig
+from chromagan_jax.models.pretrained import PRETRAINED
 
 Array = jax.Array
 PyTree = Any
 
 _EPSILON = 1e-8  # of Adam
+BACKBONES = frozenset(network.backbone for network in PRETRAINED.values())
 PlateauState: TypeAlias = contrib.ReduceLROnPlateauState
 
 
@@ -31,11 +33,16 @@ class Optimizer(NamedTuple):
     learning_rate: Callable[[Array], Array]  # train step, from 0 -> rate
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> Optimizer:
+def make_optimizer(config: OptimizerConfig, steps: int, encoder_lr_ratio: float = 1.0) -> Optimizer:
     """The optimizer that a config describes, for a run of `steps` train steps.
 
-    Adam (Kingma & Ba 2015). Optional: decoupled weight decay of kernels (Loshchilov & Hutter 2019)
-    and clipping of the gradients' global norm.
+    Adam (Kingma & Ba 2015). Optional: decoupled weight decay of kernels (Loshchilov & Hutter 2019),
+    clipping of the gradients' global norm, and another learning rate of pretrained backbones.
+
+    Args:
+        config: the optimizer's fields.
+        steps: length of the run.
+        encoder_lr_ratio: learning rate of the submodules in `BACKBONES`, divided by that of others.
     """
     norm = config.grad_clip_norm
     parts = [optax.clip_by_global_norm(norm)] if norm else []
@@ -43,7 +50,18 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> Optimizer:
     if config.weight_decay:
         kernels = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # no norms, no biases
         parts.append(optax.add_decayed_weights(config.weight_decay, kernels))
+    if encoder_lr_ratio != 1:
+        parts.append(optax.stateless(functools.partial(_scale_encoder, encoder_lr_ratio)))
     return Optimizer(optax.chain(*parts), make_schedule(config, steps))
+
+
+def _scale_encoder(ratio: float, updates: PyTree, params: PyTree) -> PyTree:
+    """Multiplies the updates of pretrained backbones."""
+    del params
+    return {
+        name: jax.tree.map(lambda u: ratio * u, update) if name in BACKBONES else update
+        for name, update in updates.items()
+    }
 
 
 def _scale_by_adam(b1: float, b2: float) -> optax.GradientTransformationExtraArgs:

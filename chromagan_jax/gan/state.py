@@ -15,8 +15,10 @@ from chromagan_jax import models, sharding
 from chromagan_jax.color import TARGET_CHANNELS
 from chromagan_jax.config.schema import Config
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import model as model_lib
 from chromagan_jax.gan import optimizers
 from chromagan_jax.gan.model import GanModel
+from chromagan_jax.gan.steering import Steering, init_steering
 from chromagan_jax.models.pretrained import PRETRAINED
 
 Array = jax.Array
@@ -40,6 +42,7 @@ class GanState(struct.PyTreeNode):
     discriminator: NetworkState
     ema: PyTree | None  # moving average of the generator's {'params', 'batch_stats'}; None: off
     plateau: optimizers.PlateauState  # `scale`, () float32, multiplies both learning rates
+    steering: Steering | None  # of the L1 weight; None: constant
     discriminator_accuracy: Array  # () float32, mean over real and fake at the last step
     first_nonfinite_step: Array  # () int32, first step with a non-finite metric; -1: none
 
@@ -54,10 +57,17 @@ def init_state(model: GanModel, key: Array, shape: tuple[int, int, int]) -> GanS
     target = jnp.zeros((1, *shape))
     condition = target[..., :1]
     generator = _init_network(model.generator, model.generator_optimizer, generator_key, condition)
+    judged: tuple[Any, ...] = (condition, target)
+    if hasattr(model.discriminator, 'features') and model.features is not None:
+        maps, _ = jax.eval_shape(
+            model.features.init_with_output, discriminator_key, jnp.zeros((1, *shape[:2], 3))
+        )
+        judged += (jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), maps),)
     discriminator = _init_network(
-        model.discriminator, model.discriminator_optimizer, discriminator_key, condition, target
+        model.discriminator, model.discriminator_optimizer, discriminator_key, *judged
     )
     ema = {'params': generator.params, 'batch_stats': generator.batch_stats}
+    loss = model.loss
     return GanState(
         step=jnp.zeros((), jnp.int32),
         key=train_key,
@@ -65,13 +75,14 @@ def init_state(model: GanModel, key: Array, shape: tuple[int, int, int]) -> GanS
         discriminator=discriminator,
         ema=ema if model.ema_decay else None,
         plateau=optimizers.init_plateau(),
+        steering=init_steering(loss.weights['l1']) if loss.steering.chroma_share else None,
         discriminator_accuracy=jnp.full((), 0.5),
         first_nonfinite_step=jnp.full((), -1, jnp.int32),
     )
 
 
 def _init_network(
-    module: nn.Module, optimizer: optimizers.Optimizer, key: Array, *inputs: Array
+    module: nn.Module, optimizer: optimizers.Optimizer, key: Array, *inputs: Any
 ) -> NetworkState:
     variables = module.init({'params': key, 'noise': key}, *inputs, train=True)
     params = variables['params']
@@ -125,17 +136,32 @@ def abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct
     return {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=placed) for k, v in batch.items()}
 
 
-def abstract_teacher(model: GanModel, config: Config, mesh: Mesh) -> PyTree | None:
-    """Shapes, dtypes and shardings of the teacher's parameters; None without a teacher."""
-    if model.teacher is None:
-        return None
-    seen = jnp.zeros((1, config.data.size, config.data.size, 3))
-    shapes = jax.eval_shape(model.teacher.init, jax.random.key(0), seen)['params']
+def abstract_frozen(model: GanModel, config: Config, mesh: Mesh) -> dict[str, PyTree]:
+    """Shapes and shardings of the parameters of the frozen networks, by their names."""
+    shapes = model_lib.abstract_frozen(model, config.data.size)
     return jax.tree.map(
         lambda leaf, spec: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=spec),
         shapes,
         sharding.state_shardings(shapes, mesh),
     )
+
+
+def with_generator(state: GanState, variables: PyTree) -> GanState:
+    """Sets the generator's variables, also in the moving average.
+
+    Args:
+        state: submodules that `variables` lacks, such as those for hints, keep their parameters.
+        variables: {'params', 'batch_stats'}.
+    """
+    old = {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}
+    variables = {**variables, 'params': {**old['params'], **variables['params']}}
+    placed = jax.tree.map(
+        lambda leaf, array: jax.device_put(array.astype(leaf.dtype), leaf.sharding), old, variables
+    )
+    ema = state.ema
+    if ema is not None:  # copied, because a buffer used twice in the state cannot be donated
+        ema = jax.tree.map(jnp.copy, placed)
+    return state.replace(generator=state.generator.replace(**placed), ema=ema)
 
 
 def with_backbone(state: GanState, field: str, weights: PyTree) -> GanState:

@@ -10,24 +10,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jax import lax
 
-from chromagan_jax.gan import losses, optimizers
+from chromagan_jax.gan import augment, optimizers
 from chromagan_jax.gan.grad_accumulation import accumulate_gradients
-from chromagan_jax.gan.model import GanModel, gathered
+from chromagan_jax.gan.model import GanModel
+from chromagan_jax.gan.objectives import (
+    Batch,
+    Frozen,
+    Metrics,
+    Seen,
+    discriminator_loss,
+    generator_loss,
+    loss_weights,
+    see,
+)
+from chromagan_jax.gan.objectives import predict as predict
 from chromagan_jax.gan.state import GanState, NetworkState, all_finite, count_step, update_ema
-from chromagan_jax.models import Classified
-from chromagan_jax.models.pretrained import vgg
+from chromagan_jax.gan.steering import Steering, update_steering
 
 Array = jax.Array
 PyTree = Any
-Batch = Mapping[str, Array]
-Metrics = dict[str, Array]
+
+_BEND = 0xBE4D  # folded into the key of a step for the lightness
 
 
 def train_step(
-    model: GanModel, state: GanState, batch: Batch, teacher: PyTree = None
+    model: GanModel, state: GanState, batch: Batch, frozen: Frozen | None = None
 ) -> tuple[GanState, Metrics]:
     """One generator update and `model.discriminator_steps` discriminator updates.
 
@@ -40,26 +49,21 @@ def train_step(
         state: the state before the step; donate it.
         batch: {'condition': (B, H, W, 1), 'target': (B, H, W, C)[, 'label': (B,)]}, with a leading
             axis of micro-batches, (M, B / M, ...), if `model.grad_accum_steps` M is greater than 1.
-        teacher: parameters of `model.teacher`, if there is one; they are not trained.
+        frozen: parameters of the frozen networks, of `model.make_frozen`.
 
     Returns:
         The new state and scalar float32 metrics.
     """
+    frozen = frozen or {}
     key = jax.random.fold_in(state.key, state.step)
+    batch, real = _see_real(model, frozen, batch, key)
+    weights = loss_weights(model, state)
     gradients, stats, fake, metrics = _generator_gradient(
-        model, state, batch, jax.random.fold_in(key, 0), teacher
+        model, state, (batch, real), jax.random.fold_in(key, 0), frozen, weights
     )
-    if model.discriminator_max_accuracy < 1:
-        discriminator, judged = lax.cond(
-            state.discriminator_accuracy > model.discriminator_max_accuracy,
-            functools.partial(_skip_discriminator, model, state),
-            functools.partial(_update_discriminator, model, state),
-            *(batch, fake, key),
-        )
-    else:
-        discriminator, judged = _update_discriminator(model, state, batch, fake, key)
-    accuracy = 0.5 * (judged['discriminator/accuracy_real'] + judged['discriminator/accuracy_fake'])
-    metrics |= judged
+    discriminator, accuracy, judged = _train_discriminator(model, state, (batch, real, fake), key)
+    steering, steered = _steer(model, state, fake.target, batch['target'])
+    metrics |= judged | steered
     # Updating only after the finite check avoids holding the old and the new state at once.
     good = all_finite(state, metrics)
     generator = _update(model.generator_optimizer, state, state.generator, gradients, stats, good)
@@ -67,21 +71,25 @@ def train_step(
         generator=generator,
         discriminator=optimizers.select(good, discriminator, state.discriminator),
         ema=optimizers.select(good, update_ema(model.ema_decay, state, generator), state.ema),
+        steering=optimizers.select(good, steering, state.steering),
         discriminator_accuracy=jnp.where(good, accuracy, state.discriminator_accuracy),
     )
     return count_step(updated, metrics), metrics
 
 
 def pretrain_step(
-    model: GanModel, state: GanState, batch: Batch, teacher: PyTree = None
+    model: GanModel, state: GanState, batch: Batch, frozen: Frozen | None = None
 ) -> tuple[GanState, Metrics]:
     """One generator update without the adversarial term; the discriminator is not updated.
 
     It replaces `train_step` during pretraining. Arguments and results are the same.
     """
-    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
+    frozen = frozen or {}
+    key = jax.random.fold_in(state.key, state.step)
+    batch, real = _see_real(model, frozen, batch, key)
+    weights = {k: w for k, w in loss_weights(model, state).items() if k != 'adversarial'}
     gradients, stats, _, metrics = _generator_gradient(
-        model, state, batch, key, teacher, reconstruction_only=True
+        model, state, (batch, real), jax.random.fold_in(key, 0), frozen, weights
     )
     good = all_finite(state, metrics)
     generator = _update(model.generator_optimizer, state, state.generator, gradients, stats, good)
@@ -89,154 +97,108 @@ def pretrain_step(
     return count_step(state.replace(generator=generator, ema=ema), metrics), metrics
 
 
-def generator_loss(
-    model: GanModel,
-    state: GanState,
-    params: PyTree,
-    batch_stats: PyTree,
-    batch: Batch,
-    key: Array,
-    teacher: PyTree = None,
-    reconstruction_only: bool = False,
-) -> tuple[Array, tuple[PyTree, PyTree, Metrics]]:
-    """The weighted sum of the adversarial term and the terms of `losses.TERMS`.
+def warmup_step(
+    model: GanModel, state: GanState, batch: Batch, frozen: Frozen | None = None
+) -> tuple[GanState, Metrics]:
+    """The discriminator updates of `train_step`; the generator is not updated.
 
-    Terms without a weight are skipped, except those in `losses.REPORTED`. With
-    `reconstruction_only` the adversarial term is skipped.
-
-    Returns:
-        The loss, and (new batch statistics, fake target (B, H, W, C), metrics). The metrics are
-        the loss and the unweighted terms.
+    It lets a new discriminator catch up with a trained generator. Arguments and results are the
+    same, and so are the metrics of the generator.
     """
-    weights = {name: weight for name, weight in model.loss.weights.items() if weight}
-    output, batch_stats = _apply(
-        model, model.generator, params, batch_stats, key, batch['condition']
+    frozen = frozen or {}
+    key = jax.random.fold_in(state.key, state.step)
+    batch, real = _see_real(model, frozen, batch, key)
+    _, _, fake, metrics = _generator_gradient(
+        *(model, state, (batch, real), jax.random.fold_in(key, 0), frozen),
+        loss_weights(model, state),
     )
-    classified = isinstance(output, Classified)
-    inputs = losses.TermInputs(
-        condition=batch['condition'],
-        target=batch['target'],
-        fake=output.target if classified else output,
-        class_logits=output.class_logits if classified else None,
-        class_target=_class_target(model, batch, teacher) if 'classes' in weights else None,
-        huber_delta=model.loss.huber_delta,
+    discriminator, accuracy, judged = _train_discriminator(model, state, (batch, real, fake), key)
+    metrics |= judged
+    good = all_finite(state, metrics)
+    updated = state.replace(
+        discriminator=optimizers.select(good, discriminator, state.discriminator),
+        discriminator_accuracy=jnp.where(good, accuracy, state.discriminator_accuracy),
     )
-    terms = {}
-    if 'adversarial' in weights and not reconstruction_only:
-        # The discriminator gets no gradient here, and its new batch statistics are discarded.
-        judge = state.discriminator
-        logits, _ = _apply(
-            *(model, model.discriminator, judge.params, judge.batch_stats, key),
-            *(inputs.condition, inputs.fake),
-        )
-        terms['adversarial'] = losses.ADVERSARIAL[model.loss.adversarial].generator(logits)
-    for name, term in losses.TERMS.items():
-        if name in weights or name in losses.REPORTED:
-            terms[name] = term(inputs)
-    loss = sum((weights.get(name, 0) * term for name, term in terms.items()), jnp.float32(0))
-    metrics = {f'generator/{name}': value for name, value in {'loss': loss, **terms}.items()}
-    return loss, (batch_stats, lax.stop_gradient(inputs.fake), metrics)
+    return count_step(updated, metrics), metrics
 
 
-def _class_target(model: GanModel, batch: Batch, teacher: PyTree) -> Array:
-    """Class probabilities (B, classes) of the teacher, or labels (B,) without a teacher."""
-    if model.teacher is None:
-        return batch['label']
-    variables = gathered(model.replicated, {'params': teacher})
-    seen = vgg.normalized(batch['condition'], batch['target'].shape[-1])
-    logits: Any = lax.stop_gradient(model.teacher.apply(variables, seen))
-    return jax.nn.softmax(logits)
+def _see_real(model: GanModel, frozen: Frozen, batch: Batch, key: Array) -> tuple[Batch, Seen]:
+    """The augmented batch, and what the discriminator sees of its real images.
 
-
-def discriminator_loss(
-    model: GanModel, params: PyTree, batch_stats: PyTree, batch: tuple[Batch, Array], key: Array
-) -> tuple[Array, tuple[PyTree, PyTree, Metrics]]:
-    """The adversarial loss on real and fake targets, plus the weighted gradient penalty.
-
-    Real and fake targets are not concatenated: that would mix their batch statistics and gather
-    sharded batches.
-
-    Args:
-        model: networks and losses.
-        params: of the discriminator.
-        batch_stats: of the discriminator.
-        batch: the real batch, and the fake target (B, H, W, C).
-        key: PRNG key of the noise and the penalty.
-
-    Returns:
-        The loss, and (new batch statistics, None, metrics).
+    Features of real images are computed once for all uses in a step.
     """
-    (real_batch, fake), condition = batch, batch[0]['condition']
-    keys = jax.random.split(key, 4)
+    batch = augment.bend_lightness(model.augment, batch, jax.random.fold_in(key, _BEND))
+    if model.features is None:
+        return batch, Seen(batch['target'], ())
 
-    def judge(target: Array, stats: PyTree, key: Array) -> tuple[Array, PyTree]:
-        return _apply(model, model.discriminator, params, stats, key, condition, target)
+    def view(batch: Batch) -> Seen:
+        return see(model, frozen, batch['condition'], batch['target'])
 
-    real_logits, batch_stats = judge(real_batch['target'], batch_stats, keys[0])
-    fake_logits, batch_stats = judge(fake, batch_stats, keys[1])
-    adversarial = losses.ADVERSARIAL[model.loss.adversarial]
-    loss = adversarial.discriminator(real_logits, fake_logits, model.loss.label_smoothing)
-    metrics = {
-        'discriminator/accuracy_real': losses.accuracy(real_logits, real=True),
-        'discriminator/accuracy_fake': losses.accuracy(fake_logits, real=False),
-    }
-    if model.loss.gradient_penalty_weight:
-        penalty = losses.gradient_penalty(
-            lambda target: judge(target, batch_stats, keys[2])[0],
-            real_batch['target'],
-            fake,
-            keys[3],
-        )
-        metrics['discriminator/gradient_penalty'] = penalty
-        loss += model.loss.gradient_penalty_weight * penalty
-    return loss, (batch_stats, None, {'discriminator/loss': loss, **metrics})
+    return batch, view(batch) if model.grad_accum_steps == 1 else lax.map(view, batch)
 
 
-def predict(
-    generator: nn.Module, variables: PyTree, condition: Array, noise: Array | None = None
-) -> Array:
-    """Runs the generator in inference mode: condition (B, H, W, 1) -> target (B, H, W, C), float32.
-
-    Dropout stays active if `noise` is a PRNG key.
-    """
-    rngs = {} if noise is None else {'noise': noise}
-    output: Any = generator.apply(variables, condition, train=False, rngs=rngs)
-    return output.target if isinstance(output, Classified) else output
+def _steer(
+    model: GanModel, state: GanState, fake: Array, real: Array
+) -> tuple[Steering | None, Metrics]:
+    """The new state of the L1 steering, and its metrics; None and {} without steering."""
+    if state.steering is None:
+        return None, {}
+    new = update_steering(model.loss.steering, state.steering, state.step, fake, real)
+    return new, {'generator/l1_weight': state.steering.weight, 'generator/chroma_share': new.share}
 
 
 def _generator_gradient(
     model: GanModel,
     state: GanState,
-    batch: Batch,
+    real: tuple[Batch, Seen],
     key: Array,
-    teacher: PyTree,
-    reconstruction_only: bool = False,
-) -> tuple[PyTree, PyTree, Array, Metrics]:
-    """Gradients, new batch statistics, fake target and metrics of the generator."""
+    frozen: Frozen,
+    weights: Mapping[str, float | Array],
+) -> tuple[PyTree, PyTree, Seen, Metrics]:
+    """Gradients, new batch statistics, the fake and metrics of the generator."""
 
-    def loss(params: PyTree, stats: PyTree, batch: Batch, key: Array) -> Any:
-        return generator_loss(model, state, params, stats, batch, key, teacher, reconstruction_only)
+    def loss(params: PyTree, stats: PyTree, real: tuple[Batch, Seen], key: Array) -> Any:
+        judge = state.discriminator
+        return generator_loss(model, judge, params, stats, real, key, frozen, weights)
 
     gradients, stats, fake, metrics = accumulate_gradients(
-        loss, state.generator, batch, key, model.grad_accum_steps
+        loss, state.generator, real, key, model.grad_accum_steps
     )
     metrics |= _sizes('generator', model.generator_optimizer, state, gradients)
     return gradients, stats, fake, metrics
 
 
+def _train_discriminator(
+    model: GanModel, state: GanState, batch: tuple[Batch, Seen, Seen], key: Array
+) -> tuple[NetworkState, Array, Metrics]:
+    """The discriminator after its updates, or unchanged if skipped; its accuracy and metrics."""
+    update = functools.partial(_update_discriminator, model, state)
+    if model.discriminator_max_accuracy < 1:
+        network, metrics = lax.cond(
+            state.discriminator_accuracy > model.discriminator_max_accuracy,
+            functools.partial(_skip_discriminator, model, state),
+            update,
+            *(batch, key),
+        )
+    else:
+        network, metrics = update(batch, key)
+    accuracy = metrics['discriminator/accuracy_real'] + metrics['discriminator/accuracy_fake']
+    return network, 0.5 * accuracy, metrics
+
+
 def _update_discriminator(
-    model: GanModel, state: GanState, batch: Batch, fake: Array, key: Array
+    model: GanModel, state: GanState, batch: tuple[Batch, Seen, Seen], key: Array
 ) -> tuple[NetworkState, Metrics]:
     """All discriminator updates of one step, and the means of their metrics."""
 
-    def loss(params: PyTree, stats: PyTree, batch: tuple[Batch, Array], key: Array) -> Any:
+    def loss(params: PyTree, stats: PyTree, batch: tuple[Batch, Seen, Seen], key: Array) -> Any:
         return discriminator_loss(model, params, stats, batch, key)
 
     network, rounds = state.discriminator, []
     for update in range(model.discriminator_steps):
         key_of_update = jax.random.fold_in(key, update + 1)
         gradients, stats, _, metrics = accumulate_gradients(
-            loss, network, (batch, fake), key_of_update, model.grad_accum_steps
+            loss, network, batch, key_of_update, model.grad_accum_steps
         )
         optimizer = model.discriminator_optimizer
         network = _update(optimizer, state, network, gradients, stats)
@@ -247,21 +209,21 @@ def _update_discriminator(
 
 
 def _skip_discriminator(
-    model: GanModel, state: GanState, batch: Batch, fake: Array, key: Array
+    model: GanModel, state: GanState, batch: tuple[Batch, Seen, Seen], key: Array
 ) -> tuple[NetworkState, Metrics]:
     """The unchanged discriminator, and the metrics of its losses without an update."""
     network = state.discriminator
 
-    def judge(batch: tuple[Batch, Array]) -> Metrics:
+    def judge(batch: tuple[Batch, Seen, Seen]) -> Metrics:
         _, (_, _, metrics) = discriminator_loss(
             model, network.params, network.batch_stats, batch, jax.random.fold_in(key, 1)
         )
         return metrics
 
     if model.grad_accum_steps == 1:
-        metrics = judge((batch, fake))
+        metrics = judge(batch)
     else:
-        metrics = jax.tree.map(jnp.mean, lax.map(judge, (batch, fake)))
+        metrics = jax.tree.map(jnp.mean, lax.map(judge, batch))
     still = {'gradient_norm': 0, 'learning_rate': 0, 'skipped': 1}
     return network, metrics | {f'discriminator/{k}': jnp.float32(v) for k, v in still.items()}
 
@@ -290,19 +252,3 @@ def _sizes(
         f'{name}/gradient_norm': optax.tree.norm(optax.tree.cast(gradients, jnp.float32)),
         f'{name}/learning_rate': optimizer.learning_rate(state.step) * state.plateau.scale,
     }
-
-
-def _apply(
-    model: GanModel,
-    module: nn.Module,
-    params: PyTree,
-    batch_stats: PyTree,
-    key: Array,
-    *inputs: Any,
-) -> tuple[Any, PyTree]:
-    """A forward pass in train mode: the output and the new batch statistics."""
-    variables = gathered(model.replicated, {'params': params, 'batch_stats': batch_stats})
-    output, changed = module.apply(
-        variables, *inputs, train=True, mutable=['batch_stats'], rngs={'noise': key}
-    )
-    return output, changed.get('batch_stats', batch_stats)

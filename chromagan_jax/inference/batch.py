@@ -15,6 +15,7 @@ from chromagan_jax.data.decode import MAX_PIXELS, UnreadableImage, read
 from chromagan_jax.inference import encode, headers, layout, metadata, output, report, toning
 from chromagan_jax.inference.encode import Encoding
 from chromagan_jax.inference.files import shown
+from chromagan_jax.inference.hints import Hint
 from chromagan_jax.inference.layout import Predict, predict_views
 from chromagan_jax.inference.memory import InFlight
 from chromagan_jax.utils.progress import Progress
@@ -31,6 +32,7 @@ class Job(NamedTuple):
     target: Path
     sample: int | None = None  # which of several results; None: the one without noise
     page: int | None = None  # of a TIFF, from 0; None: the first
+    hints: tuple[Hint, ...] = ()  # known colours
 
 
 class Outcome(NamedTuple):
@@ -241,8 +243,7 @@ def _batches(
 def _read(
     job: Job, size: int, max_pixels: int, post: PostProcess, encoding: Encoding, in_flight: int
 ) -> Photograph:
-    data = job.source.read_bytes()
-    pixels, frames = read(data, max_pixels, job.page or 0, deep=encoding.depth == 16)
+    pixels, frames = read(job.source, max_pixels, job.page or 0, deep=encoding.depth == 16)
     headers.check_side(max(pixels.shape[:2]), job.target.suffix)
     notes = []
     if frames > 1 and job.page is None:
@@ -250,9 +251,9 @@ def _read(
     if pixels.shape[2:] == (4,) and encode.kind(job.target) == 'JPEG':
         notes.append('JPEG has no transparency: its transparent parts become white')
     is_color = toning.is_color(pixels)
-    kept = metadata.read(data) if encoding.metadata else metadata.NONE
+    kept = metadata.read(job.source.read_bytes()) if encoding.metadata else metadata.NONE
     notes += metadata.losses(kept, encode.kind(job.target))
-    view = layout.prepare(pixels, size, post)
+    view = layout.prepare(pixels, size, post, job.hints)
     return Photograph(job, view, kept, tuple(notes), in_flight, is_color)
 
 

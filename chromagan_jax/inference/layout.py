@@ -7,11 +7,12 @@ import numpy as np
 
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.inference import photos
+from chromagan_jax.inference.hints import Hint, rasterize
 from chromagan_jax.inference.photos import Box
 
-# Up to a batch of (size, size, 3) uint8 images, and which sample of each (None: the one without
-# noise) -> their a*, b*, (n, size, size, 2) float32.
-Predict = Callable[[Sequence[np.ndarray], Sequence[int | None]], np.ndarray]
+# Up to a batch of (size, size, 3) uint8 images, the sample of each (None: without noise) and the
+# hints of each (`hints.rasterize`) -> a*, b*, (n, size, size, 2) float32.
+Predict = Callable[[Sequence[np.ndarray], Sequence[int | None], Sequence[np.ndarray]], np.ndarray]
 
 _MAX_ASPECT = 2.0  # wider and higher photographs are divided; docs/files.md has the figures
 _MAX_PARTS = 64  # of one photograph; a longer one is squeezed to these
@@ -30,9 +31,12 @@ class View(NamedTuple):
     box: Box  # the photograph without its border
     small: np.ndarray  # (h, w, 3) uint8, the box at the size of the colours
     inputs: list[np.ndarray]  # (size, size, 3) uint8, parts of `small`
+    points: list[np.ndarray]  # (size, size, 3) float32, the hints of each input
 
 
-def prepare(pixels: np.ndarray, size: int, post: PostProcess = OFF) -> View:
+def prepare(
+    pixels: np.ndarray, size: int, post: PostProcess = OFF, hints: Sequence[Hint] = ()
+) -> View:
     """Denoises a photograph if `post` says so, and makes the inputs of a network.
 
     A photograph without a border whose aspect is at most 2 is one input, squeezed to a square.
@@ -42,7 +46,12 @@ def prepare(pixels: np.ndarray, size: int, post: PostProcess = OFF) -> View:
         pixels: (H, W), (H, W, 3) or (H, W, 4).
         size: px, the side of the square that the network sees.
         post: only `denoise_before` has an effect.
+        hints: known colours, at pixels of the photograph.
+
+    Raises:
+        UserError: for a hint outside the photograph.
     """
+    rasterize(hints, pixels.shape[:2], size)  # checks them
     pixels = photos.denoise(pixels, post)
     box = content_box(pixels)
     inside = pixels[box.top : box.bottom, box.left : box.right]
@@ -50,28 +59,54 @@ def prepare(pixels: np.ndarray, size: int, post: PostProcess = OFF) -> View:
     aspect = max(height, width) / min(height, width)
     if aspect <= _MAX_ASPECT:
         small = photos.shrink(inside, size)
-        return View(pixels, box, small, [small])
+        return View(pixels, box, small, [small], [_points(hints, box, size)])
     length = min(round(size * aspect), size * (_MAX_PARTS + 1) // 2)
     wide = width > height
     small = photos.shrink(inside, *((length, size) if wide else (size, length)))
-    inputs = [
-        np.ascontiguousarray(
-            small[:, start : start + size] if wide else small[start : start + size]
+    inputs, points = [], []
+    for start in _starts(length, size):
+        part = small[:, start : start + size] if wide else small[start : start + size]
+        inputs.append(np.ascontiguousarray(part))
+        points.append(_points(hints, _part(box, start / length, size / length, wide), size))
+    return View(pixels, box, small, inputs, points)
+
+
+def _part(box: Box, start: float, share: float, wide: bool) -> Box:
+    """A part of a box, given by where it begins and how long it is, as shares of the long side."""
+    if wide:
+        across = box.right - box.left
+        left = box.left + start * across
+        return box._replace(
+            left=round(left), right=max(round(left) + 1, round(left + share * across))
         )
-        for start in _starts(length, size)
+    down = box.bottom - box.top
+    top = box.top + start * down
+    return box._replace(top=round(top), bottom=max(round(top) + 1, round(top + share * down)))
+
+
+def _points(hints: Sequence[Hint], box: Box, size: int) -> np.ndarray:
+    """The input for the hints inside a box."""
+    inside = [
+        hint._replace(x=hint.x - box.left, y=hint.y - box.top)
+        for hint in hints
+        if box.left <= hint.x < box.right and box.top <= hint.y < box.bottom
     ]
-    return View(pixels, box, small, inputs)
+    return rasterize(inside, (box.bottom - box.top, box.right - box.left), size)
 
 
 def predict_views(
     predict: Predict, views: Sequence[tuple[View, int | None]], batch_size: int
 ) -> list[list[np.ndarray]]:
     """The colours of each input of views, each with the number of its sample."""
-    inputs = [(image, sample) for view, sample in views for image in view.inputs]
+    inputs = [
+        (image, sample, points)
+        for view, sample in views
+        for image, points in zip(view.inputs, view.points, strict=True)
+    ]
     colors: list[np.ndarray] = []
     for start in range(0, len(inputs), batch_size):
-        images, samples = zip(*inputs[start : start + batch_size], strict=True)
-        colors += list(predict(images, samples))
+        images, samples, hints = zip(*inputs[start : start + batch_size], strict=True)
+        colors += list(predict(images, samples, hints))
     taken = iter(colors)
     return [[next(taken) for _ in view.inputs] for view, _ in views]
 

@@ -47,6 +47,7 @@ _GROUPS: dict[str, dict[str, Flag]] = {
         'workdir': Flag(None, 'Run whose network colorizes (the released weights).'),
         'checkpoint': Flag('newest', 'newest, best, or a step of --workdir.'),
         'size': Flag(None, 'px, input side of the network (as evaluated); 192,256: the mean.'),
+        'hints': Flag(None, 'JSON file of known colours, for a network that takes hints.'),
         'batch_size': Flag(1, 'Inputs of the network at once.', int),
     },
     'Resources': {

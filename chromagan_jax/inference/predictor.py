@@ -17,10 +17,11 @@ from chromagan_jax import color, sharding
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import steps
-from chromagan_jax.inference import layout, released
+from chromagan_jax.gan import released, steps
+from chromagan_jax.gan.released import Trained
+from chromagan_jax.inference import layout
+from chromagan_jax.inference.hints import parse
 from chromagan_jax.inference.layout import Predict, predict_views
-from chromagan_jax.inference.released import Trained
 
 PyTree = Any
 
@@ -40,6 +41,7 @@ def colorize(
     batch_size: int = 1,
     sample: int | None = None,
     post: PostProcess = OFF,
+    hints: Sequence[Sequence[Any]] | None = None,
 ) -> list[np.ndarray]:
     """Colour versions of photographs, each at its own resolution and of its own lightness.
 
@@ -58,21 +60,30 @@ def colorize(
         sample: for a network with noise, which of its results; drawn by the photograph's content.
             With `post.sample_noise` it is the first unless given.
         post: what is done to lightness and colours before and after the network.
+        hints: known colours of each photograph, as `hints.parse` takes them, for a generator with
+            `hints`.
 
     Returns:
         (H, W, 3) uint8 each, (H, W, 4) with the same alpha for RGBA.
 
     Raises:
-        UserError: if the network does not take pictures of `size`, or has no noise to sample.
+        UserError: if the network does not take pictures of `size` or hints, or has no noise to
+            sample.
     """
     if sample is None and post.sample_noise:
         sample = 1
     sizes = (size,) if isinstance(size, int) else tuple(size)
     largest = max(sizes)
-    predict = make_predict(generator, variables, sizes, batch_size, sample is not None)
+    predict = make_predict(
+        generator, variables, sizes, batch_size, sample is not None, bool(hints and any(hints))
+    )
     results: list[np.ndarray] = []
     for start in range(0, len(photographs), batch_size):
-        views = [layout.prepare(p, largest, post) for p in photographs[start : start + batch_size]]
+        given = (hints or [()] * len(photographs))[start : start + batch_size]
+        views = [
+            layout.prepare(pixels, largest, post, parse(one))
+            for pixels, one in zip(photographs[start : start + batch_size], given, strict=True)
+        ]
         colors = predict_views(predict, [(view, sample) for view in views], batch_size)
         results += [layout.recolor(view, ab, post) for view, ab in zip(views, colors, strict=True)]
     return results
@@ -103,6 +114,7 @@ def make_predict(
     sizes: Sequence[int],
     batch_size: int,
     noise: bool = False,
+    hints: bool = False,
 ) -> Predict:
     """The network as a function of up to `batch_size` small photographs of the largest of `sizes`.
 
@@ -110,23 +122,34 @@ def make_predict(
     once for each size.
 
     Raises:
-        UserError: if the network does not take pictures of a size, or has no `noise`.
+        UserError: if the network does not take pictures of a size, has no `noise`, or takes no
+            `hints`.
     """
+    if hints and not getattr(generator, 'hints', False):
+        raise UserError(
+            'The network takes no hints: leave them out, or train one with generator.hints.'
+        )
     largest = max(sizes)
     networks = {
-        size: _make_predict_at(generator, variables, size, batch_size, noise) for size in sizes
+        size: _make_predict_at(generator, variables, size, batch_size, noise, hints)
+        for size in sizes
     }
 
-    def predict(small: Sequence[np.ndarray], samples: Sequence[int | None]) -> np.ndarray:
+    def predict(
+        small: Sequence[np.ndarray],
+        samples: Sequence[int | None],
+        points: Sequence[np.ndarray] = (),
+    ) -> np.ndarray:
         pairs = zip(small, samples, strict=True)
         seeds = [_seed(*pair) for pair in pairs] if noise else [0] * len(small)
         if len(networks) == 1:
-            return networks[largest](small, seeds)
+            return networks[largest](small, seeds, points)
         total = np.zeros((len(small), largest, largest, 2), np.float32)
         for size, network in networks.items():
             same = size == largest
             seen = small if same else [resize(image, size, size) for image in small]
-            ab = network(seen, seeds)
+            nearest = [cv2.resize(p, (size, size), interpolation=cv2.INTER_NEAREST) for p in points]
+            ab = network(seen, seeds, nearest)
             total += ab if same else np.stack([cv2.resize(x, (largest, largest)) for x in ab])
         return total / len(networks)
 
@@ -142,10 +165,15 @@ def make_predict(
 
 
 def _make_predict_at(
-    generator: nn.Module, variables: PyTree, size: int, batch_size: int, noise: bool
-) -> Callable[[Sequence[np.ndarray], Sequence[int]], np.ndarray]:
-    """Photographs of one size, (size, size, 3) uint8, and seeds -> their ab, (n, size, size, 2)."""
-    shape = jax.ShapeDtypeStruct((batch_size, size, size, 1), jnp.float32)
+    generator: nn.Module,
+    variables: PyTree,
+    size: int,
+    batch_size: int,
+    noise: bool,
+    hints: bool,
+) -> Callable[[Sequence[np.ndarray], Sequence[int], Sequence[np.ndarray]], np.ndarray]:
+    """Photographs of one size, (size, size, 3) uint8, seeds and hints -> ab, (n, size, size, 2)."""
+    shape = jax.ShapeDtypeStruct((batch_size, size, size, 4 if hints else 1), jnp.float32)
     target = jax.eval_shape(partial(steps.predict, generator), variables, shape)
     space = {channels: name for name, channels in color.TARGET_CHANNELS.items()}[target.shape[-1]]
 
@@ -161,28 +189,34 @@ def _make_predict_at(
             )(condition, seeds)[:, 0]
         else:
             target = steps.predict(generator, variables, condition)
-        return color.to_lab(condition, target)[..., 1:]
+        return color.to_lab(condition[..., :1], target)[..., 1:]
 
     def compiled(number: int) -> jax.stages.Compiled:
-        image = jax.ShapeDtypeStruct((number, size, size, 1), jnp.float32)
+        image = jax.ShapeDtypeStruct((number, *shape.shape[1:]), jnp.float32)
         return _compile(colors.lower(image, jax.ShapeDtypeStruct((number,), jnp.uint32)))
 
     # Compiled here and under a lock, since threads that call it at once would each compile it.
     programs, lock = {batch_size: compiled(batch_size)}, threading.Lock()
 
-    def run(images: Sequence[np.ndarray], seeds: Sequence[int]) -> np.ndarray:
+    def run(
+        images: Sequence[np.ndarray], seeds: Sequence[int], points: Sequence[np.ndarray]
+    ) -> np.ndarray:
         with lock:
             if len(images) not in programs:
                 programs[len(images)] = compiled(len(images))
         condition = _condition(np.stack(images), space)
+        if hints:
+            condition = np.concatenate([condition, np.stack(points)], axis=-1)
         return np.array(programs[len(images)](condition, np.array(seeds, np.uint32)))
 
-    def predict(small: Sequence[np.ndarray], seeds: Sequence[int]) -> np.ndarray:
+    def predict(
+        small: Sequence[np.ndarray], seeds: Sequence[int], points: Sequence[np.ndarray]
+    ) -> np.ndarray:
         if len(small) in programs:
-            return run(small, seeds)
+            return run(small, seeds, points)
         # One at a time: another program for each number would take longer to compile.
-        pairs = zip(small, seeds, strict=True)
-        return np.concatenate([run([image], [seed]) for image, seed in pairs])
+        each = zip(small, seeds, points or [()] * len(small), strict=True)
+        return np.concatenate([run([image], [seed], [one]) for image, seed, one in each])
 
     return predict
 

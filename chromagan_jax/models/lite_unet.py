@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from chromagan_jax import color
+from chromagan_jax.models import hints as hints_lib
 from chromagan_jax.models import layers
 from chromagan_jax.models.ops import bands
 from chromagan_jax.models.ops.conv import Conv, conv
@@ -34,6 +35,9 @@ class LiteUNet(nn.Module):
     the target, which is resized bilinearly to the image. Sides that are no multiple of 32 are
     padded by edge replication, and the output is cropped.
 
+    With `hints`, the condition may be (B, H, W, 4), see `models.hints`. At each stride the pooled
+    hints add to the encoder's map, so that a hint acts on the object and not on its pixels alone.
+
     Dropout follows the decoder levels at strides 32, 16 and 8. It is active whenever the rng stream
     'noise' is given.
 
@@ -46,6 +50,7 @@ class LiteUNet(nn.Module):
     decoder_widths: tuple[int, ...] = (384, 256, 192, 128, 64)  # features at strides 32, 16, ...
     output_stride: int = 2  # of the predicted target: 1, 2, 4 or 8; RGB: 1
     dropout: float = 0.0  # rate
+    hints: bool = False  # takes colour hints
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False
@@ -54,8 +59,9 @@ class LiteUNet(nn.Module):
     def __call__(self, condition: Array, train: bool) -> Array:
         self._check_fields()
         height, width = condition.shape[1:3]
-        extra = -height % _COARSEST, -width % _COARSEST
-        padded = jnp.pad(condition, ((0, 0), (0, extra[0]), (0, extra[1]), (0, 0)), mode='edge')
+        condition, given = hints_lib.split(condition)
+        extra = ((0, 0), (0, -height % _COARSEST), (0, -width % _COARSEST), (0, 0))
+        padded = jnp.pad(condition, extra, mode='edge')
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
 
         gray = color.gray_of_condition(padded, self.channels)
@@ -65,6 +71,11 @@ class LiteUNet(nn.Module):
         maps = dict(zip(efficientnet_lite.STRIDES, encoder(gray), strict=True))
         maps[2] = jnp.concatenate([maps[2], layers.space_to_depth(padded.astype(self.dtype))], -1)
         maps[1] = padded.astype(self.dtype)
+        if self.hints:
+            given = jnp.pad(given, extra)
+            for stride in efficientnet_lite.STRIDES:
+                add = hints_lib.AddHints(**types, name=f'hints_{stride}')
+                maps[stride] = add(maps[stride], hints_lib.pool(given, stride))
 
         level = nn.remat(Level, static_argnums=(3,)) if self.remat else Level
         x, stride = self._with_context(maps[_COARSEST]), _COARSEST

@@ -18,7 +18,7 @@ from chromagan_jax.gan import steps
 from chromagan_jax.gan.model import GanModel, load_pretrained
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.training.periodic import Evaluation, Sampling, Saving, is_due
-from chromagan_jax.training.setup import Run, open_run, place_teacher, starting_state
+from chromagan_jax.training.setup import Run, open_run, place_frozen, starting_state
 from chromagan_jax.training.train_logger import TrainLogger
 from chromagan_jax.utils import writers
 
@@ -49,12 +49,12 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
     """
     with contextlib.ExitStack() as stack:
         run = open_run(config, workdir, stack)
-        state, teacher = restore(run)
+        state, frozen = restore(run)
         start = int(state.step)
         if start >= config.steps:
             run.log(f'step {start} is the last one: nothing is left to do')
             return state
-        train_step, pretrain_step = compile_steps(run, start)
+        step_of = compile_steps(run, start)
         metrics_file = writers.Metrics(workdir / 'metrics.jsonl', start) if run.writes else None
         logger = TrainLogger(run, start, metrics_file)
         stack.callback(logger.close)
@@ -68,8 +68,7 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
                 batch = next(batches)
             records = {name: batch.pop(name) for name in ('unreadable', 'damage')}
             inputs = sharding.to_global(batch, run.mesh, config.grad_accum_steps)
-            update = pretrain_step if step <= config.pretrain_steps else train_step
-            state, metrics = update(state, inputs, teacher)
+            state, metrics = step_of(step)(state, inputs, frozen)
             logger.push(step, metrics, **records)
             if profile:
                 trace(step - start, config.steps - start, workdir / 'profile', state)
@@ -87,14 +86,14 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
         return state
 
 
-def restore(run: Run) -> tuple[GanState, PyTree | None]:
-    """The state to start from, and the parameters of the teacher, if there is one."""
+def restore(run: Run) -> tuple[GanState, dict[str, PyTree]]:
+    """The state to start from, and the parameters of the frozen networks."""
     pretrained = load_pretrained(run.config.pretrained)
     with run.watchdog.phase('restore'):
         state = starting_state(
             *(run.config, run.model, run.mesh, run.checkpoints, pretrained, run.log)
         )
-    return state, place_teacher(run.model, pretrained, run.mesh)
+    return state, place_frozen(run.model, pretrained, run.config.data.size, run.mesh)
 
 
 def stop_requested(run: Run, step: int) -> bool:
@@ -102,14 +101,32 @@ def stop_requested(run: Run, step: int) -> bool:
     return run.stopping() or run.checkpoints.reached_preemption(step)
 
 
-def compile_steps(run: Run, start: int) -> tuple[Step, Step]:
-    """The compiled train and pretrain step; twice the train step if pretraining is over."""
+def compile_steps(run: Run, start: int) -> Callable[[int], Step]:
+    """Compiles the step functions that are still needed after step `start`.
+
+    Returns:
+        A function: number of a step, from 1 -> its compiled step function.
+    """
+    phases = step_functions(run.config)
     with run.watchdog.phase('compile'):
-        parts = (run.model, run.config, run.mesh, run.log)
-        train_step = compile_step(*parts, steps.train_step)
-        if start >= run.config.pretrain_steps:
-            return train_step, train_step
-        return train_step, compile_step(*parts, steps.pretrain_step)
+        compiled = {
+            last: compile_step(run.model, run.config, run.mesh, run.log, function)
+            for last, function in phases.items()
+            if last > start
+        }
+    return lambda step: compiled[min(last for last in compiled if step <= last)]
+
+
+def step_functions(config: Config) -> dict[int, Callable[..., Any]]:
+    """The step function of each phase of a run, by the last step of the phase."""
+    pretrained = config.pretrain_steps
+    warm = pretrained + config.discriminator_warmup_steps
+    functions = {config.steps: steps.train_step}
+    if warm > pretrained:
+        functions[min(warm, config.steps)] = steps.warmup_step
+    if pretrained:
+        functions[min(pretrained, config.steps)] = steps.pretrain_step
+    return functions
 
 
 def compile_step(
@@ -122,8 +139,8 @@ def compile_step(
     """Compiles a step function of `gan.steps` ahead of its first call."""
     began = time.monotonic()
 
-    def call(state: GanState, batch: PyTree, teacher: PyTree) -> tuple[GanState, PyTree]:
-        return step(model, state, batch, teacher)
+    def call(state: GanState, batch: PyTree, frozen: PyTree) -> tuple[GanState, PyTree]:
+        return step(model, state, batch, frozen)
 
     state = state_lib.abstract_state(model, config, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -134,7 +151,7 @@ def compile_step(
     )
     inputs = (
         state_lib.abstract_batch(config, mesh),
-        state_lib.abstract_teacher(model, config, mesh),
+        state_lib.abstract_frozen(model, config, mesh),
     )
     compiled = jitted.lower(state, *inputs).compile()
     name = step.__name__.replace('_', ' ')

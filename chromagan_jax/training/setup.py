@@ -17,8 +17,8 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints as checkpoint_lib
 from chromagan_jax.gan import state as state_lib
-from chromagan_jax.gan.init_from import load_weights
-from chromagan_jax.gan.model import GanModel, class_targets, make_model
+from chromagan_jax.gan.init_from import RELEASED, load_weights
+from chromagan_jax.gan.model import GanModel, class_targets, make_frozen, make_model
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.models.pretrained import PRETRAINED
@@ -135,8 +135,11 @@ def starting_state(
         return state
     state = state_lib.create_state(model, config, mesh)
     if config.init_from:
-        log(f'starts from the weights in {config.init_from}')
-        return load_weights(config, Path(config.init_from), state, mesh)
+        if config.init_from == RELEASED:
+            log('starts from the released weights of the generator')
+        else:
+            log(f'starts from the weights in {config.init_from}')
+        return load_weights(config, state, mesh)
     for name, network in PRETRAINED.items():
         if network.backbone not in state.generator.params:
             continue
@@ -151,12 +154,12 @@ def starting_state(
     return state
 
 
-def place_teacher(model: GanModel, pretrained: Mapping[str, PyTree], mesh: Mesh) -> PyTree | None:
-    """The teacher's parameters on the devices of `mesh`; None without a teacher."""
-    if model.teacher is None:
-        return None
-    weights = pretrained['vgg16']
-    return jax.device_put(weights, sharding.state_shardings(weights, mesh))
+def place_frozen(
+    model: GanModel, pretrained: Mapping[str, PyTree], size: int, mesh: Mesh
+) -> dict[str, PyTree]:
+    """`make_frozen` on the devices; raises UserError as it does."""
+    frozen = make_frozen(model, pretrained, size)
+    return jax.device_put(frozen, sharding.state_shardings(frozen, mesh))
 
 
 def log_run_info(config: Config, workdir: Path, source: Source) -> Callable[[str], None]:

@@ -9,8 +9,7 @@ import pytest
 from chromagan_jax import config as config_lib
 from chromagan_jax.config import Config, resume, schema
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import losses
-from chromagan_jax.inference import released
+from chromagan_jax.gan import losses, released
 from chromagan_jax.models import encoder_decoder
 from configs import base
 

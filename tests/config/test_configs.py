@@ -179,7 +179,7 @@ def test_a_change_of_the_recipe_changes_the_fields_that_it_names_and_can_be_trai
 
 
 def test_changes_of_the_recipe_add_up_and_unknown_ones_are_named():
-    both = config_lib.flatten(config_lib.load('best:seed+no_ema'))
-    assert (both['seed'], both['ema_decay']) == (1, 0.0)
+    both = config_lib.flatten(config_lib.load('best:seed+no_patch'))
+    assert (both['seed'], both['discriminator.patch_weight']) == (1, 0.0)
     with pytest.raises(UserError, match="not 'colour'"):
         config_lib.load('best:seed+colour')

@@ -6,6 +6,7 @@ The picture is a gray or coloured gradient, in [0, 1]. A writer that is not inst
 import functools
 import importlib.util
 import io
+import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -130,16 +131,16 @@ def _other_kinds():
 
 
 def _tiff_depths():
-    for bits in (1, 2, 4, 8, 10, 12, 14, 16):
-        values = steps(GRAY, bits)
-        stored = values.astype(bool) if bits == 1 else values
+    for bits in (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 24):
+        values = np.rint(GRAY * (2**bits - 1)).astype(np.uint32)
         expected = values / (2**bits - 1)
-        for codec in (None, 'lzw') if bits in (1, 8, 16) else (None,):
-            name = f'TIFF gray {bits} bits, {codec}'
-            yield name, tiff(stored, bitspersample=bits, compression=codec), expected
-        white = stored ^ (True if bits == 1 else values.dtype.type(2**bits - 1))
-        data = tiff(white, bitspersample=bits, photometric='miniswhite')
-        yield f'TIFF white is zero {bits} bits', data, expected
+        yield f'TIFF gray {bits} bits', packed(values, bits, 1), expected
+        white = packed(2**bits - 1 - values, bits, 0)
+        yield f'TIFF white is zero {bits} bits', white, expected
+    for bits in (8, 16):
+        yield f'TIFF gray {bits} bits, lzw', tiff(steps(GRAY, bits), compression='lzw'), GRAY, 2e-3
+    bilevel = GRAY > 0.5
+    yield 'TIFF gray 1 bits, lzw', tiff(bilevel, compression='lzw'), bilevel * 1.0
     yield 'TIFF gray uint32', tiff(steps(GRAY, 32)), GRAY
     for kind, full in (('i1', 127), ('i2', 32767), ('i4', 2**31 - 1)):
         values = np.rint(GRAY * full).astype(kind)
@@ -169,11 +170,9 @@ def _tiff_codecs():
         yield f'TIFF {codec}', written(bits.save, 'TIFF', compression=codec), np.asarray(bits) * 1.0
     for name, values in (('L', GRAY), ('RGB', RGB)):
         image = Image.fromarray(steps(values, 8))
-        for codec in ('jpeg', 'tiff_adobe_deflate', 'zstd', 'lzma'):
+        for codec in ('jpeg', 'tiff_adobe_deflate'):
             data = written(image.save, 'TIFF', compression=codec)
             yield f'TIFF {name} {codec} by Pillow', data, values, LOSSY
-    image = Image.fromarray(steps(RGB, 8)).convert('YCbCr')
-    yield 'TIFF YCbCr by Pillow', written(image.save, 'TIFF', tiffinfo={530: (1, 1)}), RGB, LOSSY
 
 
 def _tiff_layouts():
@@ -243,6 +242,10 @@ def _tiff_colours():
     table = np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1))
     data = tiff(steps(GRAY, 8), photometric='palette', colormap=table)
     yield 'TIFF palette', data, np.dstack([GRAY] * 3), 2e-3
+    whole = np.asarray(Image.fromarray(steps(RGB, 8)).convert('YCbCr'))
+    data = by_hand({258: 8, 262: 6, 277: 3, 530: 1 << 16 | 1}, whole.tobytes())
+    yield 'TIFF YCbCr', data, RGB, LOSSY
+    yield 'TIFF YCbCr, subsampled', _subsampled(), np.dstack([GRAY] * 3), 2e-3
     for bits in (8, 16):
         ink = np.dstack([0 * RGB, 1 - GRAY])
         data = tiff(steps(ink, bits), photometric='separated')
@@ -252,3 +255,38 @@ def _tiff_colours():
         light = np.where(GRAY > 0.08, ((GRAY + 0.16) / 1.16) ** 3, GRAY * 2700 / 24389)
         curve = np.where(light > 0.0031308, 1.055 * light ** (1 / 2.4) - 0.055, 12.92 * light)
         yield f'TIFF Lab {bits} bits', data, np.dstack([curve] * 3), 3e-3
+
+
+def _subsampled() -> bytes:
+    """Four Y of 2 x 2 pixels, Cb and Cr in turn (TIFF 6.0, section 21)."""
+    light = steps(GRAY, 8)
+    corners = [light[top::2, left::2] for top in (0, 1) for left in (0, 1)]
+    blocks = np.dstack([*corners, *[np.full_like(corners[0], 128)] * 2])
+    return by_hand({258: 8, 262: 6, 277: 3, 530: 2 << 16 | 2}, blocks.tobytes())
+
+
+def packed(values: np.ndarray, bits: int, photometric: int) -> bytes:
+    """(H, W) integers of any number of bits, each row from a whole byte on."""
+    wide = np.unpackbits(values.astype('>u4')[..., None].view(np.uint8), axis=-1)
+    rows = np.packbits(wide[..., 32 - bits :].reshape(len(values), -1), axis=1)
+    if bits == 16:  # in the order of the file; 24 bits are big-endian in any file
+        rows = rows.reshape(len(values), -1, 2)[..., ::-1]
+    return by_hand({258: bits, 262: photometric, 277: 1}, rows.tobytes())
+
+
+def by_hand(tags: dict[int, int], content: bytes) -> bytes:
+    """A little-endian TIFF of one strip without compression."""
+    tags = {256: WIDTH, 257: HEIGHT, 259: 1, 273: 0, 278: HEIGHT, 279: len(content), **tags}
+    place = 8 + 2 + 12 * len(tags) + 4
+    tags[273] = place + 6  # of the strip, behind the bits of three samples
+    counts = {530: 2}
+    if tags[277] == 3:
+        bits, counts[258], tags[258] = tags[258], 3, place
+    else:
+        bits = 0
+    table = b''.join(
+        struct.pack('<HHII', tag, 4 if tag in (273, 279) else 3, counts.get(tag, 1), value)
+        for tag, value in sorted(tags.items())
+    )
+    head = b'II*\0' + struct.pack('<IH', 8, len(tags)) + table + bytes(4)
+    return head + struct.pack('<3H', bits, bits, bits) + content

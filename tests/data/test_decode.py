@@ -144,6 +144,18 @@ def test_not_a_number_in_a_float_image_is_black():
     assert pixels[-1, -1].min() == 255
 
 
+def test_a_bmp_of_4_bits_with_run_lengths_is_read():
+    levels = np.arange(16, dtype=np.uint8).repeat(8)  # two runs of four pixels each
+    rows = b''.join(bytes([4, level * 17]) for level in levels[::4]) + b'\0\0'
+    content = rows * 20 + b'\0\1'
+    palette = b''.join(bytes([level * 17] * 3 + [0]) for level in range(16))
+    header = struct.pack('<IiiHHIIiiII', 40, 128, 20, 1, 4, 2, len(content), 0, 0, 16, 16)
+    start = 14 + len(header) + len(palette)
+    head = struct.pack('<2sIHHI', b'BM', start + len(content), 0, 0, start)
+    pixels = decode(head + header + palette + content)
+    np.testing.assert_array_equal(pixels, np.tile(levels[None, :, None] * 17, (20, 1, 3)))
+
+
 def test_cmyk_and_lab_are_converted():
     ink = np.zeros((40, 40, 4), np.uint8)
     ink[..., 0] = 255  # cyan alone

@@ -96,6 +96,7 @@ def configured(tiny: Any) -> Any:
     """A config in which no field of the input has the value that a default could give it."""
     tiny = replace(tiny, seed=11, batch_size=16, color_space='rgb')
     tiny.data = replace(tiny.data, size=16, resize_ratio=1.25, flip=False, labels=True)
+    tiny.data = replace(tiny.data, max_resize_ratio=1.5)
     tiny.data = replace(tiny.data, workers=3, threads=5, prefetch=7)
     tiny.eval = replace(tiny.eval, size=24, batch_size=11)
     return tiny
@@ -107,6 +108,7 @@ def test_training_input_passes_on_every_field(tiny, source, mesh, monkeypatch):
     expected = {
         'size': 16,
         'resize_ratio': 1.25,
+        'max_resize_ratio': 1.5,
         'flip': False,
         'space': 'rgb',
         'seed': 11,
@@ -129,6 +131,7 @@ def test_training_input_yields_the_batches_that_follow_the_step(tiny, source, me
         source,
         size=16,
         resize_ratio=1.25,
+        max_resize_ratio=1.5,
         flip=False,
         space='rgb',
         seed=11,

@@ -208,6 +208,24 @@ def test_crops_are_uniform_over_the_positions(single):
     assert counts[:, -1].any()
 
 
+def test_scales_of_crops_are_uniform_between_the_two_ratios(tmp_path):
+    ramp = np.tile(np.linspace(0, 255, 240).round().astype(np.uint8), (240, 1))
+    save(tmp_path / 'ramp.png', np.stack([ramp, ramp.T, ramp * 0], -1))
+    (batch,) = take(
+        *(make_source(str(tmp_path)), 1),
+        **{'batch_size': 300, 'size': 20, 'resize_ratio': 1, 'max_resize_ratio': 2},
+        **{'flip': False, 'space': 'rgb'},
+    )
+    red = batch['target'][..., 0].mean(1)
+    shares = (red[:, 18] - red[:, 1]) * 20 / 17  # of the short side, by the slope of the ramp
+    assert shares.min() == pytest.approx(0.5, abs=0.03)
+    assert shares.max() == pytest.approx(1, abs=0.03)
+    counts, _ = np.histogram(shares, 5, (0.5, 1))
+    assert counts.min() > 30
+    green = batch['target'][..., 1].mean(2)
+    np.testing.assert_allclose((green[:, 18] - green[:, 1]) * 20 / 17, shares, atol=0.02)
+
+
 def test_cropping_first_is_resizing_first(single):
     """A 40 x 60 photograph at load size 20 and crop 10: every crop is one of the resized whole."""
     (batch,) = take(single, 1, batch_size=60, size=10, resize_ratio=2, flip=False, space='rgb')

@@ -50,42 +50,42 @@ def ignore_signals(data):
 
 
 def test_a_call_returns_what_the_function_returns():
-    assert process.call(double, b'ab', times=3) == b'ababab'
+    assert process.call(double, 1, b'ab', times=3) == b'ababab'
 
 
 def test_a_crash_costs_one_call():
     with pytest.raises(UnreadableImage, match=r'its decoder crashed \(code -11\)'):
-        process.call(crash, b'')
-    assert process.call(double, b'a') == b'aa'
+        process.call(crash, 1, b'')
+    assert process.call(double, 1, b'a') == b'aa'
 
 
 def test_a_call_ends_after_a_time(monkeypatch):
     monkeypatch.setattr(process, '_SECONDS', 0.2)
     with pytest.raises(UnreadableImage, match='took more than'):
-        process.call(hang, b'')
+        process.call(hang, 1, b'')
 
 
 def test_too_much_memory_costs_one_call():
     with pytest.raises(UnreadableImage, match='too much memory'):
-        process.call(take_memory, b'')
-    assert process.call(double, b'a') == b'aa'
+        process.call(take_memory, 1, b'')
+    assert process.call(double, 1, b'a') == b'aa'
 
 
 def test_what_a_library_prints_does_not_mix_with_answers():
-    assert process.call(print_much, b'abc') == 3
+    assert process.call(print_much, 1, b'abc') == 3
 
 
 def test_exceptions_are_raised_where_the_call_came_from():
     with pytest.raises(UnreadableImage, match='why') as raised:
-        process.call(fail, b'')
+        process.call(fail, 1, b'')
     assert raised.value.kind == 'no_image'
     with pytest.raises(ZeroDivisionError, match='a fault of the reader'):
-        process.call(err, b'')
+        process.call(err, 1, b'')
 
 
 def test_signals_do_not_end_a_decoder():
-    first = process.call(ignore_signals, b'')
-    assert process.call(ignore_signals, b'') == first
+    first = process.call(ignore_signals, 1, b'')
+    assert process.call(ignore_signals, 1, b'') == first
 
 
 def test_threads_have_processes_of_their_own():
@@ -93,7 +93,7 @@ def test_threads_have_processes_of_their_own():
 
     def one(_):
         barrier.wait()
-        return process.call(ignore_signals, b'x' * 1000)
+        return process.call(ignore_signals, 1, b'x' * 1000)
 
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(one, range(2)))
@@ -101,7 +101,7 @@ def test_threads_have_processes_of_their_own():
 
 def test_a_decoder_ends_with_the_process_that_started_it():
     decoder = process.Decoder()
-    done, number = decoder.ask((ignore_signals, b'', (), {}), 30)
+    done, number = decoder.ask((ignore_signals, (b'',), {}), 30)
     assert done
     decoder._process.stdin.close()  # as the end of this process would
     assert decoder._process.wait(10) == 0

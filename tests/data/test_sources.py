@@ -132,6 +132,27 @@ def test_labels_are_the_positions_of_the_top_folders_in_sorted_order(tmp_path):
     assert source.num_classes == 3
 
 
+def test_a_folder_tells_which_files_are_of_kinds_that_are_not_read(tmp_path):
+    source = make_source(str(write_files(tmp_path, ['a.jpg', 'b.txt', 'c/d.txt', '.hidden.txt'])))
+    assert source.ignored == '2 files are of kinds that are not read (.txt 2)'
+    with pytest.raises(UserError, match=r'c holds no images: 1 file is of a kind that is not read'):
+        make_source(str(tmp_path / 'c'))
+
+
+def test_a_sub_folder_that_cannot_be_listed_ends_a_training(tmp_path, monkeypatch):
+    write_files(tmp_path, ['a.jpg', 'closed/b.jpg'])
+    scan = os.scandir
+
+    def scandir(folder):
+        if str(folder).endswith('closed'):
+            raise PermissionError(13, 'Permission denied')
+        return scan(folder)
+
+    monkeypatch.setattr(os, 'scandir', scandir)
+    with pytest.raises(UserError, match=r'closed cannot be listed \(Permission denied\): make it'):
+        make_source(str(tmp_path))
+
+
 def test_links_to_folders_are_followed_but_not_round_in_circles(tmp_path):
     write_files(tmp_path / 'elsewhere', ['1.jpg'])
     root = write_files(tmp_path / 'root', ['sub/2.jpg'])

@@ -7,7 +7,7 @@ import scipy.special
 
 from chromagan_jax import config as config_lib
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import losses, steps
+from chromagan_jax.gan import losses, objectives
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import make_model
 
@@ -234,11 +234,11 @@ def test_weights_of_terms_that_exist_are_accepted():
 @pytest.mark.parametrize(
     ('name', 'hint'),
     [
-        ('l2', 'choose one of adversarial, l1, mse, huber, classes.'),
+        ('l2', 'choose one of adversarial, l1, mse, huber, classes, perceptual.'),
         ('class', 'did you mean classes?'),
         ('hubber', 'did you mean huber?'),
         ('adverserial', 'did you mean adversarial?'),
-        ('perceptual', 'choose one of adversarial, l1, mse, huber, classes.'),
+        ('perceptive', 'did you mean perceptual?'),
     ],
 )
 def test_the_weight_of_a_term_that_does_not_exist_is_named_with_the_nearest(small, name, hint):
@@ -268,11 +268,15 @@ def test_a_term_added_by_name_counts_with_its_weight_and_is_a_metric(small, monk
 
         @jax.jit
         def compute(params):
-            loss = lambda p: steps.generator_loss(model, state, p, stats, batch, key)
+            real, weights = (batch, objectives.Seen(batch['target'], ())), {'l1': 100.0}
+            weights |= {'chroma': weight} if weight else {}
+            loss = lambda p: objectives.generator_loss(
+                model, state.discriminator, p, stats, real, key, {}, weights
+            )
             return jax.value_and_grad(loss, has_aux=True)(params)
 
         (loss, (_, fake, metrics)), gradient = compute(state.generator.params)
-        return loss, gradient['out']['kernel'], fake, metrics
+        return loss, gradient['out']['kernel'], fake.target, metrics
 
     plain, plain_gradient, _, plain_metrics = loss_and_gradient(0.0)
     loss, gradient, fake, metrics = loss_and_gradient(25.0)

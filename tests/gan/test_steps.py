@@ -329,7 +329,7 @@ def test_the_class_head_learns_the_probabilities_of_a_teacher_that_stays_as_it_i
     teacher = jax.tree.map(  # an opinion of its own
         lambda leaf: 1.5 * leaf, jax.jit(model.teacher.init)(jax.random.key(3), seen)['params']
     )
-    new, metrics = step(state, batch, teacher)
+    new, metrics = step(state, batch, {'teacher': teacher})
     variables = {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}
     generate = jax.jit(partial(model.generator.apply, train=True, mutable=['batch_stats']))
     output, _ = generate(variables, batch['condition'])
@@ -339,5 +339,5 @@ def test_the_class_head_learns_the_probabilities_of_a_teacher_that_stays_as_it_i
     kl = rel_entr(p, q).sum(1).mean()
     np.testing.assert_allclose(metrics['generator/classes'], kl, rtol=1e-3)
     for _ in range(8):
-        new, metrics = step(new, batch, teacher)
+        new, metrics = step(new, batch, {'teacher': teacher})
     assert metrics['generator/classes'] < kl

@@ -7,6 +7,7 @@ from skimage import data
 
 from chromagan_jax.inference import batch, files, naming, output, report
 from chromagan_jax.inference.memory import InFlight
+from tests.data import fuzz
 
 SIZE = 16
 
@@ -17,7 +18,7 @@ def save(path, height=20):
     return path
 
 
-def gray(small, samples):
+def gray(small, samples, hints):
     """A network that knows no colours."""
     assert len(samples) == len(small)
     return np.zeros((len(small), SIZE, SIZE, 2), np.float32)
@@ -45,9 +46,9 @@ def test_once_stopping_no_photograph_is_begun_and_what_the_network_saw_is_writte
     planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', 'png')
     seen = []
 
-    def predict(small, samples):
+    def predict(small, samples, hints):
         seen.extend(samples)
-        return gray(small, samples)
+        return gray(small, samples, hints)
 
     asked = iter(range(12))  # once before each photograph is taken up
     counts = batch.colorize_files(
@@ -129,3 +130,16 @@ def test_a_report_is_one_page_that_needs_no_other_file(tmp_path):
     assert 'http' not in text
     assert '1 colorized, 1 failed, 1 left out' in text
     assert len(text) < 300_000
+
+
+def test_damaged_files_of_all_kinds_are_named_and_the_run_goes_on(tmp_path, capsys):
+    good = [save(tmp_path / f'photos/good{number}.png') for number in range(3)]
+    for number, (_, damaged) in enumerate(fuzz.damaged(fuzz.originals(60), 60, 2)):
+        (tmp_path / f'photos/{number:02}.jpg').write_bytes(damaged)
+    planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', 'png')
+    colorized, failed, _ = batch.colorize_files(planned, gray, SIZE, threads=2, max_pixels=10**6)
+    assert colorized + failed == 63
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(' failed: ' in line for line in lines) == failed > 10
+    for path in good:
+        assert (tmp_path / 'out' / path.name).exists()

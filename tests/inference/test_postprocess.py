@@ -93,7 +93,7 @@ def test_without_a_step_nothing_is_touched():
     lightness, ab = small_lab()
     assert treat_chroma(OFF, lightness, ab) is ab
     pixels = data.astronaut()
-    same, _, _, (small,) = layout.prepare(pixels, SIZE, OFF)
+    same, _, _, (small,), _ = layout.prepare(pixels, SIZE, OFF)
     assert same is pixels
     np.testing.assert_array_equal(small, photos.shrink(pixels, SIZE))
     unused = PostProcess(clahe_clip=9.0, clahe_tiles=2, denoise_method='bilateral')
@@ -227,7 +227,7 @@ def test_denoising_before_takes_the_grain_and_leaves_a_strong_edge(kind):
     gray = noisy_edge(np.uint16 if kind == 'gray16' else np.uint8)
     pixels = np.dstack([gray] * len(kind)) if 'rgb' in kind else gray
     post = PostProcess(denoise_before=8.0)
-    denoised, _, _, (small,) = layout.prepare(pixels, SIZE, post)
+    denoised, _, _, (small,), _ = layout.prepare(pixels, SIZE, post)
     found = photos.lightness(denoised)
     noisy = photos.lightness(pixels)
     for half in (np.s_[:, :48], np.s_[:, 48:]):

@@ -235,7 +235,7 @@ def test_a_file_in_the_place_of_the_workdir_is_named(inside: str, tmp_path: Path
         ),
         (
             [TINY, '--config.discriminator.name=deep'],
-            "discriminator.name is 'deep'; choose one of patch, dense.",
+            "discriminator.name is 'deep'; choose one of patch, dense, projected.",
         ),
         ([TINY, '--config.steps=abc'], "--config.steps must be a whole number, not 'abc'."),
         ([TINY, '--config.steps=1.5'], "--config.steps must be a whole number, not '1.5'."),

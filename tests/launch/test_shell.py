@@ -363,22 +363,26 @@ def test_slurm_eval_follows_the_training_on_the_same_conventions(run: Run) -> No
 
 def test_the_released_weights_are_trained_in_stages_each_from_the_one_before(run: Run) -> None:
     stages = {'SIZES': '32 64 128', 'STEPS': '5 6 7', 'TRAIN': 'my photos', 'VAL': 'b'}
-    stages['SQUEEZENET'] = 'c.npz'
+    stages |= {'ENCODER': 'e.safetensors', 'FEATURES': 'c.npz'}
     code, started, said = run(ROOT / 'tools/train_released.sh', '--dry-run', RUNS='r', **stages)
     assert (code, started) == (0, [])
     *trainings, release = [shlex.split(line) for line in said.splitlines()]
-    starts = ('pretrained.squeezenet=c.npz', 'init_from=r/32', 'init_from=r/64')
-    for line, size, steps, start in zip(trainings, (32, 64, 128), (5, 6, 7), starts, strict=True):
-        assert f'WORKDIR=r/{size}' in line
+    starts = ('', 'init_from=r/0-32', 'init_from=r/1-64')
+    rows = zip(trainings, (0, 1, 2), (32, 64, 128), (5, 6, 7), starts, strict=True)
+    for line, stage, size, steps, start in rows:
+        assert f'WORKDIR=r/{stage}-{size}' in line
+        config = 'configs/best.py' if stage else 'configs/best.py:continue'
+        assert f'CONFIG={config}' in line
         wanted = {
             'data.size': size,
             'steps': steps,
             'data.source': 'my photos',
+            'pretrained.efficientnet_lite': 'e.safetensors',
         }
         flags = {f'--config.{name}={value}' for name, value in wanted.items()}
-        assert flags | {f'--config.{start}'} <= set(line)
-        assert sum('init_from' in flag or '.squeezenet=' in flag for flag in line) == 1
-    assert '--workdir=r/128' in release
+        assert flags <= set(line)
+        assert [f for f in line if 'init_from' in f] == ([f'--config.{start}'] if start else [])
+    assert '--workdir=r/2-128' in release
 
 
 @pytest.mark.parametrize(
@@ -387,10 +391,13 @@ def test_the_released_weights_are_trained_in_stages_each_from_the_one_before(run
         ({'TRAIN': 'a'}, 'TRAIN or VAL is not set: set both to photographs, see --help'),
         (
             {'TRAIN': 'a', 'VAL': 'b'},
-            'SQUEEZENET is not set: set it to a file of weights, see --help',
+            'ENCODER or FEATURES is not set: set both to files of weights, see --help',
         ),
         (
-            {'TRAIN': 'a', 'VAL': 'b', 'SQUEEZENET': 'c', 'SIZES': '64', 'STEPS': '1 2'},
+            {
+                **{'TRAIN': 'a', 'VAL': 'b', 'ENCODER': 'c', 'FEATURES': 'd'},
+                **{'SIZES': '64', 'STEPS': '1 2'},
+            },
             'SIZES has 1 stages and STEPS 2',
         ),
     ],

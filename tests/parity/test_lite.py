@@ -126,7 +126,12 @@ def draw_lightness(*size):
 
 def drawn_twin():
     """The generator in PyTorch with every parameter and running statistic drawn at random."""
-    twin, rng = networks.Generator('lite0', WIDTHS), torch.Generator().manual_seed(0)
+    return drawn(networks.Generator('lite0', WIDTHS))
+
+
+def drawn(twin):
+    """A network in PyTorch with every parameter and running statistic drawn at random."""
+    rng = torch.Generator().manual_seed(0)
     for name, value in [*twin.named_parameters(), *twin.named_buffers()]:
         if name.endswith('running_var'):
             value.data.uniform_(0.5, 1.5, generator=rng)
@@ -167,20 +172,30 @@ def params_of(tensors):
     params['out', 'bias'] = array(tensors['out.bias'])
     params['context', 'kernel'] = array(tensors['context.weight'].T)
     params['context', 'bias'] = array(tensors['context.bias'])
-    for name, tensor in tensors.items():
-        if name.startswith('encoder.'):
-            *place, layer, kind = name.removeprefix('encoder.').split('.')
-            path = ('encoder', *['_'.join(place).replace('blocks', 'block')] * bool(place), layer)
-            if kind == 'bias':
-                params[*path, 'bias'] = array(tensor)
-                continue
-            kernel = hwio(tensor)
-            if layer == 'depthwise':
-                kernel = kernel[:, :, 0]
-            elif layer != 'stem':
-                kernel = kernel[0, 0]
-            params[*path, 'kernel'] = kernel
+    encoder = {
+        k.removeprefix('encoder.'): v for k, v in tensors.items() if k.startswith('encoder.')
+    }
+    for name, value in encoder_params(encoder).items():
+        params['encoder', *name.split('/')] = value
     return traverse_util.unflatten_dict(params)
+
+
+def encoder_params(tensors):
+    """The parameters of an `Encoder`, by their paths, from those of the twin's `Lite`."""
+    params = {}
+    for name, tensor in tensors.items():
+        *place, layer, kind = name.split('.')
+        path = '/'.join([*['_'.join(place).replace('blocks', 'block')] * bool(place), layer])
+        if kind == 'bias':
+            params[f'{path}/bias'] = array(tensor)
+            continue
+        kernel = hwio(tensor)
+        if layer == 'depthwise':
+            kernel = kernel[:, :, 0]
+        elif layer != 'stem':
+            kernel = kernel[0, 0]
+        params[f'{path}/kernel'] = kernel
+    return params
 
 
 def array(tensor):

@@ -195,8 +195,10 @@ def test_neither_place_nor_order_nor_workers_change_a_bit(pile, prepared, tmp_pa
         target = other / path.relative_to(pile)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target, follow_symlinks=False)
+    (other / 'notes.pdf').write_bytes(b'%PDF-1.4')
     done = command(f'--input={other}', f'--output={tmp_path / "out"}', '--workers=2')
     assert done.returncode == 0, done.stderr
+    assert f'{other}: 1 file is of a kind that is not read (.pdf 1)\n' in done.stderr
     assert '23 pictures to look at' in done.stderr
     assert 'Traceback' not in done.stderr
     assert 'WARNING' not in done.stderr

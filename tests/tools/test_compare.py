@@ -401,10 +401,11 @@ def test_every_system_has_a_config():
     assert [name for name in compare.SYSTEMS if not (ROOT / f'configs/{name}.py').exists()] == []
 
 
-@pytest.mark.parametrize(('name', 'starts'), [('best', True), ('best:no_encoder', False)])
-def test_a_system_with_a_context_starts_from_the_network_of_the_features(name, starts):
-    args = compare.parse([*('--train=a', '--val=b', '--output=c'), '--features=net.npz'])
+@pytest.mark.parametrize(('name', 'starts'), [('best:seed', True), ('pix2pix', False)])
+def test_a_system_with_a_pretrained_encoder_starts_from_its_weights(name, starts):
+    args = compare.parse([*('--train=a', '--val=b', '--output=c'), '--encoder=lite0.safetensors'])
     flags = compare.overrides(name, args, ['--config.seed=3'])
-    assert flags[0].endswith(f'configs/best.py{name.removeprefix("best")}')
-    assert ('--config.pretrained.squeezenet=net.npz' in flags) == starts
+    module, colon, changes = name.partition(':')
+    assert flags[0].endswith(f'configs/{module}.py{colon}{changes}')
+    assert ('--config.pretrained.efficientnet_lite=lite0.safetensors' in flags) == starts
     assert flags[-1] == '--config.seed=3'

@@ -15,9 +15,8 @@ from skimage import data
 from chromagan_jax import config as config_lib
 from chromagan_jax.config import command_line
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan import checkpoints, released
 from chromagan_jax.gan.state import generator_variables
-from chromagan_jax.inference import released
 from chromagan_jax.models.dense import DenseDiscriminator
 from chromagan_jax.models.lite_unet import LiteUNet
 from chromagan_jax.training import loop

@@ -68,9 +68,9 @@ def test_metrics_of_a_step_are_read_after_the_next_is_dispatched(small, tmp_path
     def spied(*args):
         step = compile_step(*args)
 
-        def dispatch(state, batch, teacher):
+        def dispatch(state, batch, frozen):
             events.append('dispatch')
-            return step(state, batch, teacher)
+            return step(state, batch, frozen)
 
         return dispatch
 

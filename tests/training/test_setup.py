@@ -1,3 +1,4 @@
+import copy
 import os
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import pytest
 
 from chromagan_jax import sharding
 from chromagan_jax.data.inputs import open_sources
-from chromagan_jax.gan import checkpoints
+from chromagan_jax.errors import UserError
+from chromagan_jax.gan import checkpoints, released
 from chromagan_jax.gan.model import load_pretrained, make_model
 from chromagan_jax.models.chromagan import TwoBranch
 from chromagan_jax.models.pretrained import squeezenet, vgg
@@ -95,12 +97,36 @@ def test_a_network_without_a_backbone_says_nothing_of_one(small, tmp_path):
     assert started(small, tmp_path)[1] == []
 
 
+def test_a_run_starts_from_the_released_generator_and_a_new_discriminator(
+    small, tmp_path, monkeypatch
+):
+    plain, _ = started(small, tmp_path / 'plain')
+    variables = jax.tree.map(
+        lambda x: np.asarray(x) + 1,
+        {'params': plain.generator.params, 'batch_stats': plain.generator.batch_stats},
+    )
+    trained = released.Trained('the release', small, small.generator, variables, 7)
+    monkeypatch.setattr(released, 'load', lambda mesh: trained)
+    config = copy.deepcopy(small)
+    config.init_from = 'released'
+    config.discriminator = config.discriminator.clone(width=6)
+    state, said = started(config, tmp_path / 'new')
+    assert said == ['starts from the released weights of the generator']
+    for found in (state.generator.params, state.ema['params']):
+        jax.tree.map(np.testing.assert_array_equal, found, variables['params'])
+    assert int(state.step) == 0
+    config.generator = config.generator.clone(width=6)
+    with pytest.raises(UserError, match=r'weights in the release .* generator\.width='):
+        started(config, tmp_path / 'other')
+
+
 def test_a_teacher_is_placed_whole_and_only_where_the_model_has_one(chromagan):
     mesh = sharding.make_mesh()
     model = make_model(chromagan, mesh)
     weights = {'vgg16': {'fc8': {'bias': np.ones(3)}}}
-    assert setup.place_teacher(model, weights, mesh) is None
-    placed = setup.place_teacher(model._replace(teacher=vgg.VGG16()), weights, mesh)
+    assert setup.place_frozen(model, weights, 32, mesh) == {}
+    model = model._replace(teacher=vgg.VGG16())
+    placed = setup.place_frozen(model, weights, 32, mesh)['teacher']
     assert len(placed['fc8']['bias'].sharding.device_set) == 8
     np.testing.assert_array_equal(placed['fc8']['bias'], np.ones(3))
 

@@ -33,10 +33,15 @@ class Model:
 
 
 def make_model(variant: str, encoder: str, device: torch.device) -> Model:
-    """New networks; the encoder and the frozen features start from the file `encoder`."""
-    generator = Generator(variant)
-    generator.encoder.load(encoder)
-    projected, patch = Projected(Lite(variant).load(encoder)), patch_gan()
+    """New networks; the encoder and the frozen features start from the file `encoder`.
+
+    With '' they start from random weights.
+    """
+    generator, features = Generator(variant), Lite(variant)
+    if encoder:
+        generator.encoder.load(encoder)
+        features.load(encoder)
+    projected, patch = Projected(features), patch_gan()
     average = Generator(variant).eval()
     average.load_state_dict(generator.state_dict())
     for network in (generator, average, projected, patch):

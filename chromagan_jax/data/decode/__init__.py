@@ -11,6 +11,7 @@ A reader returns a `Frame`, the image as it is stored. `read` turns it into upri
 All failures raise `UnreadableImage`.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from chromagan_jax.data.decode import pillow, process, profiles, raw, tiff
-from chromagan_jax.data.decode.formats import BY_NAME, FORMATS, RAW, Format, identify
+from chromagan_jax.data.decode.formats import BY_NAME, FORMATS, HEAD, RAW, Format, identify
 from chromagan_jax.data.decode.frame import KINDS, MAX_PIXELS, Frame, UnreadableImage
 from chromagan_jax.data.decode.resize import crop_square, resize, resize_short
 
@@ -82,19 +83,27 @@ def decode(data: bytes, min_side: int = 0, max_pixels: int = MAX_PIXELS) -> np.n
     return pixels if pixels.shape[2] == 3 else _on_white(pixels)
 
 
-def read(data: bytes, max_pixels: int = MAX_PIXELS, page: int = 0, deep: bool = False) -> Photo:
+def read(
+    source: bytes | Path, max_pixels: int = MAX_PIXELS, page: int = 0, deep: bool = False
+) -> Photo:
     """Decodes an image file to sRGB and keeps gray, transparency and, of gray, the bits.
 
     Args:
-        data: the whole file.
+        source: the whole file, or its path, which takes less memory.
         max_pixels: larger images are rejected before memory is allocated.
         page: of a TIFF, from 0; of an animation only the first frame is read.
         deep: whether colour and transparency keep more than 8 bits, too.
 
     Raises:
         UnreadableImage: the bytes are truncated, damaged, too large or no image.
+        OSError: the file cannot be read.
     """
-    return _photo(data, _kind(data), page=page, max_pixels=max_pixels, deep=deep)
+    if isinstance(source, Path):
+        with source.open('rb') as file:
+            kind = _kind(file.read(HEAD))
+    else:
+        kind = _kind(source)
+    return _photo(source, kind, page=page, max_pixels=max_pixels, deep=deep)
 
 
 def count_pages(data: bytes) -> int:
@@ -120,16 +129,23 @@ def _kind(data: bytes) -> Format:
     return kind
 
 
-def _photo(data: bytes, kind: Format, **options: Any) -> Photo:
+def _photo(source: bytes | Path, kind: Format, **options: Any) -> Photo:
     if kind.apart:
-        return process.call(_finish, data, kind.name, **options)
-    return _finish(data, kind.name, **options)
+        size = source.stat().st_size if isinstance(source, Path) else len(source)
+        return process.call(_finish, size, source, kind.name, **options)
+    return _finish(source, kind.name, **options)
 
 
 def _finish(
-    data: bytes, name: str, max_pixels: int, min_side: int = 0, page: int = 0, deep: bool = False
+    source: bytes | Path,
+    name: str,
+    max_pixels: int,
+    min_side: int = 0,
+    page: int = 0,
+    deep: bool = False,
 ) -> Photo:
     """Reads a file of a kind, converts it to sRGB and turns it upright."""
+    data = source.read_bytes() if isinstance(source, Path) else source
     frame = _frame(data, BY_NAME[name], max_pixels, min_side, page)
     colour, alpha = profiles.to_srgb(frame), frame.alpha
     if colour.ndim == 3 or alpha is not None:

@@ -22,15 +22,24 @@ T = TypeVar('T')
 
 _MAX_MEMORY = 8 * 2**30  # bytes of address space; 200 megapixels of 16-bit RGBA take 6
 _SECONDS, _SECONDS_PER_MB = 30.0, 1.0  # of one file
-_SERVE = 'from chromagan_jax.data.decode.process import serve; serve()'
+_SERVE = (
+    'import sys; sys.path += sys.argv[1:]; '
+    'from chromagan_jax.data.decode.process import serve; serve()'
+)
 
 _idle: queue.LifoQueue['Decoder'] = queue.LifoQueue()
 # A child must not write into the pipes of its parent's processes.
 os.register_at_fork(after_in_child=lambda: _idle.queue.clear())
 
 
-def call(function: Callable[..., T], data: bytes, *arguments: Any, **options: Any) -> T:
-    """`function(data, *arguments, **options)` in another process.
+def call(function: Callable[..., T], size: int, *arguments: Any, **options: Any) -> T:
+    """`function(*arguments, **options)` in another process.
+
+    Args:
+        function: of a module, with arguments and result that pickle takes.
+        size: bytes of the file that it decodes; they set the time that it may take.
+        *arguments: of the function.
+        **options: of the function.
 
     Raises:
         UnreadableImage: the function raised it, crashed, or needed too much time or memory.
@@ -39,9 +48,9 @@ def call(function: Callable[..., T], data: bytes, *arguments: Any, **options: An
         decoder = _idle.get_nowait()
     except queue.Empty:
         decoder = Decoder()
-    limit = _SECONDS + _SECONDS_PER_MB * len(data) / 2**20
+    limit = _SECONDS + _SECONDS_PER_MB * size / 2**20
     try:
-        done, result = decoder.ask((function, data, arguments, options), limit)
+        done, result = decoder.ask((function, arguments, options), limit)
     except BaseException:
         decoder.end()
         raise
@@ -56,11 +65,10 @@ class Decoder:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, '-c', _SERVE],
+            # -P: a module of the current folder must not hide one of the standard library.
+            [sys.executable, '-P', '-c', _SERVE, *(path or os.getcwd() for path in sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)},
         )
 
     def ask(self, request: tuple[Any, ...], limit: float) -> tuple[bool, Any]:
@@ -102,21 +110,24 @@ def serve() -> None:
     # The process that started this one handles signals, and may need it until it has finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY, resource.RLIM_INFINITY))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = _MAX_MEMORY if hard == resource.RLIM_INFINITY else min(_MAX_MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    for number in (1, 2):  # what libraries print must not mix with the answers
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     while True:
         try:
-            function, data, arguments, options = pickle.load(requests)
+            function, arguments, options = pickle.load(requests)
         except EOFError:
             return
         try:
-            answer = True, function(data, *arguments, **options)
+            answer = True, function(*arguments, **options)
         except MemoryError:
             answer = False, UnreadableImage('its decoder needs too much memory')
         except Exception as error:  # raised again where the call came from
             answer = False, error
         pickle.dump(answer, answers, protocol=5)
         answers.flush()
-        del data, answer
+        del arguments, answer

@@ -8,13 +8,13 @@ import itertools
 import logging
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 from PIL import Image
 
-from chromagan_jax.data.decode import pillow
-from chromagan_jax.data.decode.formats import BY_NAME
 from chromagan_jax.data.decode.frame import DAMAGE, Frame, UnreadableImage, check_size, damage
+from chromagan_jax.data.decode.pillow import to_unassociated
 
 _WHITE_IS_ZERO, _PALETTE, _SEPARATED, _YCBCR, _LAB, _ICC_LAB = 0, 3, 5, 6, 8, 9  # photometric
 _SENSOR = (32803, 34892)  # colour filter array, linear raw
@@ -51,7 +51,7 @@ def read(data: bytes, page: int, max_pixels: int) -> Frame:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             pages = _pages(tiff)
             if page >= len(pages):
-                raise UnreadableImage(f'it has no page {page + 1}')
+                raise UnreadableImage(f'it has {len(pages)} pages, not {page + 1}')
             return _read_page(pages[page], data, len(pages), max_pixels)
     except (UnreadableImage, CameraRaw):
         raise
@@ -64,7 +64,7 @@ def count_pages(data: bytes) -> int:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             return len(_pages(tiff))
-    except (*DAMAGE, CameraRaw):
+    except (*DAMAGE, CameraRaw):  # UnreadableImage is a ValueError
         return 1
 
 
@@ -78,22 +78,23 @@ def _pages(tiff: tifffile.TiffFile) -> list[Any]:
     for candidates in (top, below):
         if whole := [page for page in candidates if not page.subfiletype & (_REDUCED | _MASK)]:
             return whole
+    if not top:
+        raise UnreadableImage('it holds no image')
     return top
 
 
 def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
     check_size(page.imagewidth, page.imagelength, max_pixels)
     photometric, colours = page.photometric, _COLOURS.get(page.photometric)
-    if colours is None:
-        raise UnreadableImage(f'TIFF of photometric {page.photometric:d} is not read')
     if page.nbytes > 16 * max_pixels:
         raise UnreadableImage(f'{page.nbytes / 1e9:.3g} GB of samples are too many')
     spans = zip(page.dataoffsets, page.databytecounts, strict=False)
     if any(offset + count > len(data) for offset, count in spans):
         raise UnreadableImage('its data end early')
+    known = page.compression in tifffile.TIFF.DECOMPRESSORS and page.compression != _OLD_JPEG
     subsampled = photometric == _YCBCR and page.subsampling not in (None, (1, 1))
-    if page.compression == _OLD_JPEG or (subsampled and not _is_jpeg(page)):
-        return pillow.read(data, BY_NAME['TIFF'], max_pixels)._replace(frames=pages)
+    if colours is None or not known or (subsampled and not _is_jpeg(page)):
+        return _read_by_libtiff(page, data, pages)
     values = _values(page)
     if values.shape[2] < colours:
         raise UnreadableImage(f'{values.shape[2]} samples a pixel are too few')
@@ -110,7 +111,7 @@ def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
     elif photometric == _ICC_LAB and samples.dtype == np.uint16:  # of ICC version 2
         samples = _scaled(np.minimum(samples, 65280), 65280)
     if alpha is not None and page.extrasamples and _ASSOCIATED in page.extrasamples:
-        samples = pillow.to_unassociated(samples, alpha)
+        samples = to_unassociated(samples, alpha)
     profile = page.tags.valueof(_PROFILE)
     return Frame(
         np.ascontiguousarray(samples),
@@ -120,6 +121,18 @@ def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
         orientation=_orientation(page),
         frames=pages,
     )
+
+
+def _read_by_libtiff(page: Any, data: bytes, pages: int) -> Frame:
+    """Colours and compressions that tifffile does not decode, in 8 bits."""
+    try:
+        rgba = imagecodecs.tiff_decode(data, index=page.index, asrgb=True)
+    except DAMAGE as error:
+        what = f'photometric {page.photometric:d} and compression {page.compression:d}'
+        raise UnreadableImage(f'TIFF of {what} is not read') from error
+    # libtiff mirrors an image by its orientation and does not turn it.
+    turned = 5 if _orientation(page) > 4 else 1
+    return Frame(np.ascontiguousarray(rgba[..., :3]), 'rgb', orientation=turned, frames=pages)
 
 
 def _is_jpeg(page: Any) -> bool:

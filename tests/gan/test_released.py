@@ -20,10 +20,10 @@ from chromagan_jax import config as config_lib
 from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan import checkpoints, released
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import make_model
-from chromagan_jax.inference import predictor, released
+from chromagan_jax.inference import predictor
 
 ROOT = Path(__file__).parents[2]
 FILES = {'generator.safetensors', 'config.json', 'log.jsonl', 'MODEL_CARD.md', 'LICENSE'}

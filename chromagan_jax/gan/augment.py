@@ -1,0 +1,74 @@
+"""Random changes of the condition inside the train step.
+
+They depend only on the PRNG key, not on the mesh. Config fields: `augment`.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from chromagan_jax.config.schema import AugmentConfig
+
+Array = jax.Array
+
+_EXPONENTS = (0.7, 1.4)  # limits of the lightness exponent
+
+
+def bend_lightness(
+    config: AugmentConfig, batch: Mapping[str, Array], key: Array
+) -> dict[str, Array]:
+    """Replaces the lightness of each image by 100 (L* / 100)**e, with a random e near 1.
+
+    log(e) is normal with `lightness_std`; e is clipped to [0.7, 1.4]. The target is unchanged.
+
+    Args:
+        config: the strengths.
+        batch: 'condition' (..., H, W, 1) = L*/50 - 1, and other arrays.
+        key: PRNG key.
+    """
+    condition = batch['condition']
+    if not config.lightness_std:
+        return dict(batch)
+    normal = jax.random.normal(key, _per_image(condition))
+    exponent = jnp.exp(config.lightness_std * normal).clip(*_EXPONENTS)
+    lightness = (0.5 * (condition + 1)).clip(1e-6, 1)
+    return {**batch, 'condition': 2 * lightness**exponent - 1}
+
+
+def degrade(config: AugmentConfig, condition: Array, key: Array) -> Array:
+    """Blurs and adds white noise to random images, as in old photographs.
+
+    Args:
+        config: shares and strengths.
+        condition: (B, H, W, 1) in [-1, 1].
+        key: PRNG key.
+
+    Returns:
+        (B, H, W, 1) in [-1, 1]; `condition` itself if both shares are 0.
+    """
+    if not config.blur and not config.grain:
+        return condition
+    keys = jax.random.split(key, 4)
+    per_image = _per_image(condition)
+    blurred = jax.random.uniform(keys[0], per_image) < config.blur
+    condition = jnp.where(blurred, _box_blur(condition), condition)
+    grainy = jax.random.uniform(keys[1], per_image) < config.grain
+    deviation = grainy * config.grain_std * jax.random.uniform(keys[2], per_image)
+    noise = jax.random.normal(keys[3], condition.shape)
+    return (condition + deviation * noise).clip(-1, 1)
+
+
+def _per_image(condition: Array) -> tuple[int, ...]:
+    return (*condition.shape[:-3], 1, 1, 1)
+
+
+def _box_blur(x: Array) -> Array:
+    """Mean of 3x3 px of (B, H, W, 1); the border is replicated."""
+    for axis in (1, 2):
+        pad = [(0, 0)] * 4
+        pad[axis] = (1, 1)
+        padded = jnp.pad(x, pad, mode='edge')
+        parts = [jax.lax.slice_in_dim(padded, i, i + x.shape[axis], axis=axis) for i in range(3)]
+        x = (parts[0] + parts[1] + parts[2]) / 3
+    return x
