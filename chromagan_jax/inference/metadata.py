@@ -63,7 +63,7 @@ def read(data: bytes) -> Metadata:
             stored = _of_png(data)
         else:
             stored = (
-                process.call(_of_image, data, kind.name)
+                process.call(_of_image, len(data), data, kind.name)
                 if kind.apart
                 else _of_image(data, kind.name)
             )

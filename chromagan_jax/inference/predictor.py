@@ -215,8 +215,8 @@ def _make_predict_at(
         if len(small) in programs:
             return run(small, seeds, points)
         # One at a time: another program for each number would take longer to compile.
-        each = zip(small, seeds, points or [()] * len(small), strict=True)
-        return np.concatenate([run([image], [seed], [one]) for image, seed, one in each])
+        ones = [slice(index, index + 1) for index in range(len(small))]
+        return np.concatenate([run(small[one], seeds[one], points[one]) for one in ones])
 
     return predict
 

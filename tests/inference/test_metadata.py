@@ -141,3 +141,11 @@ def test_blocks_that_are_too_large_for_jpeg_are_left_out_with_a_note():
     assert metadata.losses(kept, 'JPEG') == ['its XMP is larger than JPEG allows and is not kept']
     encode.encode(np.zeros((8, 8, 3), np.uint8), Path('a.jpg'), Path('b'), kept)
     assert metadata.losses(kept, 'PNG') == []
+
+
+def test_exif_of_a_kind_with_a_decoder_in_another_process_is_read():
+    file = io.BytesIO()
+    tags = Image.Exif()
+    tags[0x010F] = 'Maker'
+    Image.new('RGB', (16, 16)).save(file, 'AVIF', exif=tags)
+    assert metadata.read(file.getvalue()).exif.main[0x010F].data == b'Maker\0'
