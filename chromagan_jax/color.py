@@ -10,6 +10,7 @@ white point and the rounded constants are those of scikit-image, so that results
 arrays take NumPy or JAX arrays (traced ones too) and return the same kind.
 """
 
+import functools
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TypeVar
@@ -184,9 +185,15 @@ def encode(
     return out
 
 
+@functools.cache
+def _linear_of_uint16() -> np.ndarray:
+    return _srgb_to_linear(np.arange(65536) / 65535).astype(np.float32)
+
+
 def lightness(rgb: np.ndarray) -> np.ndarray:
-    """(H, W) float32 L* of (H, W, 3) or (H, W, 4) uint8 sRGB, as exact as `encode`."""
-    linear = cv2.LUT(rgb, _LINEAR_OF_BYTE)
+    """(H, W) float32 L* of (H, W, 3) or (H, W, 4) sRGB, uint8 or uint16, as exact as `encode`."""
+    eight = rgb.dtype == np.uint8
+    linear = cv2.LUT(rgb, _LINEAR_OF_BYTE) if eight else _linear_of_uint16()[rgb]
     weights = np.zeros((1, rgb.shape[2]), np.float32)
     weights[:, :3] = _TO_XYZ32[1]
     y = cv2.transform(linear, weights).reshape(rgb.shape[:2])

@@ -1,27 +1,21 @@
-"""Gray photographs in, colour photographs out, at their own resolution.
+"""Colorizes gray photographs at their own resolution.
 
     python -m chromagan_jax.colorize --output=OUT PATH...
     python -m chromagan_jax.colorize --workdir=DIR --output=OUT PATH...
 
-The first colorizes with the released weights, which come inside the package, the second with those
-of a run. A PATH is a photograph or a folder of them, whose sub-folders are mirrored below OUT. The
-network sees each photograph at the size that it was evaluated at; the colours that it finds are
-laid onto the photograph's own lightness, at full resolution. `inference.predictor.colorize` does
-the same with arrays.
+A PATH is a photograph or a folder, whose sub-folders are mirrored below OUT. The first form uses
+the released weights, the second those of a run. The lightness of the photograph is kept.
 
-What is done to them besides (the flags --saturation to --denoise_method) is as the config of the
-weights says, in its group `colorize`, unless a flag says otherwise.
-
-Exit codes: 0 done; 1 some photographs failed, or a mistake, told in one sentence; 75 interrupted,
-start it again.
+Exit codes: 0 done; 1 a photograph failed, or an error in one sentence; 75 interrupted, start it
+again.
 """
 
+import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,90 +26,30 @@ from absl import flags, logging
 from chromagan_jax import sharding
 from chromagan_jax.config.fields import check_types, flatten
 from chromagan_jax.config.postprocess import OFF, PostProcess
-from chromagan_jax.data.decode import MAX_PIXELS
+from chromagan_jax.data.decode import UnreadableImage
 from chromagan_jax.errors import PreemptedError, UserError
-from chromagan_jax.inference import batch, files, photos
+from chromagan_jax.inference import batch, files, headers, metadata, naming, options, output
+from chromagan_jax.inference.batch import Job, Outcome, Totals
+from chromagan_jax.inference.encode import Encoding
 from chromagan_jax.inference.hints import Hint
 from chromagan_jax.inference.hints import read as read_hints
 from chromagan_jax.inference.predictor import load, make_predict
+from chromagan_jax.inference.report import Report
 from chromagan_jax.utils import cli
 from chromagan_jax.utils.preemption import stop_requests
 
-_INTERRUPTED = 'Interrupted: started again, it goes on with what is missing.'  # without counts
-# Flags of the fields of PostProcess; the default of each is what the config of the weights says.
-_POSTPROCESS_HELP = {
-    'sample_noise': "Keep the network's noise on: the result is a sample.",
-    'saturation': 'Gain of the chroma; 1: as the network has it.',
-    'white_balance': 'none, gray_world or percentile.',
-    'white_balance_strength': 'Share of that correction, 0 to 1.',
-    'contrast': "Share of CLAHE's lightness in the result, 0 to 1; 0: none.",
-    'clahe_clip': "CLAHE's clip limit.",
-    'clahe_tiles': "CLAHE's tiles a side.",
-    'denoise_before': 'Strength, in 8-bit steps, of non-local means on the photograph; 0: none.',
-    'denoise_after': 'Strength, in units of a* and b*, of denoising the colours; 0: none.',
-    'denoise_method': 'Of the colours: nlm (non-local means) or bilateral.',
-}
-
-
-def make_flags() -> flags.FlagValues:
-    """The flags of the command; not absl's global ones, for this module is also imported."""
-    values = flags.FlagValues()
-    define = partial(flags.DEFINE_string, flag_values=values)
-    define('workdir', None, 'Of a run whose network colorizes; without it the released one does.')
-    define('output', None, 'The folder that the colour versions go to.')
-    define('checkpoint', 'newest', 'newest, best, or a step that is still kept in --workdir.')
-    define('hints', None, 'JSON file of known colours, for a network that takes hints.')
-    define(
-        'size',
-        None,
-        'px, the square that the network sees (as it was evaluated). Several with commas between: '
-        'the mean of the colours at each, calmer and slower.',
-    )
-    flags.DEFINE_enum(
-        'format', 'png', ['png', 'jpg'], 'Of the colour versions.', flag_values=values
-    )
-    flags.DEFINE_enum(
-        'pages', 'first', ['first', 'all'], 'Of a TIFF that has several.', flag_values=values
-    )
-    flags.DEFINE_bool(
-        'overwrite', False, 'Replace what is there; otherwise it is skipped.', flag_values=values
-    )
-    for name, default, help_string in (
-        ('batch_size', 1, 'Photographs that the network sees at once.'),
-        (
-            'samples',
-            0,
-            'Results of each photograph, from the noise of the network; 0: one without.',
-        ),
-        ('threads', min(8, os.cpu_count() or 1), 'Threads that read and write photographs.'),
-        (
-            'max_megapixels',
-            MAX_PIXELS // 10**6,
-            'Larger photographs are left out; 20 bytes a pixel.',
-        ),
-    ):
-        flags.DEFINE_integer(
-            name, default, help_string, lower_bound=0 if default == 0 else 1, flag_values=values
-        )
-    of_type: dict[type, Any] = {
-        bool: flags.DEFINE_bool,
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        str: flags.DEFINE_string,
-    }
-    for name, default in flatten(OFF).items():
-        of_type[type(default)](name, None, _POSTPROCESS_HELP[name], flag_values=values)
-    return values
+_INTERRUPTED = 'Interrupted: started again, it continues with what is missing.'  # without counts
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code.
 
-    The first Ctrl-C or SIGTERM lets it finish the photographs at hand; a second one does not.
+    After the first Ctrl-C or SIGTERM it finishes the photographs that the network has seen. A
+    second one ends it at once.
     """
-    values = make_flags()
+    values = options.make_flags()
     if {'--help', '-help', '-h'} & set(argv):
-        print(f'{__doc__}\n{values.get_help()}')
+        print(f'{__doc__}\n{options.help_text()}')
         return 0
     try:
         paths = cli.parse(values, argv)
@@ -130,43 +64,151 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], bool]) -> int:
-    if values.workdir == '':  # a variable that a script did not set, say
-        raise UserError('--workdir is empty: name a run, or leave it out for the released weights.')
-    if values.workdir is None and values['checkpoint'].present:
-        raise UserError(
-            '--checkpoint chooses among those of a run: add --workdir=runs/base, or leave it out '
-            'for the released weights.'
-        )
+    _check(values)
+    if values.list is not None:
+        paths = [*paths, *_listed(values.list)]
     for name, value, example in (
         ('output', values.output, '--output=colorized'),
         ('photograph', paths, 'a file or a folder'),
     ):
         if not value:
             raise UserError(f'No {name} is named: add {example}.')
-    output = Path(values.output)
-    found = files.find(paths, output, values.pages == 'all')
-    for sentence in (*found.notes, *found.failures):
+    folder = Path(values.output)
+    found = files.find(paths, folder, values.pages == 'all')
+    results = _Results(values)
+    for sentence in found.notes:
+        results.leave_out(sentence)
+    for sentence in found.failures:
+        results.fail(sentence)
+    output.check_writable(folder)
+    output.remove_leftovers(folder)
+    planned = naming.plan(
+        found.photographs, folder, values.format, values.samples, metadata.source_of
+    )
+    wanted = []
+    for job in planned:
+        if not values.overwrite and job.target.exists():
+            results.add(Outcome(job, 'skipped'))
+        elif reason := _too_large(job):
+            print(f'{files.shown(job.source)} failed: {reason}', file=sys.stderr)
+            results.add(Outcome(job, 'failed', reason))
+        else:
+            wanted.append(job)
+    before = results.failed
+    totals = _colorize(values, wanted, stopping, results) if wanted else Totals(0, 0, 0)
+    results.write()
+    return _exit_code(values, totals, before, len(wanted), results)
+
+
+def _check(values: flags.FlagValues) -> None:
+    """Raises UserError for flags that do not fit together."""
+    if values.workdir == '':  # such as a variable that a script did not set
+        raise UserError('--workdir is empty: name a run, or leave it out for the released weights.')
+    if values.workdir is None and values['checkpoint'].present:
+        raise UserError(
+            '--checkpoint chooses among those of a run: add --workdir=runs/base, or leave it out '
+            'for the released weights.'
+        )
+    if values.depth == '16' and values.format in ('jpg', 'webp'):
+        raise UserError(
+            f'--depth=16 is not possible with --format={values.format}: choose png, tif or same.'
+        )
+
+
+def _listed(name: str) -> list[str]:
+    """The paths in a file, one a line, with any line ends; or NUL between them.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        content = sys.stdin.buffer.read() if name == '-' else Path(name).read_bytes()
+    except OSError as error:
+        raise UserError(f'--list={name} cannot be read ({error.strerror}).') from error
+    if content[:2] in (b'\xff\xfe', b'\xfe\xff'):  # of Windows
+        content = content.decode('utf-16', 'replace').encode()
+    content = content.removeprefix(b'\xef\xbb\xbf')
+    if b'\0' in content:
+        lines = content.split(b'\0')
+    else:
+        lines = content.replace(b'\r', b'\n').split(b'\n')
+    return [os.fsdecode(line) for line in lines if line.strip()]
+
+
+def _too_large(job: Job) -> str:
+    """Why a photograph is too large for the kind of its result; '' if it is not."""
+    if not headers.is_limited(job.target.suffix):
+        return ''
+    try:
+        headers.check_side(max(headers.size(job.source) or (0,)), job.target.suffix)
+    except UnreadableImage as error:
+        return str(error)
+    return ''
+
+
+class _Results:
+    """Passes outcomes on to --json and --report."""
+
+    def __init__(self, values: flags.FlagValues):
+        self._json = values.json
+        self._report = Report(Path(values.report)) if values.report else None
+        self.skipped = self.failed = self.recolored = 0
+
+    def add(self, outcome: Outcome) -> None:
+        job, status = outcome.job, outcome.status
+        self.skipped += status == 'skipped'
+        self.failed += status == 'failed'
+        self.recolored += outcome.is_color
+        if self._json:
+            line: dict[str, Any] = {
+                'source': str(job.source),
+                'result': str(job.target),
+                'status': status,
+            }
+            if job.page is not None:
+                line['page'] = job.page + 1
+            if outcome.reason:
+                line['reason'] = outcome.reason
+            line |= {'in_color': outcome.is_color or status == 'in_color', 'notes': outcome.notes}
+            print(json.dumps(line), flush=True)
+        if self._report:
+            if outcome.preview:
+                self._report.add(job.source, job.target, outcome.preview, outcome.notes)
+            elif status == 'failed':
+                self._report.fail(f'{job.source}: {outcome.reason}')
+            else:
+                reason = 'a result exists' if status == 'skipped' else 'it is in colour already'
+                self._report.leave_out(f'{job.source}: {reason}')
+
+    def fail(self, sentence: str) -> None:
+        """A path that could not be read."""
         print(sentence, file=sys.stderr)
-    planned = batch.plan(found.photographs, output, f'.{values.format}', values.samples)
-    wanted = [job for job in planned if values.overwrite or not job.target.exists()]
-    photos.check_writable(output)
-    colorized, failed = _colorize(values, wanted, stopping) if wanted else (0, 0)
-    left = len(wanted) - colorized - failed
-    failed += len(found.failures)
-    counts = f'{colorized} colorized, {failed} failed, '
-    if left:
-        goes_on = 'it begins anew with --overwrite' if values.overwrite else 'it goes on with these'
-        raise PreemptedError(f'Interrupted: {counts}{left} left; started again, {goes_on}.')
-    skipped = len(planned) - len(wanted)
-    hint = ' (there already; --overwrite replaces them)' if skipped else ''
-    print(f'{counts}{skipped} skipped{hint}', file=sys.stderr)
-    return 1 if failed else 0
+        self.failed += 1
+        source, _, reason = sentence.rpartition(' failed: ')
+        if self._json:
+            print(json.dumps({'source': source, 'status': 'failed', 'reason': reason}), flush=True)
+        if self._report:
+            self._report.fail(f'{source}: {reason}')
+
+    def leave_out(self, sentence: str) -> None:
+        """A note about files that are not read."""
+        print(sentence, file=sys.stderr)
+        if self._report:
+            self._report.leave_out(sentence)
+
+    def write(self) -> None:
+        """Writes the report."""
+        if self._report:
+            self._report.write()
 
 
 def _colorize(
-    values: flags.FlagValues, wanted: Sequence[batch.Job], stopping: Callable[[], bool]
-) -> tuple[int, int]:
-    """How many photographs were colorized and how many failed."""
+    values: flags.FlagValues,
+    wanted: Sequence[Job],
+    stopping: Callable[[], bool],
+    results: _Results,
+) -> Totals:
+    """Runs the network over the photographs."""
     cv2.setNumThreads(1)  # photographs are what runs in parallel
     sharding.disable_async_cpu_dispatch()
     trained = load(values.workdir, values.checkpoint)
@@ -176,9 +218,9 @@ def _colorize(
     noise = post.sample_noise or values.samples > 0
     wanted, hinted = _with_hints(values, wanted)
     sizes = _sizes(values.size) if values.size is not None else (trained.size,)
-    predict = make_predict(
-        *(trained.generator, trained.variables, sizes, values.batch_size, noise, hinted)
-    )
+    batches = -(-len(wanted) // values.batch_size)
+    batch_size = -(-len(wanted) // batches)  # the same number of batches, of one size
+    predict = make_predict(trained.generator, trained.variables, sizes, batch_size, noise, hinted)
     shown = ' and '.join(map(str, sizes))
     print(
         f'{trained.title}, step {trained.step}, at {shown} px into {values.output}: '
@@ -189,14 +231,42 @@ def _colorize(
         wanted,
         predict,
         max(sizes),
-        values.batch_size,
+        batch_size,
         values.threads,
         # On a CPU as many networks as threads: few operations of one keep many cores busy.
         max(2, values.threads) if jax.default_backend() == 'cpu' else 2,
         values.max_megapixels * 1_000_000,
         post,
         stopping,
+        Encoding(values.quality, int(values.depth), values.metadata, values.keep_date),
+        values.skip_color,
+        values.report is not None,
+        results.add,
     )
+
+
+def _exit_code(
+    values: flags.FlagValues, totals: Totals, earlier: int, wanted: int, results: _Results
+) -> int:
+    """Prints the counts; returns the exit code. `earlier` failures were before the network.
+
+    Raises:
+        PreemptedError: photographs are left.
+    """
+    if results.recolored:
+        print(
+            f'{results.recolored} of them were in colour already, and their colours are replaced: '
+            '--skip_color leaves such photographs out',
+            file=sys.stderr,
+        )
+    counts = f'{totals.colorized} colorized, {earlier + totals.failed} failed, '
+    if left := wanted - sum(totals):
+        again = 'it starts anew with --overwrite' if values.overwrite else 'it continues with these'
+        raise PreemptedError(f'Interrupted: {counts}{left} left; started again, {again}.')
+    hint = ' (there already; --overwrite replaces them)' if results.skipped else ''
+    colored = f', {totals.in_color} in colour already' if totals.in_color else ''
+    print(f'{counts}{results.skipped} skipped{hint}{colored}', file=sys.stderr)
+    return 1 if earlier + totals.failed else 0
 
 
 def _with_hints(

@@ -42,7 +42,7 @@ from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints
-from chromagan_jax.inference import photos
+from chromagan_jax.inference import output as output_lib
 from chromagan_jax.utils import files
 from tools import table
 from tools.table import SYSTEMS, read_json, say
@@ -115,7 +115,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def run_systems(args: argparse.Namespace, others: Sequence[str]) -> list[str]:
     """Measures, trains, scores and colorizes what is not done; returns the systems that failed."""
     out = Path(args.output)
-    photos.check_writable(out)
+    output_lib.check_writable(out)
     settings = {
         name: getattr(args, name) for name in ('train', 'val', 'minutes', 'size', 'features')
     }

@@ -29,7 +29,7 @@ from chromagan_jax import sharding
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import released
-from chromagan_jax.inference import photos
+from chromagan_jax.inference import output as output_lib
 from chromagan_jax.models.pretrained.weights import readable
 from configs import lite_unet
 from tools import card, release
@@ -104,7 +104,7 @@ def import_weights(args: argparse.Namespace) -> None:
     mesh, source = sharding.make_mesh(), make_source(args.val, 'validation')
     data_note, how = (release.read_note(Path(p)) for p in (args.data_note, args.training_note))
     log, path = release.read_note(Path(args.log)), Path(args.weights)
-    photos.check_writable(Path(args.output))
+    output_lib.check_writable(Path(args.output))
     arrays = readable(lambda: safetensors.numpy.load_file(path), path, 'a .safetensors file')
     try:
         variables = to_variables(arrays)

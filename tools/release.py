@@ -39,7 +39,7 @@ from chromagan_jax.gan import checkpoints, released
 from chromagan_jax.gan.model import make_model
 from chromagan_jax.gan.released import Trained
 from chromagan_jax.gan.state import generator_variables
-from chromagan_jax.inference import photos
+from chromagan_jax.inference import output as output_lib
 from chromagan_jax.utils import files
 from tools import card, record
 from tools.compare import Parser
@@ -115,7 +115,7 @@ def release(args: argparse.Namespace) -> None:
     """
     workdir, mesh = Path(args.workdir), sharding.make_mesh()
     note, source = read_note(Path(args.data_note)), make_source(args.val, 'validation')
-    photos.check_writable(Path(args.output))
+    output_lib.check_writable(Path(args.output))
     runs = record.stages(workdir)
     commands = args.command or [record.command(stage.config) for stage in runs]
     if len(commands) != len(runs):

@@ -1,35 +1,32 @@
-"""Many photographs: which file becomes which, read, colorized and written side by side."""
+"""Reads, colorizes and writes many photographs in parallel."""
 
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import MAX_PIXELS, UnreadableImage, read
-from chromagan_jax.errors import UserError
-from chromagan_jax.inference import photos
-from chromagan_jax.inference.files import Listed
-from chromagan_jax.inference.hints import Hint, rasterize
+from chromagan_jax.inference import encode, headers, layout, metadata, output, report, toning
+from chromagan_jax.inference.encode import Encoding
+from chromagan_jax.inference.files import shown
+from chromagan_jax.inference.hints import Hint
+from chromagan_jax.inference.layout import Predict, predict_views
+from chromagan_jax.inference.memory import InFlight
 from chromagan_jax.utils.progress import Progress
 
-T = TypeVar('T')
-# Up to a batch of (size, size, 3) uint8 photographs, the sample of each (None: without noise) and
-# the hints of each (`hints.rasterize`) -> a*, b*, (n, size, size, 2) float32.
-Predict = Callable[[Sequence[np.ndarray], Sequence[int | None], Sequence[np.ndarray]], np.ndarray]
-
-# What may be wrong with one photograph and leave the others alone.
+# Errors of one photograph, after which the others are still colorized.
 _FAILURES = (OSError, UnreadableImage, MemoryError)
 _BATCH_PIXELS = 2**25  # a batch ends early when its photographs have as many pixels
 
 
 class Job(NamedTuple):
-    """One photograph: where it lies and where its colour version goes."""
+    """One photograph and its result."""
 
     source: Path
     target: Path
@@ -38,74 +35,34 @@ class Job(NamedTuple):
     hints: tuple[Hint, ...] = ()  # known colours
 
 
-def plan(found: Sequence[Listed], output: Path, suffix: str, samples: int = 0) -> list[Job]:
-    """Which files become which: folders mirrored, stems kept.
+class Outcome(NamedTuple):
+    """How a job ended."""
 
-    Where two photographs of a folder differ only in their suffix, both keep it: `a.jpg.png`. With
-    `samples` each becomes as many: `a.1.png`, `a.2.png`, ...
-
-    Raises:
-        UserError: if a result would replace a photograph or another result.
-    """
-    stems = Counter(listed.place.with_suffix('') for listed in found)
-    jobs: list[Job] = []
-    taken: dict[Path, Path] = {}
-    sources = {source.resolve() for source, *_ in found}
-    for source, place, page in found:
-        name = place.stem if stems[place.with_suffix('')] == 1 else place.name
-        for sample in range(1, samples + 1) if samples else (None,):
-            number = '' if sample is None else f'.{sample}'
-            target = output / place.with_name(name + number + suffix)
-            if target.resolve() in sources:
-                raise UserError(f'{target} is a photograph to be read: choose another --output.')
-            if target in taken:
-                raise UserError(
-                    f'{taken[target]} and {source} would both become {target}: colorize them into '
-                    'different folders.'
-                )
-            taken[target] = source
-            jobs.append(Job(source, target, sample, page))
-    return jobs
+    job: Job
+    status: str  # colorized, failed, skipped (a result exists) or in_color
+    reason: str = ''  # of a failure
+    notes: tuple[str, ...] = ()
+    is_color: bool = False  # whether the photograph was in colour already
+    preview: report.Preview | None = None
 
 
-Writing = tuple[Job, Future[None]]  # a photograph, and its writing
+class Totals(NamedTuple):
+    """How many jobs ended how."""
+
+    colorized: int
+    failed: int
+    in_color: int
 
 
 class Photograph(NamedTuple):
     """A photograph between reading and writing."""
 
     job: Job
-    pixels: np.ndarray
-    small: np.ndarray  # (size, size, 3) uint8, what the network sees
-    hints: np.ndarray  # (size, size, 3) float32, of `hints.rasterize`
-
-
-class Counts:
-    """How many photographs ended how, and the lines about them."""
-
-    def __init__(self, total: int):
-        self.colorized = self.failed = 0
-        self._progress = Progress(total, 0, 1, unit='photograph')
-        self._interval = 1 if sys.stderr.isatty() else 30  # seconds between reports
-        self._reported = time.monotonic()
-        self.message, self.close = self._progress.message, self._progress.close
-
-    def fail(self, job: Job, error: BaseException) -> None:
-        """Names a photograph that is given up."""
-        self.failed += 1
-        reason = getattr(error, 'strerror', None) or str(error) or 'not enough memory'
-        self.message(f'{job.source} failed: {reason}')
-
-    def collect(self, job: Job, writing: Future[None]) -> None:
-        """Waits for a photograph to be written; shows the progress if it was not shown just now."""
-        try:
-            writing.result()
-            self.colorized += 1
-        except _FAILURES as error:
-            self.fail(job, error)
-        if time.monotonic() - self._reported >= self._interval:
-            self._reported = time.monotonic()
-            self._progress.report(self.colorized + self.failed, {})
+    view: layout.View
+    kept: metadata.Metadata
+    notes: tuple[str, ...]
+    size: int  # pixels that count in flight
+    is_color: bool
 
 
 def colorize_files(
@@ -118,68 +75,164 @@ def colorize_files(
     max_pixels: int = MAX_PIXELS,
     post: PostProcess = OFF,
     stopping: Callable[[], bool] = lambda: False,
-) -> tuple[int, int]:
-    """Reads, colorizes and writes; names on standard error what fails, and goes on.
+    encoding: Encoding = encode.DEFAULT,
+    skip_color: bool = False,
+    previews: bool = False,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+) -> Totals:
+    """Reads, colorizes and writes photographs; reports failures on standard error.
 
-    Once `stopping()` no photograph is begun, and those that the network has seen are finished.
+    Threads read and write while the network runs on up to `networks` batches at once. The
+    photographs in flight have at most `max_pixels` together, at about 20 bytes a pixel (28 with 16
+    bits in the results), and there are at most `threads` before and `threads` after the network.
 
-    Threads read and write while the network runs, on up to `networks` batches at once: one uses
-    what cores another leaves idle. In memory are these and one more, of at most `batch_size`
-    photographs and about 33 megapixels each, and no more than `threads` photographs before them and
-    as many after them.
-
-    Returns:
-        How many were colorized and how many failed.
+    Args:
+        jobs: the photographs.
+        predict: the network.
+        size: px, the side of the square that the network sees.
+        batch_size: images that the network sees at once.
+        threads: that read, and that write.
+        networks: batches at once.
+        max_pixels: of the photographs in flight; a larger photograph fails.
+        post: processing before and after the network.
+        stopping: once it is true, no photograph is begun and those of the network are finished.
+        encoding: of the results.
+        skip_color: whether photographs in colour are left out.
+        previews: whether outcomes have previews.
+        on_outcome: called with each outcome, in this thread.
 
     Raises:
         UserError: if nothing more can be written.
     """
-    counts = Counts(len(jobs))
-    seen: deque[Future[list[Writing]]] = deque()
-    writing: deque[Writing] = deque()
+    tally = _Tally(len(jobs), on_outcome)
+    in_flight = InFlight(max_pixels)
+    seen: deque[Future[list[Future[Outcome]]]] = deque()
+    writing: deque[Future[Outcome]] = deque()
+
+    def load(job: Job, pixels: int) -> Photograph:
+        return _read(job, size, max_pixels, post, encoding, pixels)
+
+    def colorize(batch: Sequence[Photograph]) -> list[Future[Outcome]]:
+        def write(photograph: Photograph, colors: Sequence[np.ndarray]) -> Outcome:
+            with in_flight.leaving(photograph.size):
+                return _write(photograph, colors, post, encoding, previews)
+
+        try:
+            colors = predict_views(predict, [(p.view, p.job.sample) for p in batch], batch_size)
+        except BaseException:
+            for photograph in batch:
+                in_flight.leave(photograph.size)
+            raise
+        return [pool.submit(write, p, c) for p, c in zip(batch, colors, strict=True)]
+
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(networks) as network_pool:
         try:
-            readings = (pool.submit(_read, job, size, max_pixels, post) for job in jobs)
-            pairs = _ahead(zip(jobs, readings, strict=True), threads)
-            for batch in _batches(pairs, batch_size, counts, stopping):
-                seen.append(network_pool.submit(_start_writing, batch, predict, pool, post))
+            readings = _readings(jobs, lambda *job: pool.submit(load, *job), in_flight, threads)
+            for batch in _batches(readings, batch_size, tally, in_flight, stopping, skip_color):
+                seen.append(network_pool.submit(colorize, batch))
                 while len(seen) > networks:
                     writing += seen.popleft().result()
                 while len(writing) > threads:
-                    counts.collect(*writing.popleft())
+                    tally.collect(writing.popleft().result())
             for future_batch in seen:
                 writing += future_batch.result()
-            for job, future in writing:
-                counts.collect(job, future)
+            for future in writing:
+                tally.collect(future.result())
         except BaseException:
             network_pool.shutdown(cancel_futures=True)
             pool.shutdown(cancel_futures=True)
             raise
         finally:
-            counts.close()
-    return counts.colorized, counts.failed
+            tally.close()
+    return tally.totals()
+
+
+class _Tally:
+    """Counts outcomes, reports failures and notes, and shows the progress."""
+
+    def __init__(self, total: int, on_outcome: Callable[[Outcome], None]):
+        self._counts = dict.fromkeys(Totals._fields, 0)
+        self._on_outcome = on_outcome
+        self._progress = Progress(total, 0, 1, unit='photograph')
+        self._interval = 1 if sys.stderr.isatty() else 30  # seconds between reports
+        self._reported = time.monotonic()
+        self.message, self.close = self._progress.message, self._progress.close
+
+    def collect(self, outcome: Outcome) -> None:
+        """Counts an outcome."""
+        self._counts[outcome.status] += 1
+        if outcome.status == 'failed':
+            self.message(f'{shown(outcome.job.source)} failed: {outcome.reason}')
+        self._on_outcome(outcome)
+        if time.monotonic() - self._reported >= self._interval:
+            self._reported = time.monotonic()
+            self._progress.report(sum(self._counts.values()), {})
+
+    def totals(self) -> Totals:
+        return Totals(**self._counts)
+
+
+def _readings(
+    jobs: Sequence[Job],
+    load: Callable[[Job, int], Future[Photograph]],
+    in_flight: InFlight,
+    ahead: int,
+) -> Iterator[tuple[Job, int, Future[Photograph]] | None]:
+    """Jobs, their pixels and their reading, of which up to `ahead` later ones have begun.
+
+    None stands for a wait until photographs in flight are written. The caller first has to pass on
+    all that it has.
+    """
+    pending: deque[tuple[Job, int, Future[Photograph]]] = deque()
+    for job in jobs:
+        pixels = headers.pixels(job.source, in_flight.most)
+        while not in_flight.admits(pixels):
+            if pending:
+                yield pending.popleft()
+            else:
+                yield None
+                in_flight.wait(pixels)
+        in_flight.enter(pixels)
+        pending.append((job, pixels, load(job, pixels)))
+        if len(pending) > ahead:
+            yield pending.popleft()
+    yield from pending
 
 
 def _batches(
-    readings: Iterable[tuple[Job, Future[tuple[Photograph, list[str]]]]],
+    readings: Iterator[tuple[Job, int, Future[Photograph]] | None],
     batch_size: int,
-    counts: Counts,
+    tally: _Tally,
+    in_flight: InFlight,
     stopping: Callable[[], bool],
+    skip_color: bool,
 ) -> Iterator[list[Photograph]]:
-    """Batches of the photographs that can be read; once `stopping()`, none of what is left."""
+    """Batches of the photographs that can be read; once `stopping()`, no more."""
     batch: list[Photograph] = []
-    for job, reading in readings:
+    for reading in readings:
+        if reading is None:
+            if batch:
+                yield batch
+                batch = []
+            continue
         if stopping():
             return
+        job, size, future = reading
         try:
-            photograph, notes = reading.result()
+            photograph = future.result()
         except _FAILURES as error:
-            counts.fail(job, error)
+            in_flight.leave(size)
+            tally.collect(_failure(job, error))
             continue
-        for note in notes:
-            counts.message(f'{job.source}: {note}')
+        if photograph.is_color and skip_color:
+            in_flight.leave(size)
+            tally.message(f'{shown(job.source)}: left out, in colour already')
+            tally.collect(Outcome(job, 'in_color'))
+            continue
+        for note in photograph.notes:
+            tally.message(f'{shown(job.source)}: {note}')
         batch.append(photograph)
-        pixels = sum(p.pixels.shape[0] * p.pixels.shape[1] for p in batch)
+        pixels = sum(p.view.pixels.shape[0] * p.view.pixels.shape[1] for p in batch)
         if len(batch) == batch_size or pixels >= _BATCH_PIXELS:
             yield batch
             batch = []
@@ -187,37 +240,45 @@ def _batches(
         yield batch
 
 
-def _ahead(items: Iterable[T], ahead: int) -> Iterator[T]:
-    """The items in order; as one is handed out, `ahead` of those after it were already made."""
-    pending: deque[T] = deque()
-    for item in items:
-        pending.append(item)
-        if len(pending) > ahead:
-            yield pending.popleft()
-    while pending:
-        yield pending.popleft()
-
-
-def _read(job: Job, size: int, max_pixels: int, post: PostProcess) -> tuple[Photograph, list[str]]:
-    pixels, frames = read(job.source, max_pixels, job.page or 0)
-    one_of_many = frames > 1 and job.page is None
-    notes = [f'the first of its {frames} frames is colorized'] if one_of_many else []
-    if pixels.shape[2:] == (4,) and job.target.suffix == '.jpg':
+def _read(
+    job: Job, size: int, max_pixels: int, post: PostProcess, encoding: Encoding, in_flight: int
+) -> Photograph:
+    pixels, frames = read(job.source, max_pixels, job.page or 0, deep=encoding.depth == 16)
+    headers.check_side(max(pixels.shape[:2]), job.target.suffix)
+    notes = []
+    if frames > 1 and job.page is None:
+        notes.append(f'the first of its {frames} frames is colorized')
+    if pixels.shape[2:] == (4,) and encode.kind(job.target) == 'JPEG':
         notes.append('JPEG has no transparency: its transparent parts become white')
-    hints = rasterize(job.hints, pixels.shape[:2], size)
-    return Photograph(job, *photos.prepare(pixels, size, post), hints), notes
+    is_color = toning.is_color(pixels)
+    kept = metadata.read(job.source.read_bytes()) if encoding.metadata else metadata.NONE
+    notes += metadata.losses(kept, encode.kind(job.target))
+    view = layout.prepare(pixels, size, post, job.hints)
+    return Photograph(job, view, kept, tuple(notes), in_flight, is_color)
 
 
-def _start_writing(
-    batch: Sequence[Photograph], predict: Predict, pool: ThreadPoolExecutor, post: PostProcess
-) -> list[Writing]:
-    """Runs the network, and leaves the rest to the threads."""
-    inputs = [p.small for p in batch], [p.job.sample for p in batch], [p.hints for p in batch]
-    colors = predict(*inputs)
-    return [(p.job, pool.submit(_write, p, ab, post)) for p, ab in zip(batch, colors, strict=True)]
+def _write(
+    photograph: Photograph,
+    colors: Sequence[np.ndarray],
+    post: PostProcess,
+    encoding: Encoding,
+    previews: bool,
+) -> Outcome:
+    job, view, kept = photograph.job, photograph.view, photograph.kept
+    try:
+        result = layout.recolor(
+            view, colors, post, encode.is_deep(job.target, view.pixels, encoding)
+        )
+        content = encode.encode(result, job.target, job.source, kept, encoding)
+        stat = job.source.stat()
+        times = (stat.st_atime_ns, stat.st_mtime_ns) if encoding.keep_date else None
+        output.write(job.target, [content], times)
+    except _FAILURES as error:
+        return _failure(job, error)
+    preview = report.make_preview(view.pixels, result) if previews else None
+    return Outcome(job, 'colorized', '', photograph.notes, photograph.is_color, preview)
 
 
-def _write(photograph: Photograph, ab: np.ndarray, post: PostProcess) -> None:
-    result = photos.recolor(photograph.pixels, photograph.small, ab, post)
-    target = photograph.job.target
-    photos.write(target, photos.on_white(result) if target.suffix == '.jpg' else result)
+def _failure(job: Job, error: BaseException) -> Outcome:
+    reason = getattr(error, 'strerror', None) or str(error) or 'not enough memory'
+    return Outcome(job, 'failed', reason)

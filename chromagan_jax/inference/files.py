@@ -1,6 +1,7 @@
 """Which photographs the arguments of colorize name, and what of them is left out."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -82,12 +83,22 @@ def _search(folder: Path, output: Path, found: Found) -> None:
 def _is_result(path: Path) -> bool:
     """Whether a file is a result of colorize, by the note in its metadata."""
     try:
-        with path.open('rb') as file:
-            head = file.read(_SEARCHED)
-            file.seek(max(_SEARCHED, os.fstat(file.fileno()).st_size - _SEARCHED))
-            return MARK.encode() in head or MARK.encode() in file.read()
+        return MARK.encode() in ends(path)
     except OSError:  # told when it is read
         return False
+
+
+def shown(path: Path) -> str:
+    """A path in one line: control characters are escaped."""
+    return re.sub(r'[\x00-\x1f\x7f]', lambda match: repr(match[0])[1:-1], str(path))
+
+
+def ends(path: Path) -> bytes:
+    """The first and the last bytes of a file, where metadata are."""
+    with path.open('rb') as file:
+        head = file.read(_SEARCHED)
+        file.seek(max(_SEARCHED, os.fstat(file.fileno()).st_size - _SEARCHED))
+        return head + file.read()
 
 
 def _pages(listed: Listed) -> list[Listed]:

@@ -1,25 +1,20 @@
-"""Photographs at their own resolution: recoloured and written.
+"""Photographs at their own resolution with the colours of a small version.
 
-Pixels are sRGB: (H, W) gray, uint8 or uint16; (H, W, 3) RGB or (H, W, 4) RGBA, uint8.
+Pixels are sRGB, uint8 or uint16: (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA.
 """
 
-import contextlib
-import errno
 import functools
-import io
-import os
-from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryFile
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from chromagan_jax import color
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import resize
-from chromagan_jax.errors import UserError
+from chromagan_jax.data.decode.profiles import to_8_bits
 from chromagan_jax.inference import postprocess
 from chromagan_jax.inference.gamut import lab_to_rgb_of_lightness
 
@@ -27,39 +22,47 @@ _STRIP = 2**15  # pixels whose colours are computed at a time: their floats stay
 _NOISE = 4.0  # variance of L* that is taken for grain, not for an edge
 
 
-def prepare(
-    pixels: np.ndarray, size: int, post: PostProcess = OFF
-) -> tuple[np.ndarray, np.ndarray]:
-    """A photograph whose lightness is to be kept, and what a network sees of it.
+class Box(NamedTuple):
+    """A part of an image, px."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def denoise(pixels: np.ndarray, post: PostProcess = OFF) -> np.ndarray:
+    """A photograph through `post.denoise_before`; `pixels` themselves without it.
 
     Args:
         pixels: (H, W), (H, W, 3) or (H, W, 4).
-        size: px, the side of the square that the network sees.
-        post: of it only `denoise_before` counts.
+        post: only `denoise_before` has an effect.
 
     Returns:
-        `pixels`, or denoised ones, (H, W) uint16 or (H, W, 4) uint8; and `shrink` of them.
+        (H, W) uint16, or (H, W, 4) gray with alpha of the type of `pixels`.
     """
-    if post.denoise_before:
-        gray = postprocess.denoise_gray(to_gray(pixels), post.denoise_before)
-        if pixels.shape[2:] == (4,):
-            gray = cv2.convertScaleAbs(gray, alpha=1 / 257)
-            pixels = cv2.merge([gray, gray, gray, pixels[..., 3]])
-        else:
-            pixels = gray
-    return pixels, shrink(pixels, size)
+    if not post.denoise_before:
+        return pixels
+    gray = postprocess.denoise_gray(to_gray(pixels), post.denoise_before)
+    if pixels.shape[2:] != (4,):
+        return gray
+    if pixels.dtype == np.uint8:
+        gray = cv2.convertScaleAbs(gray, alpha=1 / 257)
+    return cv2.merge([gray, gray, gray, pixels[..., 3]])
 
 
-def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
-    """What a network sees of a photograph: all of it, squeezed to (size, size, 3) uint8 RGB.
+def shrink(pixels: np.ndarray, width: int, height: int | None = None) -> np.ndarray:
+    """An image resized to (height, width, 3) uint8 RGB, with transparent parts on white.
 
-    Squeezed and not padded or cut: of 242 held-out photographs with an aspect above 1.2 the squeeze
-    had the lowest ab error among inputs of one square (13.4; letterbox 13.5), and no higher one
-    than a square and its double (13.5 stretched, 13.7 mirrored). Transparent parts are white.
+    Args:
+        pixels: (H, W), (H, W, 3) or (H, W, 4).
+        width: px.
+        height: px; as `width` if it is None. The aspect is not kept.
     """
+    height = width if height is None else height
     if pixels.ndim == 3:
-        return resize(on_white(pixels), size, size)
-    small = resize(pixels, size, size)
+        return resize(on_white(to_8_bits(np.ascontiguousarray(pixels))), height, width)
+    small = resize(np.ascontiguousarray(pixels), height, width)
     if small.dtype == np.uint16:
         small = np.rint(small / 257).astype(np.uint8)
     return cv2.merge([small] * 3)
@@ -75,51 +78,74 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
 
 
 def recolor(
-    pixels: np.ndarray, small: np.ndarray, ab: np.ndarray, post: PostProcess = OFF
+    pixels: np.ndarray,
+    small: np.ndarray,
+    ab: np.ndarray,
+    post: PostProcess = OFF,
+    box: Box | None = None,
+    deep: bool = False,
 ) -> np.ndarray:
-    """The lightness of a photograph with colours that were found for a small version of it.
+    """Combines the lightness of a photograph with the colours of a small version.
 
     Where ab follows L* in the small version, it does so in the large one: with the slope A of the
     local regression of ab on L*,
 
         ab_large = up(ab - A L_small) + up(A) L_large,
 
-    kept between the smallest and the largest ab of the neighbourhood. It is the residual form of a
+    clipped to the smallest and the largest ab of the neighbourhood. This is the residual form of a
     guided filter (He et al. 2013, https://doi.org/10.1109/TPAMI.2012.213) computed on the small
     version (He and Sun 2015, https://arxiv.org/abs/1505.00996), so that colours end at the edges
-    of the photograph. Mean ab error where L* is steepest (a tenth of the pixels; five photographs,
-    64 px to about 500) and within 8 px of a synthetic edge: nearest 5.2 and 3.9, bilinear 5.0
-    (photographs), bicubic 4.8 and 3.8, Lanczos 4.8 (photographs), this 4.2 and 0.5.
+    of the photograph. docs/files.md compares it with interpolations.
 
     L* is that of `pixels` everywhere, up to the rounding of the result and unless `post.contrast`
-    changes it: colours that sRGB does not have lose chroma, not lightness.
+    changes it: colours outside sRGB lose chroma, not lightness.
 
     Args:
         pixels: the photograph, (H, W), (H, W, 3) or (H, W, 4).
-        small: (h, w, 3) uint8 of the whole of it.
+        small: (h, w, 3) uint8, the photograph inside `box`.
         ab: (h, w, 2) a*, b* of `small`.
-        post: what is done to colours and contrast.
+        post: processing of colours and contrast.
+        box: the part with colours, the rest becomes gray; None: all of it.
+        deep: whether the result is uint16; otherwise it is uint8.
 
     Returns:
-        (H, W, 3) uint8, or (H, W, 4) with the alpha of `pixels`.
+        (H, W, 3), or (H, W, 4) with the alpha of `pixels`.
     """
     height, width = pixels.shape[:2]
+    top, bottom, left, right = box or Box(0, height, 0, width)
     seen = lightness(small)
     maps = _guided_maps(seen, postprocess.treat_chroma(post, seen, ab))
-    tall = [_resized(image, image.shape[1], height) for image in maps]
-    result = np.empty((height, width, 4 if pixels.shape[2:] == (4,) else 3), np.uint8)
+    tall = [_resized(image, image.shape[1], bottom - top) for image in maps]
+    dtype = np.uint16 if deep else np.uint8
+    result = np.empty((height, width, 4 if pixels.shape[2:] == (4,) else 3), dtype)
     change = _contrast_change(pixels, post) if post.contrast else None
-    for strip in _strips(height, width):
-        wide = [_resized(image[strip], width, image[strip].shape[0]) for image in tall]
+    bounds = sorted({0, top, bottom, height})
+    for strip in _strips(bounds, width):
         guide = lightness(pixels[strip])
         light = guide if change is None else np.clip(guide + change[strip], 0, 100)
-        a, b = (_chroma(guide, *wide[index : index + 4]) for index in (0, 4))
-        for index, plane in enumerate(lab_to_rgb_of_lightness(light, a, b)):
-            channel = cv2.convertScaleAbs(plane, alpha=255)
-            cv2.mixChannels([channel], [result[strip]], [0, index])
+        ab_planes = [np.zeros_like(guide) for _ in range(2)]
+        if top <= strip.start < bottom:
+            rows = slice(strip.start - top, strip.stop - top)
+            wide = [_resized(image[rows], right - left, len(guide)) for image in tall]
+            inside = guide[:, left:right]
+            for index, plane in enumerate(ab_planes):
+                plane[:, left:right] = _chroma(inside, *wide[4 * index : 4 * index + 4])
+        for index, plane in enumerate(lab_to_rgb_of_lightness(light, *ab_planes)):
+            cv2.mixChannels([_quantized(plane, deep)], [result[strip]], [0, index])
     if result.shape[2] == 4:
-        result[..., 3] = pixels[..., 3]
+        alpha = pixels[..., 3]
+        if deep and alpha.dtype == np.uint8:
+            result[..., 3] = alpha.astype(np.uint16) * 257
+        else:
+            result[..., 3] = alpha if deep else to_8_bits(np.ascontiguousarray(alpha))
     return result
+
+
+def _quantized(plane: np.ndarray, deep: bool) -> np.ndarray:
+    """Values in [0, 1] as uint16 if `deep`, otherwise as uint8, rounded."""
+    if deep:
+        return np.rint(plane * np.float32(65535)).astype(np.uint16)
+    return cv2.convertScaleAbs(plane, alpha=255)
 
 
 def _chroma(
@@ -131,10 +157,12 @@ def _chroma(
     return np.minimum(np.maximum(chroma, low, out=chroma), high, out=chroma)
 
 
-def _strips(height: int, width: int) -> Iterator[slice]:
+def _strips(bounds: Sequence[int], width: int) -> Iterator[slice]:
+    """Rows between the first and the last bound, with a few rows each; none crosses a bound."""
     rows = max(1, _STRIP // width)
-    for top in range(0, height, rows):
-        yield slice(top, min(top + rows, height))
+    for start, end in itertools.pairwise(bounds):
+        for top in range(start, end, rows):
+            yield slice(top, min(top + rows, end))
 
 
 def _contrast_change(pixels: np.ndarray, post: PostProcess) -> np.ndarray:
@@ -149,7 +177,7 @@ def to_gray(pixels: np.ndarray) -> np.ndarray:
     if pixels.ndim == 2:
         return pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * 257
     gray = np.empty(pixels.shape[:2], np.uint16)
-    for strip in _strips(*pixels.shape[:2]):
+    for strip in _strips((0, pixels.shape[0]), pixels.shape[1]):
         gray[strip] = np.rint(color.lightness_to_gray(lightness(pixels[strip])) * 65535)
     if pixels.shape[2] == 4:
         gray[pixels[..., 3] == 0] = 65535
@@ -204,58 +232,3 @@ def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
     shrinks = width * height < image.size
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return cv2.resize(image, (width, height), interpolation=method)
-
-
-def write(path: Path, pixels: np.ndarray) -> None:
-    """Writes (H, W, 3), or (H, W, 4) for PNG, as the suffix says: all of it or nothing.
-
-    JPEG has quality 95 and colours at full resolution.
-
-    Raises:
-        UserError: if nothing more can be written there.
-        OSError: if this one cannot be written.
-    """
-    temporary = path.with_name(f'.{path.name}.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(_encoded(pixels, path.suffix))
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise UserError(
-                f'{path} cannot be written ({error.strerror}): make room there, or choose another '
-                '--output.'
-            ) from error
-        raise
-
-
-def _encoded(pixels: np.ndarray, suffix: str) -> bytes:
-    """The content of a file."""
-    if suffix == '.jpg':
-        data = io.BytesIO()
-        Image.fromarray(pixels).save(data, 'JPEG', quality=95, subsampling=0)
-        return data.getvalue()
-    order = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
-    # Faster than Pillow and little larger: photographs repeat little but runs of pixels.
-    options = {
-        cv2.IMWRITE_PNG_COMPRESSION: 2,
-        cv2.IMWRITE_PNG_STRATEGY: cv2.IMWRITE_PNG_STRATEGY_RLE,
-        cv2.IMWRITE_PNG_FILTER: cv2.IMWRITE_PNG_FILTER_PAETH,
-    }
-    parameters = [number for option in options.items() for number in option]
-    return cv2.imencode('.png', cv2.cvtColor(pixels, order), parameters)[1].tobytes()
-
-
-def check_writable(output: Path) -> None:
-    """Makes the output folder; raises UserError if nothing can be written there."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        raise UserError(
-            f'{output} cannot be written ({error.strerror}): make room or permission there, or '
-            'choose another --output.'
-        ) from error

@@ -1,6 +1,7 @@
 """A trained generator as a function of photographs, at their own resolution."""
 
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,9 @@ from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import released, steps
 from chromagan_jax.gan.released import Trained
-from chromagan_jax.inference import photos
-from chromagan_jax.inference.batch import Predict
-from chromagan_jax.inference.hints import parse, rasterize
+from chromagan_jax.inference import layout
+from chromagan_jax.inference.hints import parse
+from chromagan_jax.inference.layout import Predict, predict_views
 
 PyTree = Any
 
@@ -49,8 +50,8 @@ def colorize(
     few values in a million by 1.
 
     Args:
-        photographs: sRGB, (H, W) uint8 or uint16, (H, W, 3) or (H, W, 4) uint8. Of colour ones
-            only the lightness counts.
+        photographs: sRGB, (H, W), (H, W, 3) or (H, W, 4), uint8 or uint16. Of colour ones only the
+            lightness counts.
         generator: of `load`.
         variables: its 'params' and 'batch_stats', of `load`.
         size: px, the side of the square that the network sees. With several sizes it sees each of
@@ -78,17 +79,13 @@ def colorize(
     )
     results: list[np.ndarray] = []
     for start in range(0, len(photographs), batch_size):
-        batch = [photos.prepare(p, largest, post) for p in photographs[start : start + batch_size]]
         given = (hints or [()] * len(photographs))[start : start + batch_size]
-        points = [
-            rasterize(parse(one), pixels.shape[:2], largest)
-            for one, (pixels, _) in zip(given, batch, strict=True)
+        views = [
+            layout.prepare(pixels, largest, post, parse(one))
+            for pixels, one in zip(photographs[start : start + batch_size], given, strict=True)
         ]
-        colors = predict([small for _, small in batch], [sample] * len(batch), points)
-        results += [
-            photos.recolor(pixels, small, ab, post)
-            for (pixels, small), ab in zip(batch, colors, strict=True)
-        ]
+        colors = predict_views(predict, [(view, sample) for view in views], batch_size)
+        results += [layout.recolor(view, ab, post) for view, ab in zip(views, colors, strict=True)]
     return results
 
 
@@ -194,22 +191,32 @@ def _make_predict_at(
             target = steps.predict(generator, variables, condition)
         return color.to_lab(condition[..., :1], target)[..., 1:]
 
-    # Compiled here, since threads that call it for the first time would each compile it.
-    compiled = _compile(colors.lower(shape, jax.ShapeDtypeStruct((batch_size,), jnp.uint32)))
+    def compiled(number: int) -> jax.stages.Compiled:
+        image = jax.ShapeDtypeStruct((number, *shape.shape[1:]), jnp.float32)
+        return _compile(colors.lower(image, jax.ShapeDtypeStruct((number,), jnp.uint32)))
+
+    # Compiled here and under a lock, since threads that call it at once would each compile it.
+    programs, lock = {batch_size: compiled(batch_size)}, threading.Lock()
+
+    def run(
+        images: Sequence[np.ndarray], seeds: Sequence[int], points: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        with lock:
+            if len(images) not in programs:
+                programs[len(images)] = compiled(len(images))
+        condition = _condition(np.stack(images), space)
+        if hints:
+            condition = np.concatenate([condition, np.stack(points)], axis=-1)
+        return np.array(programs[len(images)](condition, np.array(seeds, np.uint32)))
 
     def predict(
         small: Sequence[np.ndarray], seeds: Sequence[int], points: Sequence[np.ndarray]
     ) -> np.ndarray:
-        images = np.zeros((batch_size, size, size, 3), np.uint8)
-        images[: len(small)] = small
-        all_seeds = np.zeros(batch_size, np.uint32)
-        all_seeds[: len(small)] = seeds
-        condition = _condition(images, space)
-        if hints:
-            planes = np.zeros((batch_size, size, size, 3), np.float32)
-            planes[: len(points)] = points
-            condition = np.concatenate([condition, planes], axis=-1)
-        return np.array(compiled(condition, all_seeds)[: len(small)])
+        if len(small) in programs:
+            return run(small, seeds, points)
+        # One at a time: another program for each number would take longer to compile.
+        ones = [slice(index, index + 1) for index in range(len(small))]
+        return np.concatenate([run(small[one], seeds[one], points[one]) for one in ones])
 
     return predict
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from chromagan_jax.errors import UserError
-from chromagan_jax.inference import batch, files
+from chromagan_jax.inference import batch, files, naming, output, report
+from chromagan_jax.inference.memory import InFlight
 from tests.data import fuzz
 
 SIZE = 16
@@ -18,7 +18,7 @@ def save(path, height=20):
     return path
 
 
-def gray(small, samples):
+def gray(small, samples, hints):
     """A network that knows no colours."""
     assert len(samples) == len(small)
     return np.zeros((len(small), SIZE, SIZE, 2), np.float32)
@@ -26,26 +26,14 @@ def gray(small, samples):
 
 def plan(paths, output, suffix, **options):
     """The jobs of arguments of the command."""
-    return batch.plan(files.find(paths, output).photographs, output, suffix, **options)
-
-
-def test_plan_refuses_to_write_over_a_photograph_or_a_result(tmp_path):
-    one, two = (save(tmp_path / folder / 'a.png') for folder in ('one', 'two'))
-    with pytest.raises(
-        UserError, match=r'one/a\.png and .*two/a\.png would both become .*x/a\.png'
-    ):
-        plan([str(one), str(two)], tmp_path / 'x', '.png')
-    with pytest.raises(UserError, match=r'one/a\.png is a photograph to be read: choose another'):
-        plan([str(one)], tmp_path / 'one', '.png')
-    with pytest.raises(UserError, match='is both read and written: choose another --output'):
-        plan([str(tmp_path / 'one')], tmp_path / 'one', '.jpg')
+    return naming.plan(files.find(paths, output).photographs, output, suffix, **options)
 
 
 def test_samples_are_numbered_from_1(tmp_path):
     path = save(tmp_path / 'a.png')
-    planned = plan([str(path)], tmp_path / 'x', '.png', samples=2)
+    planned = plan([str(path)], tmp_path / 'x', 'png', samples=2)
     assert [(job.target.name, job.sample) for job in planned] == [('a.1.png', 1), ('a.2.png', 2)]
-    (single,) = plan([str(path)], tmp_path / 'x', '.png')
+    (single,) = plan([str(path)], tmp_path / 'x', 'png')
     assert (single.target.name, single.sample) == ('a.png', None)
 
 
@@ -55,19 +43,19 @@ def test_once_stopping_no_photograph_is_begun_and_what_the_network_saw_is_writte
 ):
     for number in range(12):
         save(tmp_path / f'photos/{number:02}.png', 20 + number)
-    planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', '.png')
+    planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', 'png')
     seen = []
 
     def predict(small, samples, hints):
         seen.extend(samples)
-        return gray(small, samples)
+        return gray(small, samples, hints)
 
     asked = iter(range(12))  # once before each photograph is taken up
     counts = batch.colorize_files(
         planned, predict, SIZE, batch_size, threads, stopping=lambda: next(asked) >= 4
     )
     expected = 4 // batch_size * batch_size  # what waits for the rest of its batch is left
-    assert counts == (expected, 0)
+    assert counts == (expected, 0, 0)
     assert len(seen) == expected
     written = sorted(path.name for path in (tmp_path / 'out').iterdir())
     assert written == [job.target.name for job in planned[:expected]]
@@ -75,17 +63,81 @@ def test_once_stopping_no_photograph_is_begun_and_what_the_network_saw_is_writte
 
 
 def test_stopping_before_the_first_leaves_nothing_behind(tmp_path):
-    planned = plan([str(save(tmp_path / 'a.png'))], tmp_path / 'out', '.png')
-    assert batch.colorize_files(planned, gray, SIZE, stopping=lambda: True) == (0, 0)
+    planned = plan([str(save(tmp_path / 'a.png'))], tmp_path / 'out', 'png')
+    assert batch.colorize_files(planned, gray, SIZE, stopping=lambda: True) == (0, 0, 0)
     assert not (tmp_path / 'out').exists()
+
+
+def test_photographs_in_flight_never_exceed_the_bound(tmp_path, monkeypatch):
+    for number in range(12):
+        save(tmp_path / f'photos/{number:02}.png', 20 + number % 3)  # 600 to 660 pixels
+    planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', 'png')
+    most, enter = [], InFlight.enter
+
+    def entering(self, pixels):
+        enter(self, pixels)
+        most.append(self._pixels)
+
+    monkeypatch.setattr(InFlight, 'enter', entering)
+    counts = batch.colorize_files(planned, gray, SIZE, 4, 4, max_pixels=1300)
+    assert counts == (12, 0, 0)
+    assert max(most) <= 1300
+    assert max(most) > 1200  # two at once
+
+
+def test_one_of_exactly_the_bound_is_read_and_a_larger_one_fails(tmp_path, capsys):
+    for height in (20, 21):
+        save(tmp_path / f'photos/{height}.png', height)
+    planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', 'png')
+    assert batch.colorize_files(planned, gray, SIZE, max_pixels=600) == (1, 1, 0)
+    assert '21.png failed: 30 x 21 px are more than' in capsys.readouterr().err
+
+
+def test_leftovers_of_killed_runs_are_removed_and_files_in_use_are_not(tmp_path):
+    (tmp_path / 'deep').mkdir()
+    left = tmp_path / f'deep/.0123{output._TEMPORARY}'
+    left.write_bytes(b'half')
+    with output._temporary(tmp_path) as (used, _):
+        output.remove_leftovers(tmp_path)
+        assert used.exists()
+    assert not used.exists()
+    assert not left.exists()
+    output.write(tmp_path / 'a/b.png', [b'x', b'y'], times=(0, 10**9))
+    assert (tmp_path / 'a/b.png').read_bytes() == b'xy'
+    assert (tmp_path / 'a/b.png').stat().st_mtime == 1
+    assert [p.name for p in (tmp_path / 'a').iterdir()] == ['b.png']
+
+
+def test_a_report_is_one_page_that_needs_no_other_file(tmp_path):
+    page = report.Report(tmp_path / 'deep/report.html')
+    pixels = data.astronaut()
+    name = tmp_path / 'a <b> \udcff.png'
+    page.add(
+        name, tmp_path / 'out/a.png', report.make_preview(pixels[..., 0], pixels), ['a <note>']
+    )
+    page.fail('c.png: it is damaged')
+    page.leave_out('d.png: it is in colour already')
+    page.write()
+    text = (tmp_path / 'deep/report.html').read_text()
+    for words in (
+        'a &lt;b&gt; \\xff.png',
+        'a &lt;note&gt;',
+        '../out/a.png',
+        'c.png: it is damaged',
+    ):
+        assert words in text
+    assert text.count('src="data:image/jpeg;base64,') == text.count('src=') == 2
+    assert 'http' not in text
+    assert '1 colorized, 1 failed, 1 left out' in text
+    assert len(text) < 300_000
 
 
 def test_damaged_files_of_all_kinds_are_named_and_the_run_goes_on(tmp_path, capsys):
     good = [save(tmp_path / f'photos/good{number}.png') for number in range(3)]
     for number, (_, damaged) in enumerate(fuzz.damaged(fuzz.originals(60), 60, 2)):
         (tmp_path / f'photos/{number:02}.jpg').write_bytes(damaged)
-    planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', '.png')
-    colorized, failed = batch.colorize_files(planned, gray, SIZE, threads=2, max_pixels=10**6)
+    planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', 'png')
+    colorized, failed, _ = batch.colorize_files(planned, gray, SIZE, threads=2, max_pixels=10**6)
     assert colorized + failed == 63
     lines = capsys.readouterr().err.splitlines()
     assert sum(' failed: ' in line for line in lines) == failed > 10

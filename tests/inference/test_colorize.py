@@ -1,5 +1,6 @@
 """Colour versions at full resolution: what they keep of the photograph, and the command."""
 
+import json
 import os
 import re
 import signal
@@ -26,8 +27,9 @@ from chromagan_jax.gan import checkpoints, steps
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import make_model
 from chromagan_jax.gan.workdir import read_run
+from chromagan_jax.inference import layout, predictor
+from chromagan_jax.inference import output as output_lib
 from chromagan_jax.inference import photos as photo_lib
-from chromagan_jax.inference import predictor
 from chromagan_jax.utils import files
 from configs import base
 
@@ -402,7 +404,7 @@ def test_photographs_that_differ_in_their_suffix_do_not_overwrite_each_other(cal
     assert call(tmp_path / 'photos')[0] == 0
     out = tmp_path / 'out'
     heights = {str(p.relative_to(out)): len(read(p)) for p in out.rglob('*.png')}
-    assert heights == {'a.png.png': 30, 'a.bmp.png': 40, 'b.png': 50, 'deep/a.png': 60}
+    assert heights == {'a.png': 40, 'a.png.png': 30, 'b.png': 50, 'deep/a.png': 60}
 
 
 def test_a_photograph_named_twice_is_colorized_once(call, tmp_path):
@@ -495,7 +497,7 @@ def test_a_full_disk_ends_the_command_with_one_sentence(call, tmp_path, monkeypa
     def full(*arguments, **options):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(photo_lib.Path, 'write_bytes', full)
+    monkeypatch.setattr(output_lib.os, 'replace', full)
     code, said = call(*paths)
     assert code == 1
     assert 'out/0.png cannot be written (No space left on device): make room there' in said
@@ -506,7 +508,7 @@ def test_a_full_disk_ends_the_command_with_one_sentence(call, tmp_path, monkeypa
 def test_a_failed_write_leaves_nothing_and_names_the_file(call, tmp_path, monkeypatch):
     path = save(photograph(), tmp_path / 'a.png')
     monkeypatch.setattr(
-        photo_lib.os, 'replace', lambda *_: (_ for _ in ()).throw(OSError(5, 'Worn'))
+        output_lib.os, 'replace', lambda *_: (_ for _ in ()).throw(OSError(5, 'Worn'))
     )
     code, said = call(path)
     assert code == 1
@@ -581,7 +583,7 @@ def test_a_signal_ends_the_command_with_one_sentence_and_started_again_it_goes_o
     assert process.returncode == 75
     counts = re.fullmatch(
         r'chromagan_jax: Interrupted: (\d+) colorized, 0 failed, (\d+) left; started again, it '
-        r'goes on with these\.\n',
+        r'continues with these\.\n',
         said,
     )
     done, left = map(int, counts.groups())
@@ -614,14 +616,14 @@ def test_ctrl_c_counts_what_is_done_and_the_same_command_goes_on(call, tmp_path,
     assert 2 <= done < 5  # the batches that the network has at hand are finished
     assert said.splitlines()[-1] == (
         f'chromagan_jax: Interrupted: {done} colorized, 0 failed, {5 - done} left; started again, '
-        'it goes on with these.'
+        'it continues with these.'
     )
     assert {p.name for p in (tmp_path / 'out').iterdir()} == {f'{i}.png' for i in range(done)}
     monkeypatch.undo()
     again = call(*paths)[1].splitlines()[-1]
     assert again.startswith(f'{5 - done} colorized, 0 failed, {done} skipped')
     monkeypatch.setattr(colorize, 'make_predict', interrupted)
-    assert 'it begins anew with --overwrite' in call(*paths, '--overwrite')[1]
+    assert 'it starts anew with --overwrite' in call(*paths, '--overwrite')[1]
 
 
 def test_a_second_ctrl_c_is_one_sentence_too(call, tmp_path, monkeypatch):
@@ -632,7 +634,7 @@ def test_a_second_ctrl_c_is_one_sentence_too(call, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, 'load_generator', twice)
     assert call(save(photograph(), tmp_path / 'a.png')) == (
         75,
-        'chromagan_jax: Interrupted: started again, it goes on with what is missing.\n',
+        'chromagan_jax: Interrupted: started again, it continues with what is missing.\n',
     )
 
 
@@ -649,6 +651,9 @@ def test_a_second_ctrl_c_is_one_sentence_too(call, tmp_path, monkeypatch):
         ({'size': '24,x'}, "--size must be px, as 256 or 192,256, not '24,x'."),
         ({'batch_size': '0'}, 'batch_size'),
         ({'format': 'gif'}, 'format'),
+        ({'format': 'webp', 'depth': '16'}, '--depth=16 is not possible with --format=webp'),
+        ({'quality': '101'}, 'quality'),
+        ({'list': '/nowhere'}, '--list=/nowhere cannot be read (No such file or directory).'),
         ({'sise': '3'}, 'sise'),
         ({'saturation': 'x'}, "--saturation must be a number, not 'x'."),
         ({'clahe_tiles': '2.5'}, "--clahe_tiles must be a whole number, not '2.5'."),
@@ -700,7 +705,7 @@ def test_samples_differ_from_each_other_and_are_the_same_every_time(tmp_path):
 
 def test_the_command_writes_as_many_samples_as_asked(tmp_path, capsys):
     make_run(tmp_path / 'run', dropout=0.5)
-    photo_lib.write(tmp_path / 'a.png', photograph())
+    save(photograph(), tmp_path / 'a.png')
     arguments = [f'--workdir={tmp_path / "run"}', f'--output={tmp_path / "out"}', '--samples=3']
     assert colorize.main(['', *arguments, str(tmp_path / 'a.png')]) == 0
     assert '3 colorized' in capsys.readouterr().err
@@ -712,7 +717,7 @@ def test_the_command_writes_as_many_samples_as_asked(tmp_path, capsys):
 
 
 def test_a_network_without_noise_has_no_samples_to_give(call, tmp_path):
-    photo_lib.write(tmp_path / 'a.png', photograph())
+    save(photograph(), tmp_path / 'a.png')
     code, said = call('--samples=2', tmp_path / 'a.png')
     assert code == 1
     assert 'The network has no noise' in said
@@ -744,7 +749,7 @@ SET = {
 def test_several_sizes_give_the_mean_of_the_colours_at_each(tmp_path):
     network = make_run(tmp_path / 'run')
     pixels = photograph(40, 50)
-    _, small = photo_lib.prepare(pixels, 24)
+    small = photo_lib.shrink(pixels, 24)
     at_24, at_16 = (predictor.make_predict(*network, (size,), 1) for size in (24, 16))
     seen = decode.resize(small, 16, 16)
     enlarged = cv2.resize(at_16([seen], [None])[0], (24, 24))
@@ -768,7 +773,7 @@ def restoring(tmp_path_factory):
 
     def expected(**fields):
         post = PostProcess(**fields)
-        pixels, small = photo_lib.prepare(read(path), SIZE, post)
+        pixels, _, _, (small,), _ = layout.prepare(read(path), SIZE, post)
         return photo_lib.recolor(pixels, small, predict([small], [None])[0], post)
 
     return folder / 'run', path, expected, network
@@ -825,3 +830,49 @@ def test_sample_noise_gives_the_first_sample_under_the_plain_name(tmp_path):
     assert colorize.main(['', f'--workdir={run}', f'--output={out}', '--samples=2', str(path)]) == 0
     np.testing.assert_array_equal(read(out / 'a.1.png'), first)
     assert not np.array_equal(read(out / 'a.2.png'), first)
+
+
+def test_what_a_format_cannot_hold_fails_before_the_work(call, tmp_path):
+    wide = save(np.zeros((2, 66_000), np.uint8), tmp_path / 'wide.png')
+    code, said = call(wide, save(photograph(), tmp_path / 'a.png'), '--format=jpg')
+    assert code == 1
+    assert said.startswith(f'{wide} failed: JPEG holds at most 65500 px a side, not 66000: choose')
+    assert said.endswith('1 colorized, 1 failed, 0 skipped\n')
+
+
+@pytest.mark.slow
+def test_a_run_with_a_list_json_and_a_report_says_how_each_photograph_ended(workdir, tmp_path):
+    rgb = data.astronaut()
+    save(rgb[..., 0], tmp_path / 'a b.png', dpi=(300, 300))
+    save(rgb, tmp_path / 'color.jpg')
+    (tmp_path / 'torn.jpg').write_bytes(b'no image')
+    deep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+    save(deep, tmp_path / 'deep.tif')
+    os.utime(tmp_path / 'deep.tif', (10**9, 10**9))
+    leftover = tmp_path / f'out/.1{output_lib._TEMPORARY}'
+    leftover.parent.mkdir()
+    leftover.write_bytes(b'')
+    names = ['a b.png', 'color.jpg', 'torn.jpg', 'deep.tif']
+    listed = '\ufeff' + '\r\n'.join(str(tmp_path / name) for name in [*names[:2], '']) + '\r'
+    listed += '\n'.join(str(tmp_path / name) for name in names[2:])
+    command = [sys.executable, '-m', 'chromagan_jax.colorize', f'--workdir={workdir}']
+    command += [f'--output={tmp_path / "out"}', '--list=-', '--json', '--skip_color', '--depth=16']
+    command += ['--format=same', '--keep_date', f'--report={tmp_path / "report.html"}']
+    done = subprocess.run(command, input=listed.encode(), capture_output=True, cwd=ROOT)
+    assert done.returncode == 1, done.stderr
+    lines = {Path(line['source']).name: line for line in map(json.loads, done.stdout.splitlines())}
+    outcomes = {name: line['status'] for name, line in lines.items()}
+    expected = ('colorized', 'in_color', 'failed', 'colorized')
+    assert outcomes == dict(zip(names, expected, strict=True))
+    assert b'1 in colour already' in done.stderr
+    assert not leftover.exists()
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['a b.png', 'deep.tif']
+    assert round(Image.open(tmp_path / 'out/a b.png').info['dpi'][0]) == 300
+    written = decode.read((tmp_path / 'out/deep.tif').read_bytes(), deep=True).pixels
+    assert written.dtype == np.uint16
+    assert len(np.unique(written)) > 4000
+    assert (tmp_path / 'out/deep.tif').stat().st_mtime == 10**9
+    page = (tmp_path / 'report.html').read_text()
+    assert page.count('<figure>') == 2
+    assert 'torn.jpg' in page
+    assert 'color.jpg: it is in colour already' in page

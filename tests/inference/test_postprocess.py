@@ -13,7 +13,7 @@ from chromagan_jax import config as config_lib
 from chromagan_jax.config import Config
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.errors import UserError
-from chromagan_jax.inference import photos, postprocess
+from chromagan_jax.inference import layout, photos, postprocess
 from chromagan_jax.inference.postprocess import treat_chroma
 from configs import base
 
@@ -93,7 +93,7 @@ def test_without_a_step_nothing_is_touched():
     lightness, ab = small_lab()
     assert treat_chroma(OFF, lightness, ab) is ab
     pixels = data.astronaut()
-    same, small = photos.prepare(pixels, SIZE, OFF)
+    same, _, _, (small,), _ = layout.prepare(pixels, SIZE, OFF)
     assert same is pixels
     np.testing.assert_array_equal(small, photos.shrink(pixels, SIZE))
     unused = PostProcess(clahe_clip=9.0, clahe_tiles=2, denoise_method='bilateral')
@@ -226,7 +226,8 @@ def noisy_edge(dtype=np.uint8):
 def test_denoising_before_takes_the_grain_and_leaves_a_strong_edge(kind):
     gray = noisy_edge(np.uint16 if kind == 'gray16' else np.uint8)
     pixels = np.dstack([gray] * len(kind)) if 'rgb' in kind else gray
-    denoised, small = photos.prepare(pixels, SIZE, PostProcess(denoise_before=8.0))
+    post = PostProcess(denoise_before=8.0)
+    denoised, _, _, (small,), _ = layout.prepare(pixels, SIZE, post)
     found = photos.lightness(denoised)
     noisy = photos.lightness(pixels)
     for half in (np.s_[:, :48], np.s_[:, 48:]):
@@ -246,7 +247,7 @@ def test_what_alpha_hides_changes_nothing_that_is_seen():
     post = PostProcess(denoise_before=4.0, contrast=1.0, white_balance='percentile')
     results = []
     for pixels in (rgba, hidden):
-        kept, small = photos.prepare(pixels, SIZE, post)
+        kept, small = photos.denoise(pixels, post), photos.shrink(pixels, SIZE)
         np.testing.assert_array_equal(kept[..., 3], rgba[..., 3])
         ab = np.full((SIZE, SIZE, 2), 10, np.float32)
         results.append(photos.recolor(kept, small, ab, post))
@@ -326,7 +327,7 @@ def test_a_small_photograph_is_not_torn_to_black_and_white(shape):
     assert np.abs(change).max() < 10
     assert (np.abs(change).max() > 0) == (min(shape) >= 48)
     post = PostProcess(contrast=1.0, denoise_before=3.0)
-    kept, small = photos.prepare(flat, SIZE, post)
+    kept, small = photos.denoise(flat, post), photos.shrink(flat, SIZE)
     assert photos.recolor(kept, small, np.zeros((SIZE, SIZE, 2)), post).shape == (*shape, 3)
 
 

@@ -1,0 +1,295 @@
+"""EXIF, IPTC, XMP and resolution of photographs, and the note in each result.
+
+The note is in the Software field of EXIF. XMP has the IPTC's term for such images. Both say that
+a machine made the colours: https://cv.iptc.org/newscodes/digitalsourcetype/
+"""
+
+import binascii
+import io
+import os
+import re
+import struct
+import urllib.parse
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import chromagan_jax
+from chromagan_jax.data.decode import MAX_PIXELS, formats, pillow, process
+from chromagan_jax.data.decode.frame import DAMAGE
+from chromagan_jax.inference import exif as exif_lib
+from chromagan_jax.inference.exif import Exif
+from chromagan_jax.inference.files import MARK, ends
+
+_SOURCE_TYPE = 'http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia'
+_SOURCE = re.compile(MARK.encode() + rb' \S+ \(machine-made\) from ([\w.%~-]+)')
+_MAX_SEGMENT = 65533 - 35  # bytes of a JPEG segment without the longest of its heads
+_MAX_TEXT = 2**24  # bytes of a text in a PNG
+_IPTC_BLOCK = 0x0404  # among Photoshop's image resources
+_ON_ITS_SIDE = (5, 6, 7, 8)
+
+
+class Metadata(NamedTuple):
+    """What a result keeps of a photograph."""
+
+    exif: Exif = Exif()
+    xmp: bytes = b''
+    iptc: bytes = b''  # records of IPTC-IIM
+    dpi: tuple[float, float] | None = None  # across and down, of the upright image
+    notes: tuple[str, ...] = ()
+
+
+NONE = Metadata()
+
+
+class _Stored(NamedTuple):
+    """The blocks of a file."""
+
+    exif: bytes = b''
+    xmp: bytes = b''
+    iptc: bytes = b''
+    dpi: tuple[float, float] | None = None
+
+
+def read(data: bytes) -> Metadata:
+    """The metadata of an image file; those that are damaged are left out with a note."""
+    kind = formats.identify(data)
+    if kind is None:
+        return NONE
+    try:
+        if kind.reader != 'pillow':
+            return _of_tiff(data)
+        if kind.name == 'PNG':
+            stored = _of_png(data)
+        else:
+            stored = (
+                process.call(_of_image, len(data), data, kind.name)
+                if kind.apart
+                else _of_image(data, kind.name)
+            )
+        return _of_blocks(stored)
+    except DAMAGE:
+        return Metadata(notes=('its metadata are damaged and are not kept',))
+
+
+def _of_tiff(data: bytes) -> Metadata:
+    found = exif_lib.parse(data)
+    main = found.main
+    values = {tag: value.data for tag, value in main.items()}
+    iptc = values.get(exif_lib.IPTC, b'') or _iptc(values.get(exif_lib.PHOTOSHOP, b''))
+    return _upright(found, values.get(exif_lib.XMP, b'').rstrip(b'\0'), iptc, None)
+
+
+def _of_blocks(stored: _Stored) -> Metadata:
+    block = re.sub(b'^(Exif\0\0)+', b'', stored.exif)
+    notes: tuple[str, ...] = ()
+    try:
+        found = exif_lib.parse(block) if block else Exif()
+    except (ValueError, struct.error):
+        found, notes = Exif(), ('its EXIF is damaged and is not kept',)
+    return _upright(found, stored.xmp, stored.iptc, stored.dpi)._replace(notes=notes)
+
+
+def _upright(found: Exif, xmp: bytes, iptc: bytes, dpi: tuple[float, float] | None) -> Metadata:
+    """Metadata of the upright image in sRGB without thumbnails."""
+    main = found.main
+    first = {tag: found.numbers(value)[:1] for tag, value in main.items() if tag in _NUMBERS}
+    across, down = (first.get(tag, ()) for tag in (exif_lib.X_RESOLUTION, exif_lib.Y_RESOLUTION))
+    if dpi is None and across and down:
+        unit = first.get(exif_lib.RESOLUTION_UNIT) or (2,)
+        scale = {2: 1.0, 3: 2.54}.get(int(unit[0]), 0.0)
+        dpi = (across[0] * scale, down[0] * scale)
+    if dpi is not None and not all(1 <= value < 1e5 for value in dpi):
+        dpi = None  # an aspect, or a placeholder
+    if dpi and first.get(exif_lib.ORIENTATION, (1,)) in [(side,) for side in _ON_ITS_SIDE]:
+        dpi = dpi[::-1]
+    kept = found._replace(main=exif_lib.descriptive(main))
+    return Metadata(kept, _without_layout(xmp), iptc, dpi)
+
+
+_NUMBERS = (
+    exif_lib.X_RESOLUTION,
+    exif_lib.Y_RESOLUTION,
+    exif_lib.RESOLUTION_UNIT,
+    exif_lib.ORIENTATION,
+)
+
+
+def _of_image(data: bytes, name: str) -> _Stored:
+    """The blocks of a file of a kind that Pillow or a plug-in opens."""
+    image, _ = pillow.open_image(data, formats.BY_NAME[name], MAX_PIXELS)
+    info = image.info
+    blocks = [info.get(key) or b'' for key in ('exif', 'xmp')]
+    exif, xmp = (block if isinstance(block, bytes) else b'' for block in blocks)
+    photoshop = info.get('photoshop')
+    iptc = photoshop.get(_IPTC_BLOCK, b'') if isinstance(photoshop, dict) else b''
+    dpi = _jfif_dpi(info) if name == 'JPEG' else info.get('dpi')
+    if not isinstance(dpi, tuple) or len(dpi) != 2:
+        return _Stored(exif, xmp, iptc)
+    return _Stored(exif, xmp, iptc, (float(dpi[0]), float(dpi[1])))
+
+
+def _jfif_dpi(info: dict[Any, Any]) -> tuple[float, float] | None:
+    """The resolution in a JFIF header. Pillow invents 72 dpi where neither it nor EXIF has one."""
+    scale = {1: 1.0, 2: 2.54}.get(info.get('jfif_unit', 0))
+    across, down = info.get('jfif_density', (0, 0))
+    return (across * scale, down * scale) if scale else None
+
+
+def _of_png(data: bytes) -> _Stored:
+    """The blocks of a PNG: Pillow gives up where a text is long."""
+    found = _Stored()
+    start = 8
+    while start + 8 <= len(data):
+        length, name = struct.unpack_from('>L4s', data, start)
+        content = data[start + 8 : start + 8 + length]
+        start += 12 + length
+        if name == b'eXIf':
+            found = found._replace(exif=content)
+        elif name == b'pHYs' and len(content) == 9 and content[8] == 1:  # pixels a metre
+            across, down = (value * 0.0254 for value in struct.unpack('>LL', content[:8]))
+            found = found._replace(dpi=(across, down))
+        elif name in (b'tEXt', b'zTXt', b'iTXt'):
+            found = _with_text(found, name, content)
+    return found
+
+
+def _with_text(found: _Stored, name: bytes, content: bytes) -> _Stored:
+    """Adds a text chunk if it is one of ours: XMP, or a block as ImageMagick and exiv2 write it."""
+    key, _, value = content.partition(b'\0')
+    if key != b'XML:com.adobe.xmp' and not key.startswith(b'Raw profile type '):
+        return found
+    packed = name == b'zTXt'
+    if name == b'iTXt':
+        packed, value = value[:1] == b'\1', value[2:].split(b'\0', 2)[2]
+    elif packed:
+        value = value[1:]
+    if packed:
+        value = zlib.decompressobj().decompress(value, _MAX_TEXT)
+    if key == b'XML:com.adobe.xmp':
+        return found._replace(xmp=value)
+    block = binascii.unhexlify(b''.join(value.split()[2:]))
+    if key.endswith((b' exif', b' app1')) and block.startswith(b'Exif') and not found.exif:
+        return found._replace(exif=block)
+    return found._replace(iptc=_iptc(block) or block) if key.endswith(b' iptc') else found
+
+
+def _iptc(resources: bytes) -> bytes:
+    """The IPTC records among Photoshop's image resources."""
+    file = io.BytesIO(resources.removeprefix(b'Photoshop 3.0\0'))
+    while file.read(4) == b'8BIM':
+        (number,) = struct.unpack('>H', file.read(2))
+        length = file.read(1)[0]
+        file.seek(length + (length + 1) % 2, os.SEEK_CUR)  # the name, padded with its length byte
+        (length,) = struct.unpack('>L', file.read(4))
+        content = file.read(length)
+        if number == _IPTC_BLOCK:
+            return content
+        file.seek(length % 2, os.SEEK_CUR)
+    return b''
+
+
+def resources(iptc: bytes) -> bytes:
+    """IPTC records as Photoshop's image resources, the content of a JPEG's APP13 segment."""
+    head = struct.pack('>4sHHL', b'8BIM', _IPTC_BLOCK, 0, len(iptc))
+    return b'Photoshop 3.0\0' + head + iptc + b'\0' * (len(iptc) % 2)
+
+
+def _without_layout(xmp: bytes) -> bytes:
+    """XMP of the upright image: orientation 1, no thumbnails."""
+    xmp = re.sub(rb'(tiff:Orientation\s*=\s*["\'])\d', rb'\g<1>1', xmp)
+    xmp = re.sub(rb'(<tiff:Orientation>\s*)\d', rb'\g<1>1', xmp)
+    return re.sub(rb'<xmp:Thumbnails>.*?</xmp:Thumbnails>', b'', xmp, flags=re.DOTALL)
+
+
+def losses(kept: Metadata, kind: str) -> list[str]:
+    """Sentences about metadata that a result of a kind cannot hold."""
+    notes = list(kept.notes)
+    if kind == 'WebP' and kept.iptc:
+        notes.append('WebP has no place for IPTC: it is not kept')
+    if kind == 'JPEG':
+        blocks = {'EXIF': exif_lib.to_bytes(kept.exif), 'XMP': kept.xmp, 'IPTC': kept.iptc}
+        notes += [
+            f'its {name} is larger than JPEG allows and is not kept'
+            for name, block in blocks.items()
+            if len(block) > _MAX_SEGMENT - 2000
+        ]
+    return notes
+
+
+def for_jpeg(kept: Metadata) -> Metadata:
+    """Without the blocks that `losses` reports for JPEG."""
+    most = _MAX_SEGMENT - 2000  # room for the note
+    return kept._replace(
+        exif=kept.exif if len(exif_lib.to_bytes(kept.exif)) <= most else Exif(),
+        xmp=kept.xmp if len(kept.xmp) <= most else b'',
+        iptc=kept.iptc if len(kept.iptc) <= most else b'',
+    )
+
+
+def with_note(kept: Metadata, source: Path, width: int, height: int) -> Metadata:
+    """Metadata of a result, with the note and what belongs to its pixels.
+
+    Args:
+        kept: of the photograph.
+        source: of the photograph.
+        width: of the result, px.
+        height: of the result, px.
+    """
+    exif = kept.exif
+    old = exif.main.get(exif_lib.SOFTWARE, exif_lib.Tag(exif_lib.ASCII, 0, b'')).data.strip(b'\0 ')
+    old = old.split(MARK.encode())[0].rstrip(b'; ')
+    name = urllib.parse.quote(os.fsencode(source.name), safe='')
+    note = f'{MARK} {chromagan_jax.__version__} (machine-made) from {name}'.encode()
+    software = (old + b'; ' if old else b'') + note + b'\0'
+    main = dict(exif.main) | {
+        exif_lib.SOFTWARE: exif_lib.Tag(exif_lib.ASCII, len(software), software),
+        exif_lib.ORIENTATION: exif.tag(exif_lib.SHORT, 1),
+    }
+    if kept.dpi:
+        for tag, value in zip(_NUMBERS[:2], kept.dpi, strict=True):
+            main[tag] = exif.tag(exif_lib.RATIONAL, round(value * 1000), 1000)
+        main[exif_lib.RESOLUTION_UNIT] = exif.tag(exif_lib.SHORT, 2)
+    details = dict(exif.exif)
+    if details:
+        details |= {
+            exif_lib.COLOR_SPACE: exif.tag(exif_lib.SHORT, 1),
+            exif_lib.WIDTH: exif.tag(exif_lib.LONG, width),
+            exif_lib.HEIGHT: exif.tag(exif_lib.LONG, height),
+        }
+    return kept._replace(exif=exif._replace(main=main, exif=details), xmp=_marked(kept.xmp))
+
+
+def _marked(xmp: bytes) -> bytes:
+    """XMP that says that a trained algorithm took part."""
+    term = _SOURCE_TYPE.encode()
+    if b'DigitalSourceType' in xmp:
+        pattern = rb'(DigitalSourceType\s*(?:=\s*["\']|>\s*))[^<"\']*'
+        return re.sub(pattern, lambda match: match[1] + term, xmp)
+    described = (
+        b'<rdf:Description rdf:about="" '
+        b'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+        b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" '
+        b'Iptc4xmpExt:DigitalSourceType="' + term + b'"/>'
+    )
+    end = xmp.rfind(b'</rdf:RDF>')
+    if end >= 0:
+        return xmp[:end] + described + xmp[end:]
+    if xmp:  # of a form that only a parser could change
+        return xmp
+    return (
+        b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        + described
+        + b'</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    )
+
+
+def source_of(result: Path) -> str | None:
+    """The name of the photograph that a result was made of; None if its metadata do not say."""
+    try:
+        found = _SOURCE.search(ends(result))
+    except OSError:
+        return None
+    return os.fsdecode(urllib.parse.unquote_to_bytes(found[1])) if found else None

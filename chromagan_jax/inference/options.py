@@ -1,0 +1,115 @@
+"""The flags of the colorize command and their help."""
+
+import os
+import textwrap
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from chromagan_jax.config.fields import flatten
+from chromagan_jax.config.postprocess import OFF
+from chromagan_jax.data.decode import MAX_PIXELS
+
+
+class Flag(NamedTuple):
+    """A flag; a tuple of values makes it a choice."""
+
+    default: Any
+    help: str
+    kind: type | tuple[str, ...] = str
+    least: int = 1
+    most: int | None = None
+
+
+_GROUPS: dict[str, dict[str, Flag]] = {
+    'Photographs': {
+        'output': Flag(None, 'Folder of the results.'),
+        'list': Flag(None, 'File with a path in each line; -: standard input.'),
+        'pages': Flag('first', 'Of a TIFF with several pages: first or all.', ('first', 'all')),
+        'skip_color': Flag(False, 'Leave out photographs that are in colour already.', bool),
+        'overwrite': Flag(False, 'Replace results that exist; otherwise they are skipped.', bool),
+        'samples': Flag(0, "Results of each photograph, from the network's noise; 0: one.", int, 0),
+    },
+    'Results': {
+        'format': Flag(
+            'png',
+            'png, jpg, webp, tif, or same: that of each photograph.',
+            ('png', 'jpg', 'webp', 'tif', 'same'),
+        ),
+        'quality': Flag(95, 'Of JPEG and WebP, 1 to 100.', int, 1, 100),
+        'depth': Flag('8', '16: PNG and TIFF have 16 bits if the photograph does.', ('8', '16')),
+        'metadata': Flag(True, 'Keep EXIF, IPTC, XMP and resolution.', bool),
+        'keep_date': Flag(False, 'Give results the file date of their photographs.', bool),
+        'report': Flag(None, 'HTML page to write, with each photograph before and after.'),
+        'json': Flag(False, 'Print one line of JSON for each result on standard output.', bool),
+    },
+    'Network': {
+        'workdir': Flag(None, 'Run whose network colorizes (the released weights).'),
+        'checkpoint': Flag('newest', 'newest, best, or a step of --workdir.'),
+        'size': Flag(None, 'px, input side of the network (as evaluated); 192,256: the mean.'),
+        'hints': Flag(None, 'JSON file of known colours, for a network that takes hints.'),
+        'batch_size': Flag(1, 'Inputs of the network at once.', int),
+    },
+    'Resources': {
+        'threads': Flag(min(8, os.cpu_count() or 1), 'Threads that read and write.', int),
+        'max_megapixels': Flag(
+            MAX_PIXELS // 10**6,
+            'Larger photographs fail; those in memory have no more together, at 20 bytes a pixel '
+            '(28 with --depth=16).',
+            int,
+        ),
+    },
+    'Processing (by default as the config of the weights says)': {
+        'sample_noise': Flag(None, "Keep the network's noise: the result is a sample.", bool),
+        'saturation': Flag(None, 'Gain of the chroma; 1: as the network has it.', float),
+        'white_balance': Flag(None, 'none, gray_world or percentile.'),
+        'white_balance_strength': Flag(None, 'Share of that correction, 0 to 1.', float),
+        'contrast': Flag(None, "Share of CLAHE's lightness, 0 to 1.", float),
+        'clahe_clip': Flag(None, "CLAHE's clip limit.", float),
+        'clahe_tiles': Flag(None, "CLAHE's tiles a side.", int),
+        'denoise_before': Flag(None, 'Of the photograph, in 8-bit steps; 0: none.', float),
+        'denoise_after': Flag(None, 'Of the colours, in units of a* and b*; 0: none.', float),
+        'denoise_method': Flag(None, 'Of the colours: nlm or bilateral.'),
+    },
+}
+
+
+_DEFINE: dict[Any, Any] = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+}
+
+
+def make_flags() -> flags.FlagValues:
+    """The flags of the command, apart from absl's global ones."""
+    values = flags.FlagValues()
+    processing = flatten(OFF)
+    for group in _GROUPS.values():
+        for name, flag in group.items():
+            options: dict[str, Any] = {'flag_values': values}
+            define: Any = _DEFINE.get(flag.kind, flags.DEFINE_string)
+            if isinstance(flag.kind, tuple):
+                options['enum_values'], define = flag.kind, flags.DEFINE_enum
+            elif flag.kind is int and name not in processing:
+                options |= {'lower_bound': flag.least, 'upper_bound': flag.most}
+            define(name, flag.default, help=flag.help, **options)
+    return values
+
+
+def help_text() -> str:
+    """The flags by group."""
+    lines = []
+    for title, group in _GROUPS.items():
+        lines.append(f'\n{title}:')
+        for name, flag in group.items():
+            default = f' ({flag.default})' if flag.default not in (None, False) else ''
+            if flag.kind is bool:
+                name = f'[no]{name}'
+            text = textwrap.wrap(f'{flag.help}{default}', 68)
+            if len(name) > 20:
+                lines.append(f'  --{name}')
+            else:
+                lines.append(f'  --{name:20} {text.pop(0)}')
+            lines += [f'{"":25}{line}' for line in text]
+    return '\n'.join(lines).lstrip('\n')

@@ -1,0 +1,98 @@
+"""Files of results: written as a whole or not at all, without leftovers of a killed run."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from chromagan_jax.errors import UserError
+
+_TEMPORARY = '.chromagan_jax-tmp'  # suffix of an unfinished file
+_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def write(path: Path, content: Iterable[bytes], times: tuple[int, int] | None = None) -> None:
+    """Replaces the file at `path` atomically, and makes its folder.
+
+    Args:
+        path: of the file.
+        content: all of it, in parts.
+        times: of the last access and change, ns; None: now.
+
+    Raises:
+        UserError: if no other file can be written there either.
+        OSError: if this file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path.parent) as (temporary, descriptor):
+            with open(descriptor, 'wb', closefd=False) as file:
+                file.writelines(content)
+            if times:
+                os.utime(descriptor, ns=times)
+            os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_MORE:
+            raise
+        raise UserError(
+            f'{path} cannot be written ({error.strerror}): make room there, or choose another '
+            '--output.'
+        ) from error
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[tuple[Path, int]]:
+    """A new file, locked while it is open, so that `remove_leftovers` knows that it is in use."""
+    while True:
+        path = folder / f'.{secrets.token_hex(8)}{_TEMPORARY}'
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        locked = True
+        with contextlib.suppress(OSError):  # a file system without locks
+            locked = _lock(descriptor)
+        if locked and os.fstat(descriptor).st_nlink:
+            break
+        os.close(descriptor)  # another run removed it before it was locked
+    try:
+        yield path, descriptor
+    finally:
+        with contextlib.suppress(OSError):  # the first error counts
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def remove_leftovers(output: Path) -> None:
+    """Removes unfinished files of killed runs below a folder; those of running ones stay."""
+    for path in output.rglob(f'.*{_TEMPORARY}'):
+        with contextlib.suppress(OSError):  # another run removed it, or it belongs to another user
+            descriptor = os.open(path, os.O_RDWR)
+            try:
+                if _lock(descriptor):
+                    path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Locks an open file; returns whether it was free."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def check_writable(output: Path) -> None:
+    """Makes the output folder; raises UserError if nothing can be written there."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise UserError(
+            f'{output} cannot be written ({error.strerror}): make room or permission there, or '
+            'choose another --output.'
+        ) from error
