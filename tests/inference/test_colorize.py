@@ -557,7 +557,7 @@ def test_failing_files_are_named_the_rest_go_on_and_the_exit_code_says_so(workdi
     assert f'{names[1]} failed: No such file or directory' in lines
     assert any(line.startswith(f'{names[2]} failed: ') for line in lines)
     assert lines[-1] == '1 colorized, 3 failed, 0 skipped'
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['good.png']
 
 
