@@ -113,7 +113,9 @@ def test_initialisation_and_a_train_step_trace_at_their_real_size(spec):
     size = config.data.size
     rows = config.batch_size // config.grad_accum_steps
     assert batch['condition'].shape[-4:] == (rows, size, size, 1)
-    end, metrics = jax.eval_shape(functools.partial(steps.train_step, model), begin, batch)
+    frozen = state.abstract_frozen(model, config, mesh)
+    step = functools.partial(steps.train_step, model)
+    end, metrics = jax.eval_shape(step, begin, batch, frozen)
 
     def kinds(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
