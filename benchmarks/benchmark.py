@@ -33,14 +33,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags, logging
+from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
+from benchmarks import command
 from chromagan_jax import color, sharding
-from chromagan_jax.config import Config, command_line
+from chromagan_jax.config import Config
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.inputs import open_sources, training_input
-from chromagan_jax.errors import UserError
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan import steps
 from chromagan_jax.gan.model import load_pretrained, make_model
@@ -48,7 +48,6 @@ from chromagan_jax.inference import batch as batch_lib
 from chromagan_jax.inference.predictor import colorize, make_predict
 from chromagan_jax.training import loop as loop_lib
 from chromagan_jax.training import setup
-from chromagan_jax.utils import cli
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Repetitions of each measurement.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps of a measurement.')
@@ -304,19 +303,5 @@ flags.register_validator(
 )
 
 
-def run(main: Callable[[Config], None]) -> None:
-    """Runs a command that takes --config; exits with the sentence of a UserError."""
-    logging.set_verbosity(logging.FATAL)
-    if {'--help', '-help', '-h'} & set(sys.argv):
-        print(f'{sys.modules["__main__"].__doc__}\n{flags.FLAGS.main_module_help()}')
-        return
-    line = command_line.split(sys.argv[1:])
-    try:
-        cli.parse(flags.FLAGS, [sys.argv[0], *line.rest])
-        main(command_line.make_config(line))
-    except UserError as error:
-        sys.exit(f'chromagan_jax: {error}')
-
-
 if __name__ == '__main__':
-    run(main)
+    command.run(main)

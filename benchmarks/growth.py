@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import benchmark
+from benchmarks import benchmark, command
 from chromagan_jax.config import Config, flatten, set_field
 from chromagan_jax.utils import files
 
@@ -116,4 +116,4 @@ def plot(rows: Sequence[Row], own: dict[str, int], path: Path) -> None:
 
 
 if __name__ == '__main__':
-    benchmark.run(main)
+    command.run(main)

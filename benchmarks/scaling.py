@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from benchmarks import benchmark
+from benchmarks import benchmark, command
 from chromagan_jax.config import Config
 
 _BATCH = flags.DEFINE_integer('batch_per_device', 16, 'Photographs a step and device.')
@@ -110,4 +110,4 @@ def all_reduce_seconds(chip: Chip, count: int, size: int) -> float:
 
 
 if __name__ == '__main__':
-    benchmark.run(main)
+    command.run(main)

@@ -10,14 +10,12 @@ Exit codes: 0 done; 1 a photograph failed, or an error in one sentence; 75 inter
 again.
 """
 
-import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import jax
@@ -34,7 +32,7 @@ from chromagan_jax.inference.encode import Encoding
 from chromagan_jax.inference.hints import Hint
 from chromagan_jax.inference.hints import read as read_hints
 from chromagan_jax.inference.predictor import load, make_predict
-from chromagan_jax.inference.report import Report
+from chromagan_jax.inference.results import Results
 from chromagan_jax.utils import cli
 from chromagan_jax.utils.preemption import stop_requests
 
@@ -48,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     second one ends it at once.
     """
     values = options.make_flags()
-    if {'--help', '-help', '-h'} & set(argv):
+    if cli.asks_for_help(argv):
         print(f'{__doc__}\n{options.help_text()}')
         return 0
     try:
@@ -75,7 +73,7 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
             raise UserError(f'No {name} is named: add {example}.')
     folder = Path(values.output)
     found = files.find(paths, folder, values.pages == 'all')
-    results = _Results(values)
+    results = Results(values.json, values.report or '')
     for sentence in found.notes:
         results.leave_out(sentence)
     for sentence in found.failures:
@@ -85,6 +83,8 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
     planned = naming.plan(
         found.photographs, folder, values.format, values.samples, metadata.source_of
     )
+    if values.hints is not None:
+        planned = _with_hints(planned, Path(values.hints))
     wanted = []
     for job in planned:
         if not values.overwrite and job.target.exists():
@@ -146,67 +146,11 @@ def _too_large(job: Job) -> str:
     return ''
 
 
-class _Results:
-    """Passes outcomes on to --json and --report."""
-
-    def __init__(self, values: flags.FlagValues):
-        self._json = values.json
-        self._report = Report(Path(values.report)) if values.report else None
-        self.skipped = self.failed = self.recolored = 0
-
-    def add(self, outcome: Outcome) -> None:
-        job, status = outcome.job, outcome.status
-        self.skipped += status == 'skipped'
-        self.failed += status == 'failed'
-        self.recolored += outcome.is_color
-        if self._json:
-            line: dict[str, Any] = {
-                'source': str(job.source),
-                'result': str(job.target),
-                'status': status,
-            }
-            if job.page is not None:
-                line['page'] = job.page + 1
-            if outcome.reason:
-                line['reason'] = outcome.reason
-            line |= {'in_color': outcome.is_color or status == 'in_color', 'notes': outcome.notes}
-            print(json.dumps(line), flush=True)
-        if self._report:
-            if outcome.preview:
-                self._report.add(job.source, job.target, outcome.preview, outcome.notes)
-            elif status == 'failed':
-                self._report.fail(f'{job.source}: {outcome.reason}')
-            else:
-                reason = 'a result exists' if status == 'skipped' else 'it is in colour already'
-                self._report.leave_out(f'{job.source}: {reason}')
-
-    def fail(self, sentence: str) -> None:
-        """A path that could not be read."""
-        print(sentence, file=sys.stderr)
-        self.failed += 1
-        source, _, reason = sentence.rpartition(' failed: ')
-        if self._json:
-            print(json.dumps({'source': source, 'status': 'failed', 'reason': reason}), flush=True)
-        if self._report:
-            self._report.fail(f'{source}: {reason}')
-
-    def leave_out(self, sentence: str) -> None:
-        """A note about files that are not read."""
-        print(sentence, file=sys.stderr)
-        if self._report:
-            self._report.leave_out(sentence)
-
-    def write(self) -> None:
-        """Writes the report."""
-        if self._report:
-            self._report.write()
-
-
 def _colorize(
     values: flags.FlagValues,
     wanted: Sequence[Job],
     stopping: Callable[[], bool],
-    results: _Results,
+    results: Results,
 ) -> Totals:
     """Runs the network over the photographs."""
     cv2.setNumThreads(1)  # photographs are what runs in parallel
@@ -216,7 +160,7 @@ def _colorize(
     if post.sample_noise and not values.samples:
         wanted = [job._replace(sample=1) for job in wanted]
     noise = post.sample_noise or values.samples > 0
-    wanted, hinted = _with_hints(values, wanted)
+    hinted = any(job.hints for job in wanted)
     sizes = _sizes(values.size) if values.size is not None else (trained.size,)
     batches = -(-len(wanted) // values.batch_size)
     batch_size = -(-len(wanted) // batches)  # the same number of batches, of one size
@@ -246,7 +190,7 @@ def _colorize(
 
 
 def _exit_code(
-    values: flags.FlagValues, totals: Totals, earlier: int, wanted: int, results: _Results
+    values: flags.FlagValues, totals: Totals, earlier: int, wanted: int, results: Results
 ) -> int:
     """Prints the counts; returns the exit code. `earlier` failures were before the network.
 
@@ -269,29 +213,26 @@ def _exit_code(
     return 1 if earlier + totals.failed else 0
 
 
-def _with_hints(
-    values: flags.FlagValues, wanted: Sequence[batch.Job]
-) -> tuple[Sequence[batch.Job], bool]:
-    """The jobs with the hints of --hints, and whether there are any."""
-    if values.hints is None:
-        return wanted, False
-    hints = read_hints(Path(values.hints))
-    names = {name for job in wanted for name in (job.source.name, str(job.source))}
-    if '' in hints and len({job.source for job in wanted}) > 1:
+def _with_hints(jobs: Sequence[Job], path: Path) -> list[Job]:
+    """The jobs with the hints of a file; raises UserError if the file does not fit them."""
+    hints = read_hints(path)
+    sources = {job.source for job in jobs}
+    if '' in hints and len(sources) > 1:
         raise UserError(
-            f'--hints={values.hints} is a list, for one photograph: for several, write an object '
-            'with a list under each file name.'
+            f'--hints={path} is a list, for one photograph: for several, write an object with a '
+            'list under each file name.'
         )
+    names = {name for source in sources for name in (source.name, str(source))}
     if unknown := sorted(hints.keys() - names - {''}):
         raise UserError(
-            f'--hints={values.hints} names {unknown[0]}, which is not among the photographs: '
-            'correct the name.'
+            f'--hints={path} names {unknown[0]}, which is not among the photographs: correct the '
+            'name.'
         )
 
-    def of(source: Path) -> tuple[Hint, ...]:
+    def hints_of(source: Path) -> tuple[Hint, ...]:
         return hints.get('') or hints.get(str(source)) or hints.get(source.name) or ()
 
-    return [job._replace(hints=of(job.source)) for job in wanted], True
+    return [job._replace(hints=hints_of(job.source)) for job in jobs]
 
 
 def _postprocess(values: flags.FlagValues, config: PostProcess) -> PostProcess:

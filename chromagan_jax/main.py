@@ -24,7 +24,6 @@ from chromagan_jax.errors import DivergedError, PreemptedError, UserError, is_lo
 from chromagan_jax.evaluation import job
 from chromagan_jax.training import loop
 from chromagan_jax.utils import cli
-from chromagan_jax.utils.cli import end_now, exit_with
 
 _WORKDIR = flags.DEFINE_string(
     'workdir', '', 'Output folder; a restarted run resumes from it. Default: runs/CONFIG.'
@@ -51,21 +50,21 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 
 def main(argv: Sequence[str]) -> None:
     """Runs the job that the command line describes, and exits."""
-    if {'--help', '-help', '-h'} & set(argv):
+    if cli.asks_for_help(argv):
         print(f'{__doc__}\n{flags.FLAGS.get_help()}')
         return
     try:
         _run(argv)
     except UserError as error:
-        exit_with(1, str(error))
+        cli.exit_with(1, str(error))
     except PreemptedError as error:
-        exit_with(75, str(error))
+        cli.exit_with(75, str(error))
     except DivergedError as error:
-        exit_with(3, str(error))
+        cli.exit_with(3, str(error))
     except Exception as error:
         if not is_lost_process(error):
             raise
-        end_now(
+        cli.end_now(
             75,
             'another process ended, or the network to it failed '
             f'({str(error).splitlines()[0][:200]}): start the run again. It resumes from its '
@@ -115,7 +114,7 @@ def _join_processes() -> None:
                 f'--distributed may not list the processes of the cluster ({error}): give the job '
                 'the permissions in launch/kubernetes/setup.yaml.'
             ) from error
-        end_now(75, f'the other processes cannot be found yet ({error}): start the run again.')
+        cli.end_now(75, f'the other processes cannot be found yet ({error}): start the run again.')
 
 
 def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:

@@ -1,8 +1,8 @@
-"""The released generator: the weights that come inside the package, in its folder weights/.
+"""The released generator: the weights in the folder weights/ of the package.
 
 `generator.safetensors` there holds the arrays in float16, each under its path in the generator's
-variables ('params/out/kernel'); `config.json` says under which config they were trained, whence
-they come and what they scored. tools/release.py makes both from a finished run.
+variables, such as 'params/out/kernel'. `config.json` holds the config of the training, the origin
+of the weights and their scores. tools/release.py makes both from a finished run.
 """
 
 import hashlib
@@ -29,33 +29,33 @@ PyTree = Any
 WEIGHTS = Path(__file__).parents[1] / 'weights'
 ARRAYS = 'generator.safetensors'
 DESCRIPTION = 'config.json'
-MOST_BYTES = 20_000_000  # of the arrays: they are in every clone and every installation
+MOST_BYTES = 20_000_000  # of the arrays, which every clone and installation contains
 
-# What json, NumPy and safetensors raise for a file that is not what it was.
+# Errors of json, NumPy and safetensors for damaged files.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError)
 
 
 class Trained(NamedTuple):
-    """A generator that was trained, wherever its weights lie."""
+    """A trained generator, of a run or of the release."""
 
-    title: str  # what messages call it
+    title: str  # its name in messages
     config: Config
     generator: nn.Module
     variables: PyTree  # of the generator: 'params' and 'batch_stats'
-    step: int  # the updates that made it
+    step: int  # train steps done
 
     @property
     def size(self) -> int:
-        """px, the side of the square at which it was evaluated."""
+        """Side of the square at which it was evaluated, px."""
         return self.config.eval.size or self.config.data.size
 
 
 def load(mesh: Mesh | None = None, folder: Path | None = None) -> Trained:
-    """The released generator, its weights in float32.
+    """Loads the released generator, with weights in float32.
 
     Args:
-        mesh: where to put the weights; all devices unless given.
-        folder: of a release; the one inside the package unless given.
+        mesh: devices of the weights; all devices by default.
+        folder: of a release; by default the one inside the package.
 
     Raises:
         UserError: if its files are missing or damaged.
@@ -65,7 +65,7 @@ def load(mesh: Mesh | None = None, folder: Path | None = None) -> Trained:
         described = json.loads((folder / DESCRIPTION).read_bytes())
         data = (folder / ARRAYS).read_bytes()
         if hashlib.sha256(data).hexdigest() != described['sha256']:
-            raise ValueError(f'{ARRAYS} is not the file that {DESCRIPTION} tells of')
+            raise ValueError(f'{ARRAYS} is not the file that {DESCRIPTION} describes')
         arrays, step = safetensors.numpy.load(data), int(described['step'])
         config = from_dict(Config, described['config'])
     except _UNREADABLE as error:
@@ -80,15 +80,15 @@ def load(mesh: Mesh | None = None, folder: Path | None = None) -> Trained:
 
 
 def save(folder: Path, variables: PyTree, described: Mapping[str, Any]) -> None:
-    """Writes the arrays of a generator and their description, from which `load` makes it again.
+    """Writes the arrays of a generator and their description, as `load` reads them.
 
     Args:
-        folder: is made if need be.
+        folder: of the release; created if it does not exist.
         variables: of the generator.
-        described: holds 'config' and 'step'; what else it tells is kept beside them.
+        described: 'config', 'step' and further entries of `DESCRIPTION`.
 
     Raises:
-        UserError: if float16 cannot hold a value, or for more than `MOST_BYTES`.
+        UserError: if float16 cannot hold a value, or the arrays take more than `MOST_BYTES`.
     """
     data = encode(variables)
     files.write_atomically(folder / ARRAYS, data)
@@ -101,10 +101,9 @@ def encode(variables: PyTree) -> bytes:
     arrays = {}
     for name, leaf in named(variables).items():
         exact = np.asarray(leaf).astype(np.float32)
-        with np.errstate(over='ignore'):  # an overflow is told below
-            arrays[name] = exact.astype(
-                np.float16, order='C'
-            )  # safetensors writes memory as it lies
+        with np.errstate(over='ignore'):  # an overflow is reported below
+            # safetensors writes the memory of an array, so it must be in C order.
+            arrays[name] = exact.astype(np.float16, order='C')
         if not (fits := np.isfinite(arrays[name])).all():
             raise UserError(
                 f'{name} holds the value {exact[~fits][0]:g}, and float16 ends at 65504: release '
@@ -120,7 +119,7 @@ def encode(variables: PyTree) -> bytes:
 
 
 def named(variables: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by their paths, 'params/out/kernel'."""
+    """The leaves of a tree by their paths, such as 'params/out/kernel'."""
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
 

@@ -1,5 +1,6 @@
 """Reads, colorizes and writes many photographs in parallel."""
 
+import functools
 import sys
 import time
 from collections import deque
@@ -106,38 +107,23 @@ def colorize_files(
     """
     tally = _Tally(len(jobs), on_outcome)
     in_flight = InFlight(max_pixels)
-    seen: deque[Future[list[Future[Outcome]]]] = deque()
-    writing: deque[Future[Outcome]] = deque()
-
-    def load(job: Job, pixels: int) -> Photograph:
-        return _read(job, size, max_pixels, post, encoding, pixels)
-
-    def colorize(batch: Sequence[Photograph]) -> list[Future[Outcome]]:
-        def write(photograph: Photograph, colors: Sequence[np.ndarray]) -> Outcome:
-            with in_flight.leaving(photograph.size):
-                return _write(photograph, colors, post, encoding, previews)
-
-        try:
-            colors = predict_views(predict, [(p.view, p.job.sample) for p in batch], batch_size)
-        except BaseException:
-            for photograph in batch:
-                in_flight.leave(photograph.size)
-            raise
-        return [pool.submit(write, p, c) for p, c in zip(batch, colors, strict=True)]
+    network = functools.partial(_colorize, predict, batch_size, in_flight)
+    write = functools.partial(_write, post, encoding, previews, in_flight)
 
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(networks) as network_pool:
+
+        def load(job: Job, pixels: int) -> Future[Photograph]:
+            return pool.submit(_read, job, size, max_pixels, post, encoding, pixels)
+
+        def start_writing(batch: Sequence[Photograph]) -> list[Future[Outcome]]:
+            return [pool.submit(write, p, c) for p, c in zip(batch, network(batch), strict=True)]
+
         try:
-            readings = _readings(jobs, lambda *job: pool.submit(load, *job), in_flight, threads)
-            for batch in _batches(readings, batch_size, tally, in_flight, stopping, skip_color):
-                seen.append(network_pool.submit(colorize, batch))
-                while len(seen) > networks:
-                    writing += seen.popleft().result()
-                while len(writing) > threads:
-                    tally.collect(writing.popleft().result())
-            for future_batch in seen:
-                writing += future_batch.result()
-            for future in writing:
-                tally.collect(future.result())
+            readings = _readings(jobs, load, in_flight, threads)
+            batches = _batches(readings, batch_size, tally, in_flight, stopping, skip_color)
+            futures = (network_pool.submit(start_writing, batch) for batch in batches)
+            for outcome in _outcomes(futures, networks, threads):
+                tally.collect(outcome)
         except BaseException:
             network_pool.shutdown(cancel_futures=True)
             pool.shutdown(cancel_futures=True)
@@ -145,6 +131,24 @@ def colorize_files(
         finally:
             tally.close()
     return tally.totals()
+
+
+def _outcomes(
+    batches: Iterator[Future[list[Future[Outcome]]]], networks: int, writers: int
+) -> Iterator[Outcome]:
+    """The outcomes in order, with up to `networks` batches and `writers` photographs pending."""
+    seen: deque[Future[list[Future[Outcome]]]] = deque()
+    writing: deque[Future[Outcome]] = deque()
+    for batch in batches:
+        seen.append(batch)
+        while len(seen) > networks:
+            writing += seen.popleft().result()
+        while len(writing) > writers:
+            yield writing.popleft().result()
+    for batch in seen:
+        writing += batch.result()
+    for future in writing:
+        yield future.result()
 
 
 class _Tally:
@@ -257,26 +261,39 @@ def _read(
     return Photograph(job, view, kept, tuple(notes), in_flight, is_color)
 
 
+def _colorize(
+    predict: Predict, batch_size: int, in_flight: InFlight, batch: Sequence[Photograph]
+) -> list[list[np.ndarray]]:
+    """The colours of each photograph's parts."""
+    try:
+        return predict_views(predict, [(p.view, p.job.sample) for p in batch], batch_size)
+    except BaseException:
+        for photograph in batch:
+            in_flight.leave(photograph.size)
+        raise
+
+
 def _write(
-    photograph: Photograph,
-    colors: Sequence[np.ndarray],
     post: PostProcess,
     encoding: Encoding,
     previews: bool,
+    in_flight: InFlight,
+    photograph: Photograph,
+    colors: Sequence[np.ndarray],
 ) -> Outcome:
     job, view, kept = photograph.job, photograph.view, photograph.kept
-    try:
-        result = layout.recolor(
-            view, colors, post, encode.is_deep(job.target, view.pixels, encoding)
-        )
-        content = encode.encode(result, job.target, job.source, kept, encoding)
-        stat = job.source.stat()
-        times = (stat.st_atime_ns, stat.st_mtime_ns) if encoding.keep_date else None
-        output.write(job.target, [content], times)
-    except _FAILURES as error:
-        return _failure(job, error)
-    preview = report.make_preview(view.pixels, result) if previews else None
-    return Outcome(job, 'colorized', '', photograph.notes, photograph.is_color, preview)
+    with in_flight.leaving(photograph.size):
+        try:
+            deep = encode.is_deep(job.target, view.pixels, encoding)
+            result = layout.recolor(view, colors, post, deep)
+            content = encode.encode(result, job.target, job.source, kept, encoding)
+            stat = job.source.stat()
+            times = (stat.st_atime_ns, stat.st_mtime_ns) if encoding.keep_date else None
+            output.write(job.target, [content], times)
+        except _FAILURES as error:
+            return _failure(job, error)
+        preview = report.make_preview(view.pixels, result) if previews else None
+        return Outcome(job, 'colorized', '', photograph.notes, photograph.is_color, preview)
 
 
 def _failure(job: Job, error: BaseException) -> Outcome:

@@ -84,7 +84,7 @@ def _is_result(path: Path) -> bool:
     """Whether a file is a result of colorize, by the note in its metadata."""
     try:
         return MARK.encode() in ends(path)
-    except OSError:  # told when it is read
+    except OSError:  # reported when it is read
         return False
 
 
@@ -105,7 +105,7 @@ def _pages(listed: Listed) -> list[Listed]:
     """One photograph for each page, named with its number from 1."""
     try:
         number = count_pages(listed.source.read_bytes())
-    except OSError:  # told when it is read
+    except OSError:  # reported when it is read
         number = 1
     if number == 1:
         return [listed]

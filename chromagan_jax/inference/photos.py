@@ -133,12 +133,16 @@ def recolor(
         for index, plane in enumerate(lab_to_rgb_of_lightness(light, *ab_planes)):
             cv2.mixChannels([_quantized(plane, deep)], [result[strip]], [0, index])
     if result.shape[2] == 4:
-        alpha = pixels[..., 3]
-        if deep and alpha.dtype == np.uint8:
-            result[..., 3] = alpha.astype(np.uint16) * 257
-        else:
-            result[..., 3] = alpha if deep else to_8_bits(np.ascontiguousarray(alpha))
+        result[..., 3] = _alpha(pixels, deep)
     return result
+
+
+def _alpha(pixels: np.ndarray, deep: bool) -> np.ndarray:
+    """The alpha of (H, W, 4) pixels, uint16 if `deep`, otherwise uint8."""
+    alpha = np.ascontiguousarray(pixels[..., 3])
+    if not deep:
+        return to_8_bits(alpha)
+    return alpha.astype(np.uint16) * 257 if alpha.dtype == np.uint8 else alpha
 
 
 def _quantized(plane: np.ndarray, deep: bool) -> np.ndarray:

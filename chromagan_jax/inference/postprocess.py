@@ -17,7 +17,7 @@ _BILATERAL_REACH = 3.0  # px of the network's size, the bilateral filter's devia
 _LEAST_TILE = (
     48  # px: OpenCV clips whole counts, so that flat small tiles shift (48: 7/255; 16: 40)
 )
-_ENDS = 1.0  # L* from black and from white, between which colours can be told
+_ENDS = 1.0  # L* from black and from white within which colours do not count
 
 
 def treat_chroma(post: PostProcess, lightness: np.ndarray, ab: np.ndarray) -> np.ndarray:

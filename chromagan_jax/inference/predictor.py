@@ -1,4 +1,4 @@
-"""A trained generator as a function of photographs, at their own resolution."""
+"""Colorizes photographs, given as arrays, with a trained generator."""
 
 import hashlib
 import threading
@@ -25,8 +25,8 @@ from chromagan_jax.inference.layout import Predict, predict_views
 
 PyTree = Any
 
-# Matrix products are Eigen's, faster here than YNNPACK's. XLA's older emitters make vector code of
-# loops over bands, which its newer ones do not, and compile faster.
+# Eigen's matrix products are faster here than YNNPACK's. XLA's older emitters vectorise loops over
+# bands, unlike the newer ones, and compile faster.
 _CPU_OPTIONS: dict[str, str | bool] = {
     'xla_cpu_experimental_ynn_fusion_type': '',
     'xla_cpu_use_fusion_emitters': False,
@@ -43,23 +43,21 @@ def colorize(
     post: PostProcess = OFF,
     hints: Sequence[Sequence[Any]] | None = None,
 ) -> list[np.ndarray]:
-    """Colour versions of photographs, each at its own resolution and of its own lightness.
+    """Colorizes photographs at their own resolution, and keeps their lightness.
 
-    What becomes of one depends on no other. With a `batch_size` above 1 that holds up to rounding:
-    its place in the batch may change the last bits of its ab (by 3e-5, on a CPU), and with them a
-    few values in a million by 1.
+    The results do not depend on each other. With a `batch_size` above 1 this holds up to rounding:
+    the position in the batch may change the last bits of ab.
 
     Args:
-        photographs: sRGB, (H, W), (H, W, 3) or (H, W, 4), uint8 or uint16. Of colour ones only the
-            lightness counts.
-        generator: of `load`.
-        variables: its 'params' and 'batch_stats', of `load`.
-        size: px, the side of the square that the network sees. With several sizes it sees each of
-            them, and the mean of the colours counts.
-        batch_size: how many photographs it sees at once; there is little to gain above 1.
-        sample: for a network with noise, which of its results; drawn by the photograph's content.
-            With `post.sample_noise` it is the first unless given.
-        post: what is done to lightness and colours before and after the network.
+        photographs: sRGB, (H, W), (H, W, 3) or (H, W, 4), uint8 or uint16. Only the
+            lightness of colour photographs is used.
+        generator: from `load`.
+        variables: its 'params' and 'batch_stats', from `load`.
+        size: side of the network's input, px. The colours of several sizes are averaged.
+        batch_size: inputs of the network at once.
+        sample: number of the noise sample, for a network with noise. The noise depends on it and on
+            the content of the photograph. 1 by default if `post.sample_noise` is set.
+        post: processing before and after the network.
         hints: known colours of each photograph, as `hints.parse` takes them, for a generator with
             `hints`.
 
@@ -67,8 +65,7 @@ def colorize(
         (H, W, 3) uint8 each, (H, W, 4) with the same alpha for RGBA.
 
     Raises:
-        UserError: if the network does not take pictures of `size` or hints, or has no noise to
-            sample.
+        UserError: if the network does not accept `size` or hints, or has no noise to sample.
     """
     if sample is None and post.sample_noise:
         sample = 1
@@ -90,11 +87,11 @@ def colorize(
 
 
 def load(workdir: str | None = None, which: str = 'newest') -> Trained:
-    """The generator of a run, or the released one without a `workdir`, on one device.
+    """Loads a generator on one device: that of a run, or the released one without a `workdir`.
 
     Args:
         workdir: of the run.
-        which: its checkpoint: newest, best, or a step that is still kept.
+        which: checkpoint of the run: newest, best, or the number of a step.
 
     Raises:
         UserError: if there is no such run or checkpoint, or the released weights are damaged.
@@ -102,7 +99,9 @@ def load(workdir: str | None = None, which: str = 'newest') -> Trained:
     one = sharding.make_mesh(devices=jax.local_devices()[:1])
     if workdir is None:
         return released.load(one)
-    from chromagan_jax.gan import checkpoints  # brings Orbax, which the released weights need not
+    from chromagan_jax.gan import (
+        checkpoints,  # imports Orbax, which the released weights do not need
+    )
 
     loaded = checkpoints.load_generator(Path(workdir), which, one)
     return Trained(workdir, *loaded)
@@ -116,14 +115,14 @@ def make_predict(
     noise: bool = False,
     hints: bool = False,
 ) -> Predict:
-    """The network as a function of up to `batch_size` small photographs of the largest of `sizes`.
+    """Compiles the network for each size.
 
-    The network sees them at each of `sizes`, and the mean of its ab is returned. It is compiled
-    once for each size.
+    Returns:
+        A function of up to `batch_size` photographs at the largest of `sizes`. It returns the mean
+        ab over the sizes.
 
     Raises:
-        UserError: if the network does not take pictures of a size, has no `noise`, or takes no
-            `hints`.
+        UserError: if the network does not accept a size or `hints`, or has no `noise`.
     """
     if hints and not getattr(generator, 'hints', False):
         raise UserError(
@@ -172,16 +171,16 @@ def _make_predict_at(
     noise: bool,
     hints: bool,
 ) -> Callable[[Sequence[np.ndarray], Sequence[int], Sequence[np.ndarray]], np.ndarray]:
-    """Photographs of one size, (size, size, 3) uint8, seeds and hints -> ab, (n, size, size, 2)."""
+    """Compiles (n, size, size, 3) uint8 images, seeds and hints -> ab, (n, size, size, 2)."""
     shape = jax.ShapeDtypeStruct((batch_size, size, size, 4 if hints else 1), jnp.float32)
     target = jax.eval_shape(partial(steps.predict, generator), variables, shape)
     space = {channels: name for name, channels in color.TARGET_CHANNELS.items()}[target.shape[-1]]
 
-    # The weights are constants of the program: what the network computes from them alone, as the
-    # transformed kernels of Winograd's convolutions, is computed once by the compiler.
+    # The weights are constants of the program. So the compiler computes the transformed kernels of
+    # Winograd's convolutions once.
     @jax.jit
     def colors(condition: jax.Array, seeds: jax.Array) -> jax.Array:
-        if noise:  # a stream for each photograph, so that none depends on its neighbours
+        if noise:  # one stream for each photograph, so that the results do not depend on each other
             target = jax.vmap(
                 lambda one, seed: steps.predict(
                     generator, variables, one[None], jax.random.key(seed)

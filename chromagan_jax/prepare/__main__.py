@@ -79,7 +79,7 @@ def make_flags() -> flags.FlagValues:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     values = make_flags()
-    if {'--help', '-help', '-h'} & set(argv):
+    if cli.asks_for_help(argv):
         print(f'{__doc__}\n{values.get_help()}')
         return 0
     try:

@@ -53,9 +53,9 @@ def list_pictures(inputs: Inputs, path: Path) -> Listing:
         UserError: if there are no images, or an image has no line in the CSV file.
     """
     starts, position, total, count, categories = [], 0, 0, 0, set()
-    told: list[str] = []
+    sentences: list[str] = []
     with files.writing(path), path.open('wb') as file:
-        for entry, size, category in _entries(inputs, told):
+        for entry, size, category in _entries(inputs, sentences):
             line = json.dumps(entry).encode() + b'\n'
             if count % CHUNK == 0:
                 starts.append(position)
@@ -67,17 +67,17 @@ def list_pictures(inputs: Inputs, path: Path) -> Listing:
     held = f'{total % 2**128:032x}'
     if not inputs.source:
         named = tuple(sorted(categories - {''}))
-        return Listing(str(path), count, tuple(starts), named, held, tuple(told))
+        return Listing(str(path), count, tuple(starts), named, held, tuple(sentences))
     source = _open(inputs.source, inputs.split)
     return Listing(str(path), count, tuple(starts), _classes(inputs), held + source.fingerprint)
 
 
 def _entries(
-    inputs: Inputs, told: list[str]
+    inputs: Inputs, sentences: list[str]
 ) -> Iterator[tuple[int | tuple[int, str, str], int, str]]:
     """Yields the content of a line of the listing, size in bytes, category.
 
-    Adds to `told` a sentence about the files that are left out.
+    Adds to `sentences` a sentence about the files that are left out.
     """
     if inputs.source:
         for index in range(len(_open(inputs.source, inputs.split))):
@@ -100,7 +100,7 @@ def _entries(
         if not found:
             raise UserError(no_images(folder, ignored))
         if sentence := ignored.sentence():
-            told.append(f'{folder}: {sentence}')
+            sentences.append(f'{folder}: {sentence}')
 
 
 def _categories(labels: str) -> Callable[[str], str]:

@@ -15,6 +15,11 @@ from chromagan_jax.errors import UserError
 _EXIT_WAIT = 10.0  # s that an ending process waits for the others
 
 
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Whether a command line contains --help."""
+    return not {'--help', '-help', '-h'}.isdisjoint(argv)
+
+
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     """Sets `values` from a command line, and returns the arguments that are not flags.
 

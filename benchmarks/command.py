@@ -1,0 +1,24 @@
+"""The command line of the benchmarks that take --config."""
+
+import sys
+from collections.abc import Callable
+
+from absl import flags, logging
+
+from chromagan_jax.config import Config, command_line
+from chromagan_jax.errors import UserError
+from chromagan_jax.utils import cli
+
+
+def run(main: Callable[[Config], None]) -> None:
+    """Runs a command that takes --config; exits with the sentence of a UserError."""
+    logging.set_verbosity(logging.FATAL)
+    if cli.asks_for_help(sys.argv):
+        print(f'{sys.modules["__main__"].__doc__}\n{flags.FLAGS.main_module_help()}')
+        return
+    line = command_line.split(sys.argv[1:])
+    try:
+        cli.parse(flags.FLAGS, [sys.argv[0], *line.rest])
+        main(command_line.make_config(line))
+    except UserError as error:
+        sys.exit(f'chromagan_jax: {error}')
