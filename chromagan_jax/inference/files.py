@@ -72,7 +72,8 @@ def _search(folder: Path, output: Path, found: Found) -> None:
         else:
             found.photographs.append(Listed(source, Path(name)))
     if results:
-        found.notes.append(f'{folder}: {results} results of earlier runs are not read again')
+        what = '1 result is' if results == 1 else f'{results} results are'
+        found.notes.append(f'{folder}: {what} not read again (of an earlier run)')
     if sentence := ignored.sentence():
         found.notes.append(f'{folder}: {sentence}')
     found.failures.extend(f'{closed} failed: {reason}' for closed, reason in ignored.closed)

@@ -74,7 +74,7 @@ def test_results_of_earlier_runs_are_not_read_again_unless_they_are_named(tmp_pa
     save(tmp_path / 'in/out/b.png')
     found = files.find([str(tmp_path / 'in')], tmp_path / 'in/out')
     assert places(found) == ['a.png']
-    assert found.notes == [f'{tmp_path}/in: 1 results of earlier runs are not read again']
+    assert found.notes == [f'{tmp_path}/in: 1 result is not read again (of an earlier run)']
     assert places(files.find([str(result)], tmp_path / 'out')) == ['a.png']
 
 
