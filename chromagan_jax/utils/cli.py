@@ -27,13 +27,18 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
         UserError: for an unknown flag or an invalid value.
     """
     try:
-        return values(argv)[1:]
+        arguments: list[str] = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
         close = difflib.get_close_matches(error.flagname, list(values), 1)
         hint = f': did you mean --{close[0]}?' if close else '; --help lists the flags.'
         raise UserError(f'There is no flag --{error.flagname}{hint}') from error
     except flags.Error as error:
         raise UserError(_flag_error(values, str(error))) from error
+    for name in values:
+        value = values[name].value
+        if isinstance(value, str) and value.startswith('--'):  # `--report --json`
+            raise UserError(f'--{name} needs a value, as in --{name}=VALUE; {value} follows it.')
+    return arguments
 
 
 def _flag_error(values: flags.FlagValues, text: str) -> str:

@@ -1,0 +1,29 @@
+import pytest
+from absl import flags
+
+from chromagan_jax.errors import UserError
+from chromagan_jax.utils import cli
+
+
+@pytest.fixture
+def values():
+    values = flags.FlagValues()
+    flags.DEFINE_string('report', None, 'A file.', flag_values=values)
+    flags.DEFINE_bool('json', False, 'Lines.', flag_values=values)
+    return values
+
+
+def test_flags_are_set_and_the_other_arguments_returned(values):
+    assert cli.parse(values, ['command', '--report=a', 'photo', '--json']) == ['photo']
+    assert (values.report, values.json) == ('a', True)
+
+
+def test_a_flag_that_takes_the_next_flag_as_its_value_is_named(values):
+    with pytest.raises(UserError, match=r'^--report needs a value, as in --report=VALUE; --json'):
+        cli.parse(values, ['command', '--report', '--json'])
+
+
+@pytest.mark.parametrize('flag', ['--help', '-h', '-help'])
+def test_help_is_asked_for_anywhere_on_the_line(flag):
+    assert cli.asks_for_help(['command', 'photo', flag])
+    assert not cli.asks_for_help(['command', 'help'])
