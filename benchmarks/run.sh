@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the speeds in the README's table: six minutes on two CPU cores, half an hour with other
+# Measures the speeds in docs/performance.md: six minutes on two CPU cores, half an hour with other
 # programs to compare with. Run it from the repository's root on an otherwise idle machine:
 #
 #   benchmarks/run.sh >figures.jsonl        JSON lines; the tables go to standard error

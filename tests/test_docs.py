@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = (
+ABOUT_CODE = (
     *('CONTRIBUTING.md', 'docs/architecture.md', 'docs/extending.md', 'docs/files.md'),
     *('tools/README.md', 'benchmarks/README.md'),
+)
+# Pages for users also name files that their commands write.
+FOR_USERS = sorted(
+    {'README.md', *(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))} - {*ABOUT_CODE}
 )
 FOLDERS = ('benchmarks', 'chromagan_jax', 'configs', 'docs', 'launch', 'tests', 'tools', r'\.ci')
 SUFFIXES = ('cff', 'cfg', 'jpg', 'json', 'md', 'png', 'py', 'sh', 'toml', 'yaml')
@@ -47,8 +51,13 @@ def paths(text: str) -> set[str]:
     return found | {word for span in code(text) for word in WORD.findall(span)}
 
 
-@pytest.fixture(params=DOCUMENTS)
+@pytest.fixture(params=[*ABOUT_CODE, *FOR_USERS])
 def document(request):
+    return ROOT / request.param
+
+
+@pytest.fixture(params=ABOUT_CODE)
+def code_document(request):
     return ROOT / request.param
 
 
@@ -58,10 +67,10 @@ def test_every_relative_link_leads_to_a_file(document):
     assert [link for link in local if not (document.parent / link).exists()] == []
 
 
-def test_every_path_in_code_exists(document):
-    named = paths(document.read_text())
+def test_every_path_in_code_exists(code_document):
+    named = paths(code_document.read_text())
     assert named
-    folders = (ROOT, document.parent)
+    folders = (ROOT, code_document.parent)
     assert [p for p in sorted(named) if not any([*f.glob(p)] for f in folders)] == []
 
 
@@ -78,12 +87,14 @@ def defined(path: Path) -> set[str]:
     return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)}
 
 
-def test_every_function_is_in_a_file_named_beside_it_or_else_somewhere(document):
+def test_every_function_is_in_a_file_named_beside_it_or_else_somewhere(code_document):
     everywhere = [
         p for folder in ('chromagan_jax', 'configs') for p in (ROOT / folder).rglob('*.py')
     ]
     missing = []
-    for unit in re.split(r'\n(?=\||- |\d+\. |\n)', document.read_text()):  # rows, items, paragraphs
+    for unit in re.split(
+        r'\n(?=\||- |\d+\. |\n)', code_document.read_text()
+    ):  # rows, items, paragraphs
         files = [file for path in paths(unit) if (file := ROOT / path).suffix == '.py']
         for name in FUNCTION.findall(unit):
             if not any(name in defined(file) for file in files or everywhere):

@@ -129,7 +129,7 @@ Released at commit {commit}.
 ## Evaluation
 
 On {scored_on:,} {held_out}, with the protocol of `--mode=eval`. The
-README of chromagan_jax defines the metrics. Gray: the photographs without colours.
+page docs/evaluation.md of chromagan_jax defines the metrics. Gray: the photographs without colours.
 
 {scores}
 
