@@ -144,7 +144,7 @@ def test_training_input_yields_the_batches_that_follow_the_step(tiny, source, me
     assert set(got[0]['label']) == {0, 1}
 
 
-@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_batch_lands_on_the_cpu_without_a_copy(tiny, source, mesh, workers):
     tiny.data.workers = workers
     tiny.batch_size = 8 * mesh.size

@@ -105,7 +105,7 @@ def test_processes_that_share_the_rows_see_the_batches_of_one_process(photos, re
     assert_equal(assembled, reference)
 
 
-@pytest.mark.parametrize('workers', [1, 2])
+@pytest.mark.parametrize('workers', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_worker_processes_change_nothing(photos, reference, workers):
     assert_equal(take(photos, 7, labels=True, workers=workers), reference)
     resumed = take(photos, 2, rows=[2, 1], labels=True, workers=workers, start_step=3)
@@ -309,6 +309,11 @@ def test_unreadable_records_are_replaced_and_nothing_else_changes(marked, damage
     stand_ins = {(number, other) for number, other in zip(numbers, others, strict=True)}
     assert len(stand_ins) == 10  # the same one each time
     assert_equal(take(damaged, 9, space='rgb', threads=4), found)
+
+
+@pytest.mark.slow
+def test_a_worker_process_replaces_unreadable_records_as_a_thread_does(damaged):
+    found = take(damaged, 9, space='rgb')
     assert_equal(take(damaged, 9, space='rgb', workers=1), found)
 
 
@@ -378,7 +383,7 @@ def test_evaluation_is_the_same_for_every_number_of_processes_and_workers(marked
     whole = list(eval_batches(marked, size=8, space='lab', batch_size=4, rows=range(4)))
     shares = [
         list(eval_batches(marked, size=8, space='lab', batch_size=4, rows=rows, workers=workers))
-        for rows, workers in [([0, 1], 0), ([2, 3], 2)]
+        for rows, workers in [([0, 1], 0), ([2, 3], 1)]
     ]
     assembled = [
         {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
@@ -405,6 +410,7 @@ def test_evaluation_takes_the_centre_of_the_resized_photograph(single):
     assert np.abs(batch['target'][0] * 255 - expected)[:, 4:-4].max() <= 1  # the crop's own border
 
 
+@pytest.mark.slow
 def test_closing_ends_the_worker_processes(photos):
     batches = train_batches(photos, **OPTIONS, batch_size=4, rows=range(4), workers=2)
     next(batches), next(batches)  # one of each
@@ -416,6 +422,7 @@ def test_closing_ends_the_worker_processes(photos):
         next(batches)
 
 
+@pytest.mark.slow
 def test_workers_outlive_a_signal_to_all_but_not_the_main_process(photos):
     """SIGTERM to all processes of a job leaves the workers to the main one, whose end is theirs."""
     script = (

@@ -1,6 +1,5 @@
 """The weights inside the package: what they do, how they are read, and that they are shipped."""
 
-import io
 import json
 import re
 import shutil
@@ -62,15 +61,30 @@ def colorfulness(rgb):
     return np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
 
 
-def test_the_released_weights_colour_photographs_and_better_than_gray(network):
+def test_the_command_colours_photographs_with_the_released_weights_and_better_than_gray(
+    tmp_path, monkeypatch, capsys
+):
+    def refuse(*arguments):
+        raise AssertionError('a checkpoint was opened')
+
+    for name in ('load', 'load_generator'):
+        monkeypatch.setattr(checkpoints, name, refuse)
     source = make_source('sample')
     shown = [i for i in range(len(source)) if source.name(i) in SHOWN]
     assert len(shown) == len(SHOWN)
-    records = [io.BytesIO(source[i]['image']) for i in shown]
-    photographs = [np.asarray(Image.open(record).convert('RGB')) for record in records]
-    results = predictor.colorize(photographs, network.generator, network.variables, network.size)
+    for i in shown:
+        (tmp_path / source.name(i)).write_bytes(source[i]['image'])
+    paths = [str(tmp_path / name) for name in SHOWN]
+    assert colorize.main(['', f'--output={tmp_path / "out"}', *paths]) == 0
+    note = described(released.WEIGHTS)
+    assert capsys.readouterr().err.startswith(
+        f'the released weights, step {note["step"]}, at {note["config"]["eval"]["size"]} px into '
+        f'{tmp_path / "out"}: 3 to do\n'
+    )
     scores = []
-    for rgb, result in zip(photographs, results, strict=True):
+    for path in paths:
+        rgb = np.asarray(Image.open(path).convert('RGB'))
+        result = np.asarray(Image.open(tmp_path / 'out' / Path(path).name))
         gray = (lab2rgb(rgb2lab(rgb) * [1, 0, 0]) * 255).round().astype(np.uint8)
         psnr = [peak_signal_noise_ratio(rgb, other) for other in (result, gray)]
         scores.append((*psnr, colorfulness(result), colorfulness(rgb)))
@@ -83,17 +97,13 @@ def test_the_released_weights_colour_photographs_and_better_than_gray(network):
     assert colors > LEAST_COLORFULNESS, found
 
 
-def test_the_command_without_a_workdir_writes_what_the_function_computes(network, tmp_path, capsys):
+@pytest.mark.slow
+def test_the_command_without_a_workdir_writes_what_the_function_computes(network, tmp_path):
     photographs = [data.astronaut()[:90, 150:260], np.asarray(data.camera()[:61, :47])]
     for number, pixels in enumerate(photographs):
         Image.fromarray(pixels).save(tmp_path / f'{number}.png')
     paths = [str(tmp_path / f'{number}.png') for number in range(2)]
     assert colorize.main(['', f'--output={tmp_path / "out"}', *paths]) == 0
-    first = capsys.readouterr().err.splitlines()[0]
-    assert first == (
-        f'the released weights, step {network.step}, at {network.size} px into '
-        f'{tmp_path / "out"}: 2 to do'
-    )
     expected = predictor.colorize(photographs, network.generator, network.variables, network.size)
     for number, pixels in enumerate(expected):
         written = np.asarray(Image.open(tmp_path / 'out' / f'{number}.png'))
@@ -111,16 +121,6 @@ def test_flags_work_as_they_do_with_a_workdir(network, tmp_path):
         [pixels], network.generator, network.variables, 2 * network.size, post=post
     )
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'out/a.png')), expected)
-
-
-def test_released_weights_are_read_without_a_checkpoint(network, monkeypatch, tmp_path):
-    def refuse(*arguments):
-        raise AssertionError('a checkpoint was opened')
-
-    for name in ('load', 'load_generator'):
-        monkeypatch.setattr(checkpoints, name, refuse)
-    Image.fromarray(data.coffee()[:40, :40]).save(tmp_path / 'a.png')
-    assert colorize.main(['', f'--output={tmp_path}/out', f'{tmp_path}/a.png']) == 0
 
 
 # How they are read

@@ -736,6 +736,7 @@ OTHER = {
     'denoise_after': 9.0,
     'denoise_method': 'bilateral',
 }
+QUICK = ('saturation', 'clahe_tiles', 'denoise_after')  # a float, an int, another float
 SET = {
     'saturation': 0.5,
     'white_balance': 'gray_world',
@@ -793,7 +794,10 @@ def test_command_and_function_do_what_the_config_of_the_run_says(restoring, tmp_
     assert not np.array_equal(result, expected())
 
 
-@pytest.mark.parametrize('field', OTHER)
+@pytest.mark.parametrize(
+    'field',
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OTHER],
+)
 def test_a_flag_takes_the_place_of_its_field_of_the_config(field, restoring, tmp_path):
     workdir, path, expected, _ = restoring
     found = colorized_by(workdir, path, tmp_path, f'--{field}={OTHER[field]}')
@@ -816,6 +820,7 @@ def test_all_steps_off_give_the_bits_of_a_run_that_knows_none(restoring, tmp_pat
     np.testing.assert_array_equal(colorized_by(older, path, tmp_path / 'new'), plain)
 
 
+@pytest.mark.slow
 def test_sample_noise_gives_the_first_sample_under_the_plain_name(tmp_path):
     network = make_run(tmp_path / 'run', dropout=0.5, sample_noise=True)
     path = save(photograph(), tmp_path / 'a.png')

@@ -21,7 +21,6 @@ from chromagan_jax.training import loop, setup
 from tests.config.test_configs import runnable
 from tests.models import lite
 
-SLOW = pytest.mark.slow  # the other configs have networks and losses of the same kinds
 SMALLEST = {  # px
     'base': 32,
     'best': 64,
@@ -51,13 +50,13 @@ def at_once(agreed):
 
 @pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize(
-    'name',
-    [pytest.param(name, marks=() if name == 'base' else SLOW) for name in SMALLEST],
+    'name', ['small', *(pytest.param(name, marks=pytest.mark.slow) for name in SMALLEST)]
 )
-def test_a_config_trains_resumes_evaluates_and_colorizes(name, tmp_path, monkeypatch, capfd):
-    config = runnable(name)
-    config.steps = config.batch_size = config.eval.batch_size = 2
-    config.data.size, config.data.workers = SMALLEST[name], 0
+def test_a_config_trains_resumes_evaluates_and_colorizes(name, small, tmp_path, monkeypatch, capfd):
+    config = small
+    if name != 'small':
+        config = runnable(name)
+        config.data.size = SMALLEST[name]
     if name == 'best':  # its discriminator needs features
         file = tmp_path / 'lite0.safetensors'
         safetensors.numpy.save_file(lite.encoder_arrays('lite0', seed=1), file)
@@ -65,6 +64,8 @@ def test_a_config_trains_resumes_evaluates_and_colorizes(name, tmp_path, monkeyp
     if config.color_space == 'rgb':
         config.generator = config.generator.clone(width=4)
         config.discriminator = config.discriminator.clone(widths=(8, 16, 32, 64))
+    config.steps = config.batch_size = config.eval.batch_size = 2
+    config.data.workers = 0
     workdir = tmp_path / 'run'
     with monkeypatch.context() as patch:
         patch.setattr(setup, 'stop_requests', at_once)

@@ -148,8 +148,14 @@ def test_a_mistake_and_divergence_end_it_at_once(home: Path, code: int) -> None:
     assert calls(home) == [*INSTALL, *START]
 
 
-@pytest.mark.parametrize('cut', ['early', 'late'])
-@pytest.mark.parametrize('code', [0, 3])
+@pytest.mark.parametrize(
+    ('cut', 'code'),
+    [
+        ('early', 3),
+        ('late', 0),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in [('early', 0), ('late', 3)]),
+    ],
+)
 def test_a_lost_connection_loses_neither_the_run_nor_its_end(
     home: Path, cut: str, code: int
 ) -> None:

@@ -7,6 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from chromagan_jax.color import lightness_to_gray
 from chromagan_jax.errors import UserError
 from chromagan_jax.models.chromagan import Classified, TwoBranch
+from tests.models.lite import random_variables
 
 KEY = jax.random.key(0)
 TINY = {'size': 24, 'width': 4, 'classes': 3}
@@ -21,17 +22,13 @@ def pictures(count, seed=1, size=24):
     return jax.random.uniform(jax.random.key(seed), (count, size, size, 1), minval=-1)
 
 
-def init(module, x):
-    return jax.jit(lambda x: module.init(KEY, x, train=True))(x)
-
-
 def predict(module, variables, x):
     return jax.jit(lambda variables, x: module.apply(variables, x, train=False))(variables, x)
 
 
 @pytest.fixture(scope='module')
 def variables():
-    return init(TwoBranch(**TINY), pictures(2))
+    return random_variables(TwoBranch(**TINY), pictures(2), True)
 
 
 @pytest.mark.parametrize(('classes', 'count'), [(1000, 171_166_090), (0, 47_523_234)])
@@ -133,10 +130,7 @@ def written_out(variables, condition):
 def test_it_computes_what_the_original_does_line_by_line():
     # 6 -> 3 -> 2: the strided convolutions meet an even map and an odd one, padded differently.
     module, x = TwoBranch(**{**TINY, 'size': 48}), pictures(2, size=48)
-    random = np.random.default_rng(0)
-    # Biases, shifts and running statistics start at 0 or 1, where they would prove nothing.
-    noisy = lambda leaf: leaf + random.uniform(-0.1, 0.1, leaf.shape).astype(np.float32)
-    variables = jax.tree.map(noisy, init(module, x))
+    variables = random_variables(module, x, True)
     output = predict(module, variables, x)
     double = lambda leaf: np.asarray(leaf, np.float64)
     target, class_logits = written_out(jax.tree.map(double, variables), double(x))
@@ -148,7 +142,7 @@ def test_it_computes_what_the_original_does_line_by_line():
 @pytest.mark.parametrize(('channels', 'low', 'high'), [(2, -1, 1), (3, 0, 1)])
 def test_the_target_keeps_to_its_range(channels, low, high):
     module, x = TwoBranch(**TINY, channels=channels), pictures(1)
-    variables = init(module, x)
+    variables = random_variables(module, x, True)
     kernel = variables['params']['out_4']['kernel']
     variables['params']['out_4']['kernel'] = 1e6 * kernel
     target = predict(module, variables, x).target
@@ -167,7 +161,7 @@ def test_a_pixel_reaches_every_other_through_the_global_branch_alone():
     """With the vector's last layer at zero, a change in a corner stays in its neighbourhood."""
     module = TwoBranch(**{**TINY, 'size': 96, 'classes': 0})
     x = pictures(1, size=96)
-    params = init(module, x)
+    params = random_variables(module, x, True)
     silent = jax.tree.map(jnp.zeros_like, params['params']['vector_2'])
     muted = {**params, 'params': {**params['params'], 'vector_2': silent}}
     changed = x.at[0, 0, 0, 0].add(1.0)

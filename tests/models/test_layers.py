@@ -110,7 +110,13 @@ def test_instance_norm_leaves_single_pixels_alone():
     np.testing.assert_array_equal(layers.Norm('instance').apply({}, x, train=True), x)
 
 
-@pytest.mark.parametrize(('channels', 'groups'), [(64, 32), (48, 24), (12, 12), (37, 1)])
+@pytest.mark.parametrize(
+    ('channels', 'groups'),
+    [
+        (64, 32),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in [(48, 24), (12, 12), (37, 1)]),
+    ],
+)
 def test_group_norm_equals_flax_with_as_many_groups_as_divide_the_channels(channels, groups):
     x = 5 + 3 * normal(1, 2, 4, 3, channels) * jnp.arange(1, channels + 1)
     norm = layers.Norm('group')

@@ -169,6 +169,7 @@ def gradient_of(module, variables, x):
     return jax.grad(loss)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_the_parameters_stay_float32_and_the_colours_nearly_the_same():
     plain, half = LiteUNet(**COARSE), LiteUNet(**COARSE, dtype=jnp.bfloat16)
     x = condition(32, 32)

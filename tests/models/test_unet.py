@@ -130,8 +130,8 @@ def test_an_encoder_sees_the_same_gray_in_every_colour_space(space):
     ('fields', 'stride', 'ups', 'out'),
     [
         ({}, 2, ['up_1', 'up_2', 'up_3'], (3, 3, 8, 2)),
-        ({}, 4, ['up_2', 'up_3'], (3, 3, 16, 2)),
-        ({}, 16, [], (3, 3, 32, 2)),
+        pytest.param({}, 4, ['up_2', 'up_3'], (3, 3, 16, 2), marks=pytest.mark.slow),
+        pytest.param({}, 16, [], (3, 3, 32, 2), marks=pytest.mark.slow),
         ({'stem': 3}, 2, ['up_1', 'up_2', 'up_3'], (3, 3, 8, 2)),
     ],
 )

@@ -77,7 +77,8 @@ def test_a_picture_gets_the_colours_of_pytorch():
     assert_close(apply(variables_of(twin), lightness, False), nhwc(expected), OUTPUTS)
 
 
-@pytest.mark.parametrize('size', ['shallow', pytest.param('lite0', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('size', ['shallow', 'lite0'])
 def test_training_has_the_colours_statistics_and_gradients_of_pytorch(size, monkeypatch):
     """In float64: in float32 a few activations round to the other side of the kink of a ReLU."""
     if size == 'shallow':

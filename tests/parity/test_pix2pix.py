@@ -185,6 +185,7 @@ def run(module, twin, *arrays, train):
 PIX2PIX_WIDTHS = (64, 128, 256, 512, 512, 512, 512, 512)
 
 
+@pytest.mark.slow
 def test_unet_256_at_test_time_equals_its_twin():
     twin = randomised(UNetTwin(PIX2PIX_WIDTHS)).eval()
     assert sum(p.numel() for p in twin.parameters()) == 54_409_858

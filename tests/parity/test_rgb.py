@@ -205,6 +205,7 @@ def apply(module, variables, inputs):
     return module.apply(variables, *inputs, train=True, mutable=['batch_stats'])[0]
 
 
+@pytest.mark.slow
 def test_the_generator_equals_its_twin_at_200_pixels():
     module, twin = EncoderDecoder(), EncoderDecoderTwin(3, 16)
     inputs = images(200, 3)[:1]
@@ -214,6 +215,7 @@ def test_the_generator_equals_its_twin_at_200_pixels():
         assert error(ours, twin(*map(to_torch, inputs))) < OUTPUTS
 
 
+@pytest.mark.slow
 def test_the_discriminator_equals_its_twin_at_200_pixels():
     module = DenseDiscriminator()
     twin = DenseTwin(module, 200)

@@ -295,6 +295,7 @@ def test_stages_end_where_their_shares_do():
     assert train.current_stage(stages, 0.4)[0] == 1
 
 
+@pytest.mark.slow
 def test_two_steps_write_a_log_and_weights_that_load(files, tmp_path):
     command = [*files, '--output', str(tmp_path), '--steps=2', '--stages=32:2:0.5,64:2:0.5']
     done = subprocess.run(
@@ -318,6 +319,7 @@ def test_two_steps_write_a_log_and_weights_that_load(files, tmp_path):
     assert generator(torch.zeros(1, 1, 48, 64)).shape == (1, 2, 24, 32)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_in_the_same_bits(files, tmp_path, narrow, capsys, monkeypatch):
     flags = [*files, '--steps=2', '--stages=32:2:1']
     whole = [*flags, f'--output={tmp_path}/whole']

@@ -72,6 +72,7 @@ def pictures(size):
     return x, torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
 
 
+@pytest.mark.slow
 def test_a_bfloat16_safetensors_file_holds_the_same(twin, params, tmp_path):
     path = tmp_path / 'vgg16.safetensors'
     state = {key: value.bfloat16() for key, value in twin.state_dict().items()}
@@ -84,6 +85,7 @@ def test_a_bfloat16_safetensors_file_holds_the_same(twin, params, tmp_path):
         assert np.array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', [64, 224])
 def test_the_logits_are_those_of_pytorch(twin, params, size):
     ours, theirs = pictures(size)
@@ -94,6 +96,7 @@ def test_the_logits_are_those_of_pytorch(twin, params, size):
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', [64, 224])
 def test_the_backbone_starts_from_the_same_file(twin, params, size):
     ours, theirs = pictures(size)

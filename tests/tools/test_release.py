@@ -48,7 +48,9 @@ def runs(tmp_path_factory):
             (folder / source).mkdir(exist_ok=True)
             Image.fromarray(pixels).save(folder / source / f'{source}{number}.png')
     config = tiny_config(folder)
+    config.eval_every = config.sample_every = 0
     loop.train_and_evaluate(config, folder / 'first')
+    config.eval_every = 2
     config.init_from = str(folder / 'first')
     config.steps, config.loss.weights['l1'] = 3, 50.0
     loop.train_and_evaluate(config, folder / 'second')

@@ -129,6 +129,7 @@ def test_a_photograph_that_cannot_be_read_is_named_once_and_counted(small, folde
         assert [line[f'data/{name}'] for line in metrics_of(tmp_path / 'run')] == [count] * 4
 
 
+@pytest.mark.slow
 def test_a_run_whose_records_are_mostly_unreadable_ends_and_says_so(
     small, folder, tmp_path, monkeypatch
 ):
@@ -143,6 +144,7 @@ def test_a_run_whose_records_are_mostly_unreadable_ends_and_says_so(
         loop.train_and_evaluate(small, tmp_path / 'bad')
 
 
+@pytest.mark.slow
 def test_a_resume_on_other_data_is_refused_and_on_moved_data_is_not(small, folder, tmp_path):
     small.data.source = str(folder)
     quiet(small).steps = 1
@@ -166,6 +168,7 @@ def test_a_finished_run_started_again_says_so_and_does_nothing(small, trained, t
     assert (workdir / 'metrics.jsonl').read_bytes() == before
 
 
+@pytest.mark.slow
 def test_init_from_starts_a_new_run_where_the_other_ended(small, trained, tmp_path, capfd):
     old = checkpoints.load(trained).state
     small.init_from = str(trained)

@@ -57,7 +57,9 @@ def started(config):
     return state_lib.with_backbone(new_state(config), 'efficientnet_lite', weights)
 
 
-@pytest.mark.parametrize('param_dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize(
+    'param_dtype', ['float32', pytest.param('bfloat16', marks=pytest.mark.slow)]
+)
 def test_the_encoder_and_its_average_start_from_the_file(config, save, param_dtype):
     config.param_dtype = param_dtype
     config.pretrained['efficientnet_lite'], arrays = save('lite0')

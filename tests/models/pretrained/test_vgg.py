@@ -47,7 +47,7 @@ def state():
     }
 
 
-@pytest.mark.parametrize('suffix', SAVERS)
+@pytest.mark.parametrize('suffix', [pytest.param('npz', marks=pytest.mark.slow), 'safetensors'])
 def test_load_gives_every_array_its_place_and_order(state, suffix, tmp_path):
     path = save(tmp_path / f'vgg16.{suffix}', state)
     params = vgg.load(path)
