@@ -110,7 +110,8 @@ class LiteUNet(nn.Module):
     def _dropped(self, x: Array, stride: int) -> Array:
         if stride not in _DROPOUT_STRIDES:
             return x
-        return layers.Dropout(self.dropout)(x)
+        dropout = nn.Dropout(self.dropout, rng_collection='noise')
+        return dropout(x, deterministic=not self.has_rng('noise'))
 
     def _check_fields(self) -> None:
         layers.check_choice('generator.encoder', self.encoder, efficientnet_lite.VARIANTS)
