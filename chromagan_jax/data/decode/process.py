@@ -144,7 +144,7 @@ def _receive(pipe: IO[bytes], shared: int) -> Any:
     buffers, place = [], 0
     for size in sizes:
         buffers.append(np.empty(size, np.uint8))
-        rest = memoryview(buffers[-1])
+        rest: Any = memoryview(buffers[-1])  # type: ignore[arg-type]
         while rest and (done := os.preadv(shared, [rest], place)):
             place, rest = place + done, rest[done:]
     os.ftruncate(shared, 0)
