@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from chromagan_jax import config as config_lib
@@ -22,7 +24,7 @@ from chromagan_jax.gan.model import GanModel, class_targets, make_frozen, make_m
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.models.pretrained import PRETRAINED
-from chromagan_jax.utils import files, progress, writers
+from chromagan_jax.utils import files, lock, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
@@ -71,6 +73,7 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
     source, eval_source = open_sources(config)
     eval_step = evaluator.make_eval_step(config.eval.features, model, mesh)
 
+    lock_workdir(workdir, stack)
     stopping = stack.enter_context(stop_requests(agreed=True))
     log = log_run_info(config, workdir, source)
     writes = jax.process_index() == 0
@@ -84,6 +87,22 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
         *(config, workdir, mesh, model, source, eval_source, log, writes, watchdog),
         *(checkpoints, best, stopping, eval_step),
     )
+
+
+def lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> None:
+    """Locks the workdir in process 0, for all processes, until `stack` ends.
+
+    Raises:
+        UserError: in all processes, if another run uses the workdir.
+    """
+    error: UserError | None = None
+    if jax.process_index() == 0:
+        try:
+            stack.enter_context(lock.acquire(workdir, progress.announcer()))
+        except UserError as refusal:
+            error = refusal
+    if multihost_utils.process_allgather(np.array(error is not None)).any():
+        raise error or UserError(f'{workdir} cannot be locked: process 0 says why.')
 
 
 def check_workdir(config: Config, workdir: Path, source: Source, resume: bool) -> None:
