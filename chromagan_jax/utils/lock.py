@@ -50,6 +50,7 @@ def acquire(
     folder: Path,
     log: Callable[[str], None] = cli.print_error,
     end: Callable[[str], None] | None = None,
+    name: Path | None = None,
 ) -> Iterator[None]:
     """Context that holds the lock of a folder, which is made if it does not exist.
 
@@ -58,6 +59,7 @@ def acquire(
         log: prints a line if the lease of another machine has to run out first.
         end: called with a sentence, in another thread, if another process has taken the lock over.
             By default it ends this process with code 1.
+        name: what the user calls the folder, for errors; by default its path.
 
     Raises:
         UserError: if another process holds the lock, or the lock cannot be written.
@@ -65,7 +67,7 @@ def acquire(
     path, this = folder / NAME, this_process()
     with files.writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        _take(path, this, log)
+        _take(path, this, log, name or folder)
     released = threading.Event()
     renewal = threading.Thread(
         target=_renew, args=(path, this, released, end or _end), name='lock', daemon=True
@@ -94,7 +96,7 @@ def this_process() -> Holder:
     return Holder(host, os.getpid(), machine, started, job, restart)
 
 
-def _take(path: Path, this: Holder, log: Callable[[str], None]) -> None:
+def _take(path: Path, this: Holder, log: Callable[[str], None], name: Path) -> None:
     seen, since = '', 0.0  # the last renewal, and when it was seen
     while not _create(path, this):
         holder = _read(path)
@@ -114,20 +116,20 @@ def _take(path: Path, this: Holder, log: Callable[[str], None]) -> None:
                 )
                 seen, since = stamp, time.monotonic()
             if stamp != seen:
-                raise _refusal(path.parent, holder)
+                raise _refusal(name, holder)
             gone = time.monotonic() - since >= LEASE
             if not gone:
                 time.sleep(_POLL)
                 continue
         if not gone:
-            raise _refusal(path.parent, holder)
+            raise _refusal(name, holder)
         if _take_over(path, holder, this):
             return
 
 
-def _refusal(folder: Path, holder: Holder) -> UserError:
+def _refusal(name: Path, holder: Holder) -> UserError:
     return UserError(
-        f'{folder} is in use by {holder}: wait for it, stop it, or choose another folder.'
+        f'{name} is in use by {holder}: wait for it, stop it, or choose another folder.'
     )
 
 
@@ -204,9 +206,10 @@ def _renew(path: Path, this: Holder, released: threading.Event, end: Callable[[s
         except OSError:  # a network file system that is away may come back
             continue
         if holder != this:
+            other = holder or 'somebody who removed its lock'
             end(
-                f'{path.parent} was taken over by {holder or "somebody who removed its lock"}: this '
-                'process ends without saving, so that only one writes there.'
+                f'{path.parent} was taken over by {other}: this process ends without saving, so '
+                'that only one writes there.'
             )
             return
 

@@ -187,7 +187,7 @@ def test_of_many_processes_that_take_over_one_holds_the_lock(short, elsewhere, t
     def contend(number):
         this = lock.this_process()._replace(pid=10**6 + number, machine=f'machine {number}')
         try:
-            lock._take(tmp_path / 'run' / lock.NAME, this, lambda sentence: None)
+            lock._take(tmp_path / 'run' / lock.NAME, this, lambda sentence: None, tmp_path)
         except UserError:
             refused.append(number)
             return
