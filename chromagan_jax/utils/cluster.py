@@ -57,20 +57,22 @@ def join(coordinator: str | None, number: int | None, process: int | None, timeo
 def _detect(
     coordinator: str | None, number: int | None, process: int | None, timeout: float
 ) -> Place:
-    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-        coordinator or os.environ.get('JAX_COORDINATOR_ADDRESS'),
-        number,
-        process,
-        _device_ids(),
-        None,
-        int(timeout),
+    coordinator, number, process, devices = (
+        clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            coordinator or os.environ.get('JAX_COORDINATOR_ADDRESS'),
+            number,
+            process,
+            _device_ids(),
+            None,
+            int(timeout),
+        )
     )
-    if None in found[:3]:
+    if coordinator is None or number is None or process is None:
         raise UserError(
             '--distributed did not detect a cluster: add --coordinator=HOST:PORT, '
             '--num_processes and --process_id.'
         )
-    place = Place(*found)
+    place = Place(coordinator, number, process, devices)
     if not 0 <= place.process < place.number:
         raise UserError(
             f'--process_id={place.process} is not between 0 and --num_processes={place.number}, '

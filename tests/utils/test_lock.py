@@ -167,7 +167,7 @@ def test_a_process_that_has_lost_its_lock_ends(removed, short, elsewhere, tmp_pa
             other = elsewhere()
         assert ended.wait(60)
     who = 'somebody who removed its lock' if removed else 'process 7 on far'
-    assert f'run was taken over by {who}, ' in sentences[0]
+    assert f'run was taken over by {who}: ' in sentences[0]
     if not removed:  # and leaves the lock of the other one alone
         assert holder_of(tmp_path / 'run') == other
 
