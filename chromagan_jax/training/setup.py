@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
 PyTree = Any
+
+_PACE = 1.0  # s between messages of process 0 that it still waits for the lock
 
 
 class Run(NamedTuple):
@@ -95,14 +98,24 @@ def lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> None:
     Raises:
         UserError: in all processes, if another run uses the workdir.
     """
-    error: UserError | None = None
-    if jax.process_index() == 0:
-        try:
-            stack.enter_context(lock.acquire(workdir, progress.announcer()))
-        except UserError as refusal:
-            error = refusal
-    if multihost_utils.process_allgather(np.array(error is not None)).any():
+    with ThreadPoolExecutor(1) as pool:
+        locking: Future[None] | None = None
+        if jax.process_index() == 0:
+            acquired = lock.acquire(workdir, progress.announcer())
+            locking = pool.submit(stack.enter_context, acquired)
+        # Process 0 may wait for a lease. Collectives on a CPU give up after 30 s without it.
+        done = False
+        while not done:
+            if locking:
+                wait([locking], _PACE)
+            done = _in_any_process(locking is not None and locking.done())
+    error = locking.exception() if locking else None
+    if _in_any_process(error is not None):
         raise error or UserError(f'{workdir} cannot be locked: process 0 says why.')
+
+
+def _in_any_process(value: bool) -> bool:
+    return bool(multihost_utils.process_allgather(np.array(value)).any())
 
 
 def check_workdir(config: Config, workdir: Path, source: Source, resume: bool) -> None:
