@@ -10,6 +10,7 @@ Exit codes:
 """
 
 import inspect
+import logging as standard_logging
 import os
 import sys
 import tempfile
@@ -172,6 +173,7 @@ def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
 
 if __name__ == '__main__':
     sys.unraisablehook = _show_unraisable
-    # The main thread reports the errors of background threads.
+    # The main thread reports the errors of background threads and of Orbax's coroutines.
     logging.set_verbosity(logging.FATAL)
+    standard_logging.getLogger('asyncio').setLevel(standard_logging.CRITICAL)
     main(sys.argv)
