@@ -95,7 +95,7 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
         else:
             wanted.append(job)
     before = results.failed
-    totals = _colorize(values, wanted, stopping, results) if wanted else Totals(0, 0, 0)
+    totals = _colorize(values, wanted, stopping, results) if wanted else Totals(0, 0, 0, 0)
     results.write()
     return _exit_code(values, totals, before, len(wanted), results)
 
@@ -186,6 +186,8 @@ def _colorize(
         values.skip_color,
         values.report is not None,
         results.add,
+        Path(values.output),
+        values.overwrite,
     )
 
 

@@ -10,10 +10,13 @@ Exit codes:
 """
 
 import inspect
+import logging as standard_logging
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags, logging
@@ -23,7 +26,7 @@ from chromagan_jax.config import Config, command_line
 from chromagan_jax.errors import DivergedError, PreemptedError, UserError, is_lost_process
 from chromagan_jax.evaluation import job
 from chromagan_jax.training import loop
-from chromagan_jax.utils import cli
+from chromagan_jax.utils import cli, cluster, files, progress
 
 _WORKDIR = flags.DEFINE_string(
     'workdir', '', 'Output folder; a restarted run resumes from it. Default: runs/CONFIG.'
@@ -41,17 +44,25 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes.')
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Number of this process, from 0.')
+_STARTUP_TIMEOUT = flags.DEFINE_integer(
+    'startup_timeout', 300, 'Time that --distributed waits for all processes to start, s.', 1
+)
 _COMPILATION_CACHE = flags.DEFINE_string(
     'compilation_cache',
-    str(Path('~/.cache/chromagan_jax/xla').expanduser()),
+    '~/.cache/chromagan_jax/xla',
     "Folder that caches compiled functions for the next start; '' for no cache.",
+)
+
+_FLAGS: tuple[flags.FlagHolder[Any], ...] = (
+    *(_WORKDIR, _MODE, _PROFILE, _DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID),
+    *(_STARTUP_TIMEOUT, _COMPILATION_CACHE),
 )
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the job that the command line describes, and exits."""
     if cli.asks_for_help(argv):
-        print(f'{__doc__}\n{flags.FLAGS.get_help()}')
+        print(_help())
         return
     try:
         _run(argv)
@@ -81,8 +92,7 @@ def _run(argv: Sequence[str]) -> None:
     sharding.disable_async_cpu_dispatch()
     if _DISTRIBUTED.value:
         _join_processes()
-    if _COMPILATION_CACHE.value and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-        jax.config.update('jax_compilation_cache_dir', _COMPILATION_CACHE.value)
+    _use_compilation_cache()
     if '://' in _WORKDIR.value:
         raise UserError(
             f'--workdir={_WORKDIR.value} is a URL, not a folder: mount the bucket or share, and '
@@ -102,19 +112,52 @@ def _train_or_evaluate(config: Config, workdir: Path) -> None:
 
 def _join_processes() -> None:
     try:
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f'--distributed did not detect a cluster ({error}): add --coordinator=HOST:PORT, '
-            '--num_processes and --process_id.'
-        ) from error
+        cluster.join(
+            *(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _STARTUP_TIMEOUT.value)
+        )
     except RuntimeError as error:  # the cluster's API denies access or is not ready yet
+        if isinstance(error, PreemptedError):
+            raise
         if '403' in str(error):
             raise UserError(
                 f'--distributed may not list the processes of the cluster ({error}): give the job '
                 'the permissions in launch/kubernetes/setup.yaml.'
             ) from error
         cli.end_now(75, f'the other processes cannot be found yet ({error}): start the run again.')
+
+
+def _use_compilation_cache() -> None:
+    """Sets the folder of compiled functions; says so if it cannot be used."""
+    folder = _COMPILATION_CACHE.value
+    if not folder or os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+        return
+    try:
+        path = files.expand(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (OSError, UserError) as error:
+        reason = getattr(error, 'strerror', None) or 'there is no home folder'
+        progress.announcer()(
+            f'no cache of compiled functions, {folder} cannot be written ({reason}): '
+            '--compilation_cache names another folder'
+        )
+    else:
+        jax.config.update('jax_compilation_cache_dir', str(path))
+
+
+def _help() -> str:
+    """The description of the command and its flags, without those of libraries."""
+    flag_lines = [
+        ('config=FILE', 'Config file, or the name of one in the package. Required.'),
+        ('config.FIELD=VALUE', 'Value of a field; chromagan_jax/config/schema.py lists them.'),
+    ]
+    for holder in _FLAGS:
+        flag = flags.FLAGS[holder.name]
+        name = f'[no]{flag.name}' if flag.boolean else flag.name
+        default = f' ({flag.default})' if flag.default not in (None, '', False) else ''
+        flag_lines.append((name, f'{flag.help}{default}'))
+    return f'{__doc__}\n{cli.flag_lines(flag_lines)}'
 
 
 def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
@@ -130,6 +173,7 @@ def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
 
 if __name__ == '__main__':
     sys.unraisablehook = _show_unraisable
-    # The main thread reports the errors of background threads.
+    # The main thread reports the errors of background threads and of Orbax's coroutines.
     logging.set_verbosity(logging.FATAL)
+    standard_logging.getLogger('asyncio').setLevel(standard_logging.CRITICAL)
     main(sys.argv)

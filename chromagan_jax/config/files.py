@@ -10,6 +10,7 @@ from pathlib import Path
 
 from chromagan_jax.config.schema import Config
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils.files import expand
 
 # The folder of configs in a source tree and in an installed package.
 FOLDERS = (Path(__file__).parents[2] / 'configs', Path(__file__).parents[1] / 'configs')
@@ -48,7 +49,7 @@ def load(spec: str) -> Config:
 
 def find(name: str) -> Path:
     """The file of a config, by path or name; raises UserError if it does not exist."""
-    path = Path(name)
+    path = expand(name)
     if path.suffix == '.py' and path.is_file():
         return path
     if path.parent in (Path('.'), Path('configs')):

@@ -162,6 +162,14 @@ def open_tfds_folder(source: str, folders: list[pathlib.Path], split: str) -> Tf
     return _open_tfds(tfds, source, builder, split)
 
 
+def no_random_access(source: str, file_format: str) -> UserError:
+    """The error for a data set in a format that can only be read from its beginning."""
+    return UserError(
+        f'{source} is stored as {file_format}, which has no random access: prepare it with `tfds '
+        'build --file_format=array_record`.'
+    )
+
+
 def _open_tfds(tfds: Any, source: str, builder: Any, split: str) -> Tfds:
     features = builder.info.features
     images = [name for name in features if isinstance(features[name], tfds.features.Image)]
@@ -175,10 +183,7 @@ def _open_tfds(tfds: Any, source: str, builder: Any, split: str) -> Tfds:
     try:
         records = builder.as_data_source(split=split, decoders=decoders)
     except NotImplementedError as error:
-        raise UserError(
-            f'{source} is stored as {builder.info.file_format.value}, which has no random access: '
-            'prepare it with `tfds build --file_format=array_record`.'
-        ) from error
+        raise no_random_access(source, builder.info.file_format.value) from error
     except ValueError as error:
         raise UserError(
             f"{source} has no records in a split '{split}': name one of "

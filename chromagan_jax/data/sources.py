@@ -18,11 +18,13 @@ from chromagan_jax.data.datasets import (
     Record,
     find_tfds,
     fingerprint,
+    no_random_access,
     open_tfds_folder,
     open_tfds_name,
 )
 from chromagan_jax.data.listing import Ignored, image_names
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils import files
 
 # The colour photographs in scikit-image's wheel; its other images are downloads, micrographs,
 # drawings or gray.
@@ -34,6 +36,8 @@ SAMPLE = (
     'motorcycle_left.png',
     'rocket.jpg',
 )
+
+_TFRECORD = '.tfrecord'  # in names of files of TensorFlow's own format
 
 
 class Source(Protocol):
@@ -90,6 +94,8 @@ class Folder:
         ignored = Ignored()
         names = tuple(sorted(image_names(str(root), ignored)))
         check_listed(ignored)
+        if not names and any(suffix.startswith(_TFRECORD) for suffix in ignored.suffixes):
+            raise no_random_access(location, 'tfrecord')
         if not names:
             raise UserError(no_images(location, ignored))
         labels, classes = None, 0
@@ -176,12 +182,8 @@ class Picked:
         return self.source.name(self.indices[index])
 
 
-def _path(location: str) -> pathlib.Path:
-    return pathlib.Path(location).expanduser()
-
-
 def _has_shards(location: str) -> bool:
-    path = _path(location)
+    path = files.expand(location)
     if path.is_dir():
         return any(path.glob('*.array_record*'))
     return '.array_record' in path.name
@@ -189,7 +191,7 @@ def _has_shards(location: str) -> bool:
 
 def _open_shards(location: str) -> ArrayRecords:
     """Opens the shards in a folder, or those that match a path or a pattern."""
-    path = _path(location)
+    path = files.expand(location)
     if path.is_dir():
         shards = [*path.glob('*.array_record*')]
     else:
@@ -212,13 +214,13 @@ SOURCES = [  # the first that matches opens the location
         lambda at: at.startswith('tfds:'), lambda at, split, labels: open_tfds_name(at, split)
     ),
     SourceKind(
-        lambda at: bool(find_tfds(_path(at))),
-        lambda at, split, labels: open_tfds_folder(at, find_tfds(_path(at)), split),
+        lambda at: bool(find_tfds(files.expand(at))),
+        lambda at, split, labels: open_tfds_folder(at, find_tfds(files.expand(at)), split),
     ),
     SourceKind(_has_shards, lambda at, split, labels: _open_shards(at)),
     SourceKind(
-        lambda at: _path(at).is_dir(),
-        lambda at, split, labels: Folder.scan(at, _path(at), labels),
+        lambda at: files.expand(at).is_dir(),
+        lambda at, split, labels: Folder.scan(at, files.expand(at), labels),
     ),
 ]
 
@@ -242,7 +244,9 @@ def make_source(source: str, split: str = 'train', labels: bool = False) -> Sour
         UserError: if the source does not exist, holds no images or lacks the requested labels.
     """
     kind = next((kind for kind in SOURCES if kind.matches(source)), None)
-    if kind is None and _path(source).exists():
+    if kind is None and _TFRECORD in source:
+        raise no_random_access(source, 'tfrecord')
+    if kind is None and files.expand(source).exists():
         raise UserError(f'{source} is a file: name the folder that holds the images.')
     if kind is None:
         raise UserError(

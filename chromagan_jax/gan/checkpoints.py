@@ -7,8 +7,10 @@ fingerprint.
 """
 
 import contextlib
+import fcntl
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -19,6 +21,7 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from chromagan_jax import config as config_lib
 from chromagan_jax import sharding
@@ -61,12 +64,33 @@ def _open(folder: Path, **options: Any) -> Manager:
     barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
     options |= {'cleanup_tmp_directories': True, 'multiprocessing_options': barriers}
     try:
-        return Manager(folder.absolute(), options=ocp.CheckpointManagerOptions(**options))
+        manager = Manager(folder.absolute(), options=ocp.CheckpointManagerOptions(**options))
+        if not _has_locks(folder):
+            _write_without_locks()
+        return manager
     except OSError as error:
         raise UserError(
             f'{folder} cannot be written ({error.strerror}): free disk space, fix its permissions, '
             'or choose another --workdir.'
         ) from error
+
+
+def _has_locks(folder: Path) -> bool:
+    """Whether files in a folder can be locked. Lustre and NFS may be mounted without locks."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
+def _write_without_locks() -> None:
+    """Makes TensorStore write without locks. Each file of a checkpoint has one writer."""
+    # Orbax has no option for this, and reads these dicts at each save.
+    private = tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT
+    for context in private:
+        context['file_io_locking'] = {'mode': 'none'}
 
 
 def save(manager: Manager, step: int, state: GanState) -> None:

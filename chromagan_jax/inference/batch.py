@@ -1,5 +1,6 @@
 """Reads, colorizes and writes many photographs in parallel."""
 
+import contextlib
 import functools
 import sys
 import time
@@ -19,6 +20,7 @@ from chromagan_jax.inference.files import shown
 from chromagan_jax.inference.hints import Hint
 from chromagan_jax.inference.layout import Predict, predict_views
 from chromagan_jax.inference.memory import InFlight
+from chromagan_jax.inference.sharing import Claims, claimed
 from chromagan_jax.utils.progress import Progress
 
 # Errors of one photograph, after which the others are still colorized.
@@ -53,6 +55,7 @@ class Totals(NamedTuple):
     colorized: int
     failed: int
     in_color: int
+    skipped: int  # another run made the result meanwhile
 
 
 class Photograph(NamedTuple):
@@ -80,6 +83,8 @@ def colorize_files(
     skip_color: bool = False,
     previews: bool = False,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    shared: Path | None = None,
+    overwrite: bool = True,
 ) -> Totals:
     """Reads, colorizes and writes photographs; reports failures on standard error.
 
@@ -101,16 +106,24 @@ def colorize_files(
         skip_color: whether photographs in colour are left out.
         previews: whether outcomes have previews.
         on_outcome: called with each outcome, in this thread.
+        shared: folder of the results, if other runs may write there at the same time.
+        overwrite: whether results that other runs have written meanwhile are made again.
 
     Raises:
         UserError: if nothing more can be written.
     """
     tally = _Tally(len(jobs), on_outcome)
     in_flight = InFlight(max_pixels)
+    claims = Claims(shared)
     network = functools.partial(_colorize, predict, batch_size, in_flight)
-    write = functools.partial(_write, post, encoding, previews, in_flight)
+    write = functools.partial(_write, post, encoding, previews, in_flight, claims)
+    wanted = claimed(jobs, claims, overwrite, lambda job: tally.collect(Outcome(job, 'skipped')))
 
-    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(networks) as network_pool:
+    with (
+        contextlib.closing(claims),
+        ThreadPoolExecutor(threads) as pool,
+        ThreadPoolExecutor(networks) as network_pool,
+    ):
 
         def load(job: Job, pixels: int) -> Future[Photograph]:
             return pool.submit(_read, job, size, max_pixels, post, encoding, pixels)
@@ -119,8 +132,8 @@ def colorize_files(
             return [pool.submit(write, p, c) for p, c in zip(batch, network(batch), strict=True)]
 
         try:
-            readings = _readings(jobs, load, in_flight, threads)
-            batches = _batches(readings, batch_size, tally, in_flight, stopping, skip_color)
+            readings = _readings(wanted, load, in_flight, threads)
+            batches = _batches(readings, batch_size, tally, in_flight, claims, stopping, skip_color)
             futures = (network_pool.submit(start_writing, batch) for batch in batches)
             for outcome in _outcomes(futures, networks, threads):
                 tally.collect(outcome)
@@ -177,18 +190,23 @@ class _Tally:
 
 
 def _readings(
-    jobs: Sequence[Job],
+    jobs: Iterator[Job | None],
     load: Callable[[Job, int], Future[Photograph]],
     in_flight: InFlight,
     ahead: int,
 ) -> Iterator[tuple[Job, int, Future[Photograph]] | None]:
     """Jobs, their pixels and their reading, of which up to `ahead` later ones have begun.
 
-    None stands for a wait until photographs in flight are written. The caller first has to pass on
-    all that it has.
+    None stands for a wait until photographs are written: those in flight, or those of other runs
+    (None in `jobs`). The caller first has to pass on all that it has.
     """
     pending: deque[tuple[Job, int, Future[Photograph]]] = deque()
     for job in jobs:
+        if job is None:
+            yield from pending
+            pending.clear()
+            yield None
+            continue
         pixels = headers.pixels(job.source, in_flight.most)
         while not in_flight.admits(pixels):
             if pending:
@@ -208,6 +226,7 @@ def _batches(
     batch_size: int,
     tally: _Tally,
     in_flight: InFlight,
+    claims: Claims,
     stopping: Callable[[], bool],
     skip_color: bool,
 ) -> Iterator[list[Photograph]]:
@@ -218,6 +237,8 @@ def _batches(
             if batch:
                 yield batch
                 batch = []
+            elif stopping():
+                return
             continue
         if stopping():
             return
@@ -226,10 +247,12 @@ def _batches(
             photograph = future.result()
         except _FAILURES as error:
             in_flight.leave(size)
+            claims.release(job.target)
             tally.collect(_failure(job, error))
             continue
         if photograph.is_color and skip_color:
             in_flight.leave(size)
+            claims.release(job.target)
             tally.message(f'{shown(job.source)}: left out, in colour already')
             tally.collect(Outcome(job, 'in_color'))
             continue
@@ -278,11 +301,12 @@ def _write(
     encoding: Encoding,
     previews: bool,
     in_flight: InFlight,
+    claims: Claims,
     photograph: Photograph,
     colors: Sequence[np.ndarray],
 ) -> Outcome:
     job, view, kept = photograph.job, photograph.view, photograph.kept
-    with in_flight.leaving(photograph.size):
+    with in_flight.leaving(photograph.size), claims.releasing(job.target):
         try:
             deep = encode.is_deep(job.target, view.pixels, encoding)
             result = layout.recolor(view, colors, post, deep)

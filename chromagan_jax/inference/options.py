@@ -1,7 +1,6 @@
 """The flags of the colorize command and their help."""
 
 import os
-import textwrap
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -9,6 +8,7 @@ from absl import flags
 from chromagan_jax.config.fields import flatten
 from chromagan_jax.config.postprocess import OFF
 from chromagan_jax.data.decode import MAX_PIXELS
+from chromagan_jax.utils import cli
 
 
 class Flag(NamedTuple):
@@ -99,17 +99,12 @@ def make_flags() -> flags.FlagValues:
 
 def help_text() -> str:
     """The flags by group."""
-    lines = []
+    parts = []
     for title, group in _GROUPS.items():
-        lines.append(f'\n{title}:')
+        described = []
         for name, flag in group.items():
             default = f' ({flag.default})' if flag.default not in (None, False) else ''
-            if flag.kind is bool:
-                name = f'[no]{name}'
-            text = textwrap.wrap(f'{flag.help}{default}', 68)
-            if len(name) > 20:
-                lines.append(f'  --{name}')
-            else:
-                lines.append(f'  --{name:20} {text.pop(0)}')
-            lines += [f'{"":25}{line}' for line in text]
-    return '\n'.join(lines).lstrip('\n')
+            shown = f'[no]{name}' if flag.kind is bool else name
+            described.append((shown, f'{flag.help}{default}'))
+        parts.append(f'{title}:\n{cli.flag_lines(described)}')
+    return '\n\n'.join(parts)

@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 
 from chromagan_jax.errors import UserError
 
-_TEMPORARY = '.chromagan_jax-tmp'  # suffix of an unfinished file
+TEMPORARY = '.chromagan_jax-tmp'  # suffix of an unfinished file
 _NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -48,11 +48,11 @@ def write(path: Path, content: Iterable[bytes], times: tuple[int, int] | None = 
 def _temporary(folder: Path) -> Iterator[tuple[Path, int]]:
     """A new file, locked while it is open, so that `remove_leftovers` knows that it is in use."""
     while True:
-        path = folder / f'.{secrets.token_hex(8)}{_TEMPORARY}'
+        path = folder / f'.{secrets.token_hex(8)}{TEMPORARY}'
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         locked = True
         with contextlib.suppress(OSError):  # a file system without locks
-            locked = _lock(descriptor)
+            locked = lock(descriptor)
         if locked and os.fstat(descriptor).st_nlink:
             break
         os.close(descriptor)  # another run removed it before it was locked
@@ -66,18 +66,18 @@ def _temporary(folder: Path) -> Iterator[tuple[Path, int]]:
 
 def remove_leftovers(output: Path) -> None:
     """Removes unfinished files of killed runs below a folder; those of running ones stay."""
-    for path in output.rglob(f'.*{_TEMPORARY}'):
+    for path in output.rglob(f'.*{TEMPORARY}'):
         with contextlib.suppress(OSError):  # another run removed it, or it belongs to another user
             descriptor = os.open(path, os.O_RDWR)
             try:
-                if _lock(descriptor):
+                if lock(descriptor):
                     path.unlink()
             finally:
                 os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
-    """Locks an open file; returns whether it was free."""
+def lock(descriptor: int) -> bool:
+    """Locks an open file; returns whether it was free. Raises OSError without locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

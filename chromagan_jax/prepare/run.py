@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import fcntl
 import io
 import json
 import math
@@ -21,7 +20,7 @@ from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.prepare import outcomes, report
 from chromagan_jax.prepare.inputs import Inputs, Listing, list_pictures
 from chromagan_jax.prepare.pictures import Options
-from chromagan_jax.utils import files
+from chromagan_jax.utils import files, lock
 from chromagan_jax.utils.progress import Progress, format_duration
 
 COLUMNS = ('file', 'name', 'decision', 'detail', 'category', 'width', 'height')  # of pictures.csv
@@ -114,31 +113,23 @@ def _hidden_folder(output: Path) -> Iterator[Path]:
         UserError: if another run uses the folder, or it cannot be created.
     """
     hidden = output.absolute().with_name(f'.{output.name}.incomplete')
-    with files.writing(hidden):
-        hidden.mkdir(parents=True, exist_ok=True)
-        handle = os.open(hidden, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise UserError(f'{output} is being prepared by another run: wait for it.') from error
-    try:
-        _empty(hidden)
-        yield hidden
+        with lock.acquire(hidden, name=output):
+            _empty(hidden)
+            try:
+                yield hidden
+            finally:
+                _empty(hidden)
     finally:
-        _empty(hidden)
-        with contextlib.suppress(
-            OSError
-        ):  # a worker wrote after the removal; the next run empties it
+        with contextlib.suppress(OSError):  # a late worker has written: the next run empties it
             hidden.rmdir()
-        os.close(handle)
 
 
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)  # ending workers may still write
-        else:
+        elif path.name != lock.NAME:
             path.unlink()
 
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax import sharding
 from chromagan_jax.config import Config
+from chromagan_jax.data.gray import warn_if_gray
 from chromagan_jax.data.inputs import training_input
 from chromagan_jax.errors import PreemptedError
 from chromagan_jax.gan import state as state_lib
@@ -59,16 +60,19 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
         logger = TrainLogger(run, start, metrics_file)
         stack.callback(logger.close)
         actions = (Evaluation(run), Sampling(run), Saving(run))
-        batches = training_input(config, run.source, run.mesh, start)
-        stack.callback(batches.close)
+        inputs = training_input(config, run.source, run.mesh, start)
+        stack.callback(inputs.close)
+        batches = warn_if_gray(
+            inputs, config.steps - start, config.data.source, logger.progress.message
+        )
         stack.enter_context(run.watchdog.phase('step'))
 
         for step in range(start + 1, config.steps + 1):
             with run.watchdog.phase('data'):
                 batch = next(batches)
             records = {name: batch.pop(name) for name in ('unreadable', 'damage')}
-            inputs = sharding.to_global(batch, run.mesh, config.grad_accum_steps)
-            state, metrics = step_of(step)(state, inputs, frozen)
+            placed = sharding.to_global(batch, run.mesh, config.grad_accum_steps)
+            state, metrics = step_of(step)(state, placed, frozen)
             logger.push(step, metrics, **records)
             if profile:
                 trace(step - start, config.steps - start, workdir / 'profile', state)

@@ -2,10 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from chromagan_jax import config as config_lib
@@ -22,11 +25,13 @@ from chromagan_jax.gan.model import GanModel, class_targets, make_frozen, make_m
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.models.pretrained import PRETRAINED
-from chromagan_jax.utils import files, progress, writers
+from chromagan_jax.utils import files, lock, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
 PyTree = Any
+
+_PACE = 1.0  # s between messages of process 0 that it still waits for the lock
 
 
 class Run(NamedTuple):
@@ -71,6 +76,7 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
     source, eval_source = open_sources(config)
     eval_step = evaluator.make_eval_step(config.eval.features, model, mesh)
 
+    lock_workdir(workdir, stack)
     stopping = stack.enter_context(stop_requests(agreed=True))
     log = log_run_info(config, workdir, source)
     writes = jax.process_index() == 0
@@ -84,6 +90,32 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
         *(config, workdir, mesh, model, source, eval_source, log, writes, watchdog),
         *(checkpoints, best, stopping, eval_step),
     )
+
+
+def lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> None:
+    """Locks the workdir in process 0, for all processes, until `stack` ends.
+
+    Raises:
+        UserError: in all processes, if another run uses the workdir.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        locking: Future[None] | None = None
+        if jax.process_index() == 0:
+            acquired = lock.acquire(workdir, progress.announcer())
+            locking = pool.submit(stack.enter_context, acquired)
+        # Process 0 may wait for a lease. Collectives on a CPU give up after 30 s without it.
+        done = False
+        while not done:
+            if locking:
+                wait([locking], _PACE)
+            done = _in_any_process(locking is not None and locking.done())
+    error = locking.exception() if locking else None
+    if _in_any_process(error is not None):
+        raise error or UserError(f'{workdir} cannot be locked: process 0 says why.')
+
+
+def _in_any_process(value: bool) -> bool:
+    return bool(multihost_utils.process_allgather(np.array(value)).any())
 
 
 def check_workdir(config: Config, workdir: Path, source: Source, resume: bool) -> None:

@@ -3,14 +3,16 @@
 import difflib
 import os
 import sys
+import textwrap
 import threading
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 import jax
 from absl import flags
 
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils import files
 
 _EXIT_WAIT = 10.0  # s that an ending process waits for the others
 
@@ -22,6 +24,8 @@ def asks_for_help(argv: Sequence[str]) -> bool:
 
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     """Sets `values` from a command line, and returns the arguments that are not flags.
+
+    A leading `~` of a value becomes the home folder: shells do not expand it in `--output=~/out`.
 
     Raises:
         UserError: for an unknown flag or an invalid value.
@@ -38,7 +42,15 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
         value = values[name].value
         if isinstance(value, str) and value.startswith('--'):  # `--report --json`
             raise UserError(f'--{name} needs a value, as in --{name}=VALUE; {value} follows it.')
+        if values[name].present:
+            values[name].value = _expanded(value)
     return arguments
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(each) for each in value]
+    return str(files.expand(value)) if isinstance(value, str) and value[:1] == '~' else value
 
 
 def _flag_error(values: flags.FlagValues, text: str) -> str:
@@ -50,6 +62,19 @@ def _flag_error(values: flags.FlagValues, text: str) -> str:
     if kind not in wanted or 'must' in reason:  # absl already describes choices and ranges
         return text
     return f'--{name} must be {wanted[kind]}, not {value!r}.'
+
+
+def flag_lines(described: Iterable[tuple[str, str]]) -> str:
+    """The lines of a help text, for names of flags and their descriptions."""
+    lines = []
+    for name, description in described:
+        text = textwrap.wrap(description, 68)
+        if len(name) > 20:
+            lines.append(f'  --{name}')
+        else:
+            lines.append(f'  --{name:20} {text.pop(0)}')
+        lines += [f'{"":25}{line}' for line in text]
+    return '\n'.join(lines)
 
 
 def print_error(sentence: str) -> None:

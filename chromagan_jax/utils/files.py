@@ -1,4 +1,4 @@
-"""Atomic file writes. A failed write (no space, no permission) raises UserError."""
+"""Paths, and atomic file writes. A failed write (no space, no permission) raises UserError."""
 
 import contextlib
 import io
@@ -12,6 +12,16 @@ import numpy as np
 from PIL import Image
 
 from chromagan_jax.errors import UserError
+
+
+def expand(path: str | Path) -> Path:
+    """A path, with a leading `~` replaced by the home folder; raises UserError without one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f'{path} cannot be found ({error}): write the whole path, without ~.'
+        ) from error
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

@@ -11,6 +11,8 @@ import sys
 import numpy as np
 import pytest
 
+from chromagan_jax.utils import lock
+
 ROOT = pathlib.Path(__file__).parents[2]
 CLOCK = ('images_per_second', 'waiting_for_data', 'goodput/')  # metrics that the clock has a say in
 
@@ -181,3 +183,13 @@ def test_a_read_that_never_returns_ends_all_processes_in_time(start_pair, tmp_pa
     assert 'has made no progress for 60 s (stall_timeout) after step 0' in said
     assert "in the phase 'data'" in said
     assert 'Traceback' not in said
+
+
+@pytest.mark.cluster
+def test_a_lease_of_another_machine_runs_out_and_all_processes_wait_for_it(start_pair, tmp_path):
+    holder = lock.Holder('far', 7, 'far boot pid:[1]', '1')
+    (tmp_path / lock.NAME).write_text(json.dumps(holder._asdict()))
+    said = end(*start_pair(tmp_path, '--config.steps=2'))[0]
+    assert 'lock.json is that of process 7 on far: it is taken over' in said
+    assert (tmp_path / 'checkpoints/2').exists()
+    assert not (tmp_path / lock.NAME).exists()

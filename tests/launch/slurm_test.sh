@@ -16,6 +16,7 @@
 #   node       a node fails
 #   scancel    a cancelled run is not revived
 #   mistake    a config field that does not exist: one start only
+#   shell      a command in a shell inside a job, without srun and with it
 #
 # Variables: PYTHON, the interpreter (python); STEPS, of a short run (300).
 # shellcheck disable=SC2329  # functions are called by their names
@@ -309,12 +310,26 @@ case_mistake() {
     check 'mistake: it is named' grep -q "no field 'no_such_field'" "$T/mistake.log"
 }
 
+case_shell() {
+    local inside=(salloc --quiet --nodes=2 --ntasks=2 --time=10) command=(
+        "$PYTHON" -m chromagan_jax.main --config=configs/base.py:tiny "--workdir=$T/shell"
+        --config.steps=2 --config.data.size=16 --config.generator.depth=2
+        --config.discriminator.layers=1 --config.eval_every=0 --config.sample_every=0
+    )
+    "${inside[@]}" "${command[@]}" --distributed >"$T/shell.log" 2>&1 || true
+    check 'shell: --distributed needs srun' grep -q 'put srun before the command' "$T/shell.log"
+    check 'shell: it trains in one process' "${inside[@]}" "${command[@]}"
+    check 'shell: two processes join with srun' \
+        "${inside[@]}" srun "${command[@]}" --distributed --config.steps=4
+    check 'shell: every step is saved' test "$(newest shell)" == 4
+}
+
 if [[ ${1:-} == --help ]]; then
     sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "$0"
     exit
 fi
 CASES=("$@")
-(($#)) || CASES=(killed limit preempted node scancel mistake)
+(($#)) || CASES=(killed limit preempted node scancel mistake shell)
 T=$(mktemp -d -t chromagan_slurm.XXXXXX)
 trap cleanup EXIT
 trap 'exit 130' INT TERM HUP

@@ -30,6 +30,7 @@ from chromagan_jax.prepare import outcomes, pictures
 from chromagan_jax.prepare.__main__ import main
 from chromagan_jax.prepare.export import gray_copy
 from chromagan_jax.prepare.inputs import Inputs
+from chromagan_jax.utils import lock
 
 beam = pytest.importorskip('apache_beam', reason='needs Beam: pip install -e ".[prepare]"')
 duplicates = importlib.import_module('chromagan_jax.prepare.duplicates')
@@ -266,15 +267,10 @@ def test_a_run_that_ends_early_leaves_nothing_that_looks_whole(pile, prepared, t
 
 
 def test_two_runs_do_not_work_on_one_output(pile, tmp_path, capsys):
-    import fcntl
-
-    hidden = tmp_path / '.out.incomplete'
-    hidden.mkdir()
-    handle = os.open(hidden, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    assert prepare(f'--input={pile}', f'--output={tmp_path / "out"}') == 1
-    assert 'is being prepared by another run' in capsys.readouterr().err
-    os.close(handle)
+    output = tmp_path / 'out'
+    with lock.acquire(tmp_path / '.out.incomplete'):
+        assert prepare(f'--input={pile}', f'--output={output}') == 1
+    assert f'{output} is in use by process {os.getpid()} on ' in capsys.readouterr().err
 
 
 def test_categories_come_from_a_csv_file(pile, tmp_path, capsys):

@@ -27,3 +27,16 @@ def test_a_flag_that_takes_the_next_flag_as_its_value_is_named(values):
 def test_help_is_asked_for_anywhere_on_the_line(flag):
     assert cli.asks_for_help(['command', 'photo', flag])
     assert not cli.asks_for_help(['command', 'help'])
+
+
+def test_a_tilde_in_a_flag_is_the_home_folder_and_a_default_is_left_as_it_is(values, monkeypatch):
+    monkeypatch.setenv('HOME', '/home/me')
+    flags.DEFINE_multi_string('input', [], 'Folders.', flag_values=values)
+    flags.DEFINE_string('cache', '~/cache', 'A folder.', flag_values=values)
+    line = ['command', '--report=~/a', '--input=~', '--input=b~', '~/photo']
+    assert cli.parse(values, line) == ['~/photo']  # shells expand arguments
+    assert (values.report, values.input, values.cache) == (
+        '/home/me/a',
+        ['/home/me', 'b~'],
+        '~/cache',
+    )

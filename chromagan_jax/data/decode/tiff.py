@@ -120,7 +120,9 @@ def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
     if photometric == _WHITE_IS_ZERO:
         samples = ~samples
     if photometric == _YCBCR and not _is_jpeg(page):
-        samples = np.asarray(Image.fromarray(samples, 'YCbCr').convert('RGB'))
+        size = samples.shape[1], samples.shape[0]
+        image = Image.frombytes('YCbCr', size, samples.tobytes())
+        samples = np.asarray(image.convert('RGB'))
     if photometric == _LAB:  # a*, b* are signed
         samples = _from_signed_lab(samples)
     elif photometric == _ICC_LAB and samples.dtype == np.uint16:  # of ICC version 2
