@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from chromagan_jax.data import buckets
 from chromagan_jax.data.datasets import (
     ArrayRecords,
     Record,
@@ -23,6 +24,7 @@ from chromagan_jax.data.datasets import (
 )
 from chromagan_jax.data.listing import Ignored, image_names
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils.paths import as_path, is_bucket
 
 # The colour photographs in scikit-image's wheel; its other images are downloads, micrographs,
 # drawings or gray.
@@ -88,7 +90,8 @@ class Folder:
     def scan(cls, location: str, root: pathlib.Path, with_labels: bool = False) -> 'Folder':
         """Finds the images below `root`; raises UserError if there are none."""
         ignored = Ignored()
-        names = tuple(sorted(image_names(str(root), ignored)))
+        find = buckets.image_names if is_bucket(location) else image_names
+        names = tuple(sorted(find(str(root), ignored)))
         check_listed(ignored)
         if not names:
             raise UserError(no_images(location, ignored))
@@ -110,7 +113,11 @@ class Folder:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Record:
-        data = pathlib.Path(self.root, self.names[index]).read_bytes()
+        name = self.names[index]
+        if is_bucket(self.root):
+            data = buckets.read(f'{self.root}/{name}')
+        else:
+            data = pathlib.Path(self.root, name).read_bytes()
         return {'image': data, 'label': self.labels[index] if self.labels else -1}
 
     def name(self, index: int) -> str:
@@ -128,6 +135,15 @@ def check_listed(ignored: Ignored) -> None:
     """Raises UserError for a folder that cannot be listed: a data set must not lose a part."""
     for folder, reason in ignored.closed:
         raise UserError(f'{folder} cannot be listed ({reason}): make it readable.')
+
+
+def _open_bucket(location: str, split: str, labels: bool) -> Source:
+    """Opens images in a bucket, or a local copy of the shards there."""
+    location = location.rstrip('/')
+    folder = buckets.copy_records(location)
+    if folder is None:
+        return Folder.scan(location, as_path(location), labels)
+    return dataclasses.replace(make_source(str(folder), split, labels), location=location)
 
 
 def _sample() -> Folder:
@@ -211,6 +227,7 @@ SOURCES = [  # the first that matches opens the location
     SourceKind(
         lambda at: at.startswith('tfds:'), lambda at, split, labels: open_tfds_name(at, split)
     ),
+    SourceKind(is_bucket, _open_bucket),
     SourceKind(
         lambda at: bool(find_tfds(_path(at))),
         lambda at, split, labels: open_tfds_folder(at, find_tfds(_path(at)), split),
@@ -233,7 +250,8 @@ def make_source(source: str, split: str = 'train', labels: bool = False) -> Sour
                 include config and version in TFDS's notation;
             a folder of images, searched recursively;
             a folder prepared by TFDS;
-            a file, a pattern or a folder of ArrayRecord shards whose records are encoded images.
+            a file, a pattern or a folder of ArrayRecord shards whose records are encoded images;
+            one of the last three in a bucket, as gs://BUCKET/FOLDER or s3://BUCKET/FOLDER.
         split: the split of a TFDS data set, in TFDS's notation ('train', 'train[:90%]').
         labels: whether records carry a class: the 'label' feature of a TFDS data set, or the
             position of the top-level sub-folder among all of them in sorted order.

@@ -22,7 +22,8 @@ from chromagan_jax.gan.model import GanModel, class_targets, make_frozen, make_m
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.models.pretrained import PRETRAINED
-from chromagan_jax.utils import files, progress, writers
+from chromagan_jax.training import lease as lease_lib
+from chromagan_jax.utils import files, paths, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
@@ -40,6 +41,7 @@ class Run(NamedTuple):
     eval_source: Source
     log: Callable[[str], None]  # prints a line
     writes: bool  # whether this process writes files; only process 0 does
+    lease: lease_lib.Lease | None  # of a workdir in a bucket, in the process that writes
     watchdog: Watchdog
     checkpoints: checkpoint_lib.Manager  # of the newest states
     best: checkpoint_lib.Manager  # of the best state
@@ -74,6 +76,10 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
     stopping = stack.enter_context(stop_requests(agreed=True))
     log = log_run_info(config, workdir, source)
     writes = jax.process_index() == 0
+    lease = None
+    if writes and paths.is_bucket(workdir):
+        lease = lease_lib.acquire(workdir, log)
+        stack.callback(lease.release)
     watchdog = Watchdog(config.stall_timeout, workdir / 'heartbeat.json' if writes else None)
     stack.enter_context(watchdog.watch())
     checkpoints = checkpoint_lib.open_checkpoints(workdir, config.checkpoint.max_to_keep)
@@ -81,7 +87,7 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
     stack.enter_context(checkpoint_lib.finishing(checkpoints, best))
     check_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
     return Run(
-        *(config, workdir, mesh, model, source, eval_source, log, writes, watchdog),
+        *(config, workdir, mesh, model, source, eval_source, log, writes, lease, watchdog),
         *(checkpoints, best, stopping, eval_step),
     )
 
@@ -169,7 +175,7 @@ def log_run_info(config: Config, workdir: Path, source: Source) -> Callable[[str
         A function that prints a line.
     """
     log = progress.announcer()
-    log(f'writes to {workdir.absolute()}')
+    log(f'writes to {paths.absolute(workdir)}')
     log(f'trains on {len(source)} photographs of {config.data.source}')
     if isinstance(source, Folder) and source.ignored:
         log(source.ignored)
