@@ -4,10 +4,12 @@ array_record reads local files only. The copies lie below `cache_folder()`, in o
 version of the shards, and later runs use them again.
 """
 
+import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from chromagan_jax.data.decode import formats
 from chromagan_jax.data.listing import Ignored, is_chosen, is_hidden
@@ -22,15 +24,19 @@ def image_names(root: str, ignored: Ignored) -> Iterator[str]:
     store, prefix, known = paths.filesystem(root), _key(root), formats.suffixes()
 
     def head(name: str) -> bytes:
-        return store.cat_file(f'{prefix}{name}', end=formats.HEAD)
+        return store.cat_file(f'{prefix}{name}', start=0, end=formats.HEAD)
 
-    for name in _list(root):
+    for name in _objects(root, root):
         if not is_hidden(name) and is_chosen(name, known, head, ignored):
             yield name
 
 
 def read(location: str) -> bytes:
-    """The bytes of an object; raises OSError if they cannot be read."""
+    """The bytes of an object.
+
+    Raises:
+        OSError: if the object cannot be read.
+    """
     try:
         return paths.filesystem(location).cat_file(location)
     except Exception as error:  # of aiohttp, google.auth and botocore, which have no common base
@@ -51,26 +57,21 @@ def copy_records(location: str) -> Path | None:
     Raises:
         UserError: if the bucket cannot be read, or the disk is full.
     """
-    store = paths.filesystem(location)
-    with paths.access(location, 'read'):
-        if '.array_record' in location.rpartition('/')[2]:
-            found = store.glob(location, detail=True)
-            parent = _key(location.rpartition('/')[0])
-        else:
-            found = store.find(location, detail=True)
-            parent = _key(location)
-    objects = {key.removeprefix(parent): about for key, about in sorted(found.items())}
+    parent, _, last = location.rpartition('/')
+    if '.array_record' not in last:
+        parent = location
+    objects = _objects(location, parent)
     wanted = _records(objects)
     if not wanted:
         return None
-    version = [f'{name} {store.ukey(parent + name)}' for name in wanted]
-    digest = hashlib.blake2b('\n'.join([location, *version]).encode(), digest_size=8).hexdigest()
+    version = [f'{name} {objects[name].version}' for name in wanted]
+    digest = hashlib.blake2b('\n'.join([parent, *version]).encode(), digest_size=8).hexdigest()
     folder = cache_folder() / digest
-    missing = {f'{parent}{name}': folder / name for name in wanted if not (folder / name).exists()}
+    missing = [name for name in wanted if not (folder / name).exists()]
     if missing:
-        size = sum(objects[name]['size'] for name in wanted) / 1e9
-        progress.announcer()(f'copies {size:.2f} GB of {location} to {folder}')
-        _copy(location, missing)
+        size = sum(objects[name].size for name in missing) / 1e9
+        progress.announcer()(f'copies {size:.3g} GB of {location} to {folder}')
+        _copy(parent, missing, folder)
     return folder
 
 
@@ -80,37 +81,57 @@ def cache_folder() -> Path:
     return Path(root).expanduser() / 'chromagan_jax' / 'data'
 
 
-def _copy(location: str, missing: dict[str, Path]) -> None:
-    """Copies objects to files, each of which is complete or absent."""
-    partial = {key: file.with_name(f'.{file.name}.{os.getpid()}') for key, file in missing.items()}
-    for file in missing.values():
-        with files.writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-    with files.writing(next(iter(missing.values()))), paths.access(location, 'read'):
-        paths.filesystem(location).get(list(partial), [str(file) for file in partial.values()])
-    for key, file in missing.items():
-        partial[key].replace(file)
+def _copy(parent: str, names: Sequence[str], folder: Path) -> None:
+    """Copies objects below `parent` to files in `folder`, each of which is complete or absent."""
+    targets = [folder / name for name in names]
+    partial = [target.with_name(f'.{target.name}.{os.getpid()}') for target in targets]
+    with files.writing(folder), paths.access(parent, 'read'):
+        for target in targets:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        paths.filesystem(parent).get(
+            [f'{_key(parent)}{name}' for name in names], [str(file) for file in partial]
+        )
+        for file, target in zip(partial, targets, strict=True):
+            file.replace(target)
 
 
-def _records(objects: dict[str, object]) -> list[str]:
-    """The names of shards and of the files that TFDS reads with them; [] without a data set."""
-    prepared = any(name.endswith('dataset_info.json') and name.count('/') < 2 for name in objects)
-    if prepared:
-        return [n for n in objects if '.array_record' in n or n.endswith(_DESCRIPTIONS)]
-    return [name for name in objects if '.array_record' in name and '/' not in name]
+def _records(names: Iterable[str]) -> list[str]:
+    """The shards among names, and the files that TFDS reads with them; [] without a data set."""
+    names = sorted(names)
+    if any(name.endswith('dataset_info.json') and name.count('/') < 2 for name in names):
+        return [name for name in names if '.array_record' in name or name.endswith(_DESCRIPTIONS)]
+    return [name for name in names if '.array_record' in name and '/' not in name]
 
 
-def _list(root: str) -> list[str]:
-    """Relative names of all objects below `root`."""
-    with paths.access(root, 'read'):
+class _Object(NamedTuple):
+    size: int  # bytes
+    version: str  # changes with the content
+
+
+@functools.lru_cache(maxsize=2)  # of training and evaluation, which may be the same
+def _objects(location: str, parent: str) -> dict[str, _Object]:
+    """The objects below a location, or those that match a pattern, by their names in `parent`.
+
+    Raises:
+        UserError: if there are none, or the bucket cannot be read.
+    """
+    store, prefix = paths.filesystem(location), _key(parent)
+    with paths.access(location, 'read'):
         try:
-            found = paths.filesystem(root).find(root)
+            found = (store.find if location == parent else store.glob)(location, detail=True)
         except FileNotFoundError:
-            raise UserError(f'{root} does not exist: correct the path, or create it.') from None
-    prefix = _key(root)
-    return [key.removeprefix(prefix) for key in found if not key.endswith('/')]
+            found = {}
+    if not found:
+        raise UserError(f'{location} holds no files: correct the location, or copy files there.')
+    return {
+        key.removeprefix(prefix): _Object(
+            about['size'], str(about.get('generation') or about.get('ETag'))
+        )
+        for key, about in found.items()
+        if not key.endswith('/')  # stands for a folder
+    }
 
 
 def _key(location: str) -> str:
-    """BUCKET/FOLDER/ of a location; fsspec names objects so."""
+    """BUCKET/FOLDER/ of a location, as fsspec names it."""
     return location.partition('://')[2].strip('/') + '/'
