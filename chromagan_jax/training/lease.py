@@ -22,6 +22,7 @@ from chromagan_jax.utils import files, paths
 NAME = 'lease.json'
 RENEW = 10.0  # s between renewals
 STALE = 120.0  # s without a renewal until a lease is taken over
+_POLL = 1.0  # s between looks at a lease that may be stale
 _SETTLE = 2.0  # s until two runs that start at once see which of them wrote last
 
 
@@ -120,7 +121,7 @@ def _wait_until_stale(path: Path, held: dict[str, Any], log: Callable[[str], Non
     if left > 0:
         log(f'waits up to {left:.0f} s: {_holder(held)} may still use {path.parent}')
     while time.monotonic() < end:
-        time.sleep(1)
+        time.sleep(_POLL)
         now = _read(path)
         if now is None:
             return
