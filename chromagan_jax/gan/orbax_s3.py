@@ -37,9 +37,12 @@ def enable() -> None:
 def _spec(location: str) -> dict[str, Any]:
     """TensorStore's key-value store of a folder; the endpoint as s3fs takes it."""
     bucket, _, path = location.removeprefix(_S3).partition('/')
-    spec = {'driver': 's3', 'bucket': bucket, 'path': path}
+    spec: dict[str, Any] = {'driver': 's3', 'bucket': bucket, 'path': path}
     endpoint = os.environ.get('AWS_ENDPOINT_URL_S3') or os.environ.get('AWS_ENDPOINT_URL')
     if endpoint:
         region = os.environ.get('AWS_REGION') or os.environ.get('AWS_DEFAULT_REGION')
         spec |= {'endpoint': endpoint, 'aws_region': region or 'us-east-1'}
+    if os.environ.get('AWS_ACCESS_KEY_ID'):
+        # TensorStore would log an error for each file in ~/.aws that is missing.
+        spec['aws_credentials'] = {'type': 'environment'}
     return spec

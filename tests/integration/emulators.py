@@ -36,6 +36,9 @@ class Proxy(ThreadingHTTPServer):
         self.fault: Fault = lambda method, path: None
         self.requests: list[tuple[str, str]] = []
 
+    def handle_error(self, *_: Any) -> None:
+        pass  # a client that is killed, or does not wait for the end of an answer
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
