@@ -58,6 +58,24 @@ def _is_outage(error: BaseException) -> bool:
     )
 
 
+# Words of Google's and Amazon's libraries for missing credentials, permissions and buckets.
+_REFUSED = (
+    r'PERMISSION_DENIED|UNAUTHENTICATED|Forbidden|AccessDenied|Access Denied|[Cc]redentials'
+    r'|Anonymous caller|InvalidAccessKeyId|SignatureDoesNotMatch|NoSuchBucket|bucket does not exist'
+    r'|\b(HTTP|code:?|,) (401|403|404)\b'
+)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a bucket refused an access: no credentials, no permission, no bucket."""
+    return any(
+        isinstance(one, PermissionError)
+        or str(getattr(one, 'code', '')) in ('401', '403', '404')
+        or re.search(_REFUSED, f'{type(one).__name__}: {one}') is not None
+        for one in _causes(error)
+    )
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error

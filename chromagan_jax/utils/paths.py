@@ -7,6 +7,7 @@ and reads and writes through fsspec. etils, fsspec, gcsfs and s3fs are imported 
 import contextlib
 import functools
 import importlib.util
+import logging
 import os
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from chromagan_jax.errors import UserError, is_outage
+from chromagan_jax.errors import UserError, is_outage, is_refusal
 
 # Scheme of a bucket -> package that fsspec needs for it, extra that installs it, and the fix if
 # access is refused.
@@ -60,6 +61,8 @@ def _epath() -> Any:
     import fsspec
     from etils import epath
 
+    for library in ('gcsfs', 'fsspec', 's3fs', 'aiobotocore'):
+        logging.getLogger(library).setLevel(logging.CRITICAL)  # they log what they also raise
     for scheme in ('gs', 'gcs', 's3'):
         # TensorStore and other processes write too, so a cached listing would be wrong.
         fsspec.config.conf.setdefault(scheme, {})['use_listings_cache'] = False
@@ -106,7 +109,7 @@ def access(path: str | os.PathLike[str], done: str) -> Iterator[None]:
     except (UserError, FileNotFoundError):
         raise
     except Exception as error:  # of aiohttp, google.auth and botocore, which have no common base
-        if not is_bucket(path) or is_outage(error):
+        if not is_bucket(path) or is_outage(error) or not is_refusal(error):
             raise
         location = os.fspath(path)
         scheme = location.partition('://')[0]

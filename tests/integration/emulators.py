@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import socket
 import subprocess
@@ -49,13 +50,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.command, self.path))
         status = self.server.fault(self.command, self.path)
         if status is None:
-            upstream = http.client.HTTPConnection('127.0.0.1', self.server.upstream, timeout=60)
             headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP_BY_HOP}
-            upstream.request(self.command, self.path, body, headers)
-            answer = upstream.getresponse()
-            content = answer.read()
-            status, sent = answer.status, answer.getheaders()
-            upstream.close()
+            status, sent, content = _request(
+                self.server.upstream, self.command, self.path, body, headers
+            )
+            if self.command == 'GET' and 'alt=media' in self.path and status < 300:
+                # GCS sends it with the content, the emulator only with the description.
+                description = self.path.partition('?')[0].removeprefix('/download')
+                described = json.loads(_request(self.server.upstream, 'GET', description)[2])
+                sent.append(('x-goog-generation', described['generation']))
         else:
             content, sent = b'not now', []
         self.send_response_only(status)
@@ -108,7 +111,7 @@ def serve(kind: str, log: Path) -> Iterator[Store]:
     try:
         _wait_for(port, server)
         if kind == 's3':
-            _request(port, 'PUT', f'/{BUCKET}')
+            assert _request(port, 'PUT', f'/{BUCKET}')[0] < 300
         url = f'http://127.0.0.1:{proxy.server_address[1]}'
         yield Store(f'{kind}://{BUCKET}', environment(kind, url), proxy)
     finally:
@@ -184,8 +187,17 @@ def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
             assert time.monotonic() < end, 'the emulator does not start'
 
 
-def _request(port: int, method: str, path: str) -> None:
-    connection = http.client.HTTPConnection('127.0.0.1', port, timeout=30)
-    connection.request(method, path)
-    assert connection.getresponse().status < 300
+def _request(
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Status, headers and content of an emulator's answer."""
+    connection = http.client.HTTPConnection('127.0.0.1', port, timeout=60)
+    connection.request(method, path, body, headers or {})
+    answer = connection.getresponse()
+    content = answer.read()
     connection.close()
+    return answer.status, answer.getheaders(), content
