@@ -11,7 +11,7 @@ import glob
 import importlib.util
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from chromagan_jax.data import buckets
 from chromagan_jax.data.datasets import (
@@ -143,7 +143,8 @@ def _open_bucket(location: str, split: str, labels: bool) -> Source:
     folder = buckets.copy_records(location)
     if folder is None:
         return Folder.scan(location, as_path(location), labels)
-    return dataclasses.replace(make_source(str(folder), split, labels), location=location)
+    copied: Any = make_source(str(folder), split, labels)
+    return dataclasses.replace(copied, location=location)
 
 
 def _sample() -> Folder:

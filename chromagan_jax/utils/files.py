@@ -43,6 +43,13 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def append(path: Path, content: bytes) -> None:
+    """Appends bytes to a local file."""
+    # Reopened each time, so that no buffer of a failed write is flushed again at exit.
+    with writing(path), path.open('ab') as file:
+        file.write(content)
+
+
 class GrowingFile:
     """A file that is appended to.
 
@@ -60,9 +67,7 @@ class GrowingFile:
     def append(self, content: bytes) -> None:
         """Appends bytes."""
         if not self._in_bucket:
-            # Reopened each time, so that no buffer of a failed write is flushed again at exit.
-            with writing(self._path), self._path.open('ab') as file:
-                file.write(content)
+            append(self._path, content)
             return
         self._content += content
         self._unwritten = True
