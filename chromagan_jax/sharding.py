@@ -4,11 +4,13 @@ The mesh has two axes. `data` splits the batch and replicates the parameters. `f
 batch, the parameters and the optimizer state (fully sharded data parallelism).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax.errors import UserError
@@ -65,8 +67,36 @@ def batch_sharding(mesh: Mesh, accumulate: int = 1) -> NamedSharding:
 
     Micro-batches have a separate axis, so that selecting one moves no data between devices.
     """
-    spec = (BATCH_AXES,) if accumulate == 1 else (None, BATCH_AXES)
-    return NamedSharding(mesh, PartitionSpec(*spec))
+    return NamedSharding(mesh, batch_spec(accumulate))
+
+
+def batch_spec(accumulate: int = 1) -> PartitionSpec:
+    """The partition of a batch over the axes of the mesh, as in `batch_sharding`."""
+    return PartitionSpec(BATCH_AXES) if accumulate == 1 else PartitionSpec(None, BATCH_AXES)
+
+
+def draw_rows(
+    draw: Callable[[jax.Array, tuple[int, ...]], PyTree], key: jax.Array, count: int
+) -> PyTree:
+    """Random numbers of the rows of a batch that do not depend on the number of devices.
+
+    Under `jax.shard_map` a device only sees its own rows. Each row then has a key of its position
+    in the global batch.
+
+    Args:
+        draw: (key, leading axes) -> arrays with these leading axes.
+        key: PRNG key of the batch.
+        count: rows.
+
+    Returns:
+        The arrays of `draw`, with the leading axis (count,).
+    """
+    axes = jax.sharding.get_abstract_mesh().manual_axes
+    if not axes:
+        return draw(key, (count,))
+    rows = lax.axis_index(axes) * count + jnp.arange(count)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+    return jax.vmap(lambda key: draw(key, ()))(keys)
 
 
 def check_batch_size(field: str, batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:

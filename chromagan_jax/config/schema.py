@@ -93,6 +93,10 @@ class MeshConfig:
     """How devices share parameters and data."""
 
     fsdp: Positive = 1  # devices that share one copy of the parameters and optimizer states
+    gradients: Literal['global', 'per_device'] = (
+        'global'  # per_device: batch norm uses the rows of one device, and gradients are averaged
+    )
+    gradient_dtype: DType = 'float32'  # of the averages of per_device
 
 
 @dataclasses.dataclass

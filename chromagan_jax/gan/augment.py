@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from chromagan_jax.config.schema import AugmentConfig
+from chromagan_jax.sharding import draw_rows
 
 Array = jax.Array
 
@@ -30,7 +31,7 @@ def bend_lightness(
     condition = batch['condition']
     if not config.lightness_std:
         return dict(batch)
-    normal = jax.random.normal(key, _per_image(condition))
+    normal = jax.random.normal(key, (*condition.shape[:-3], 1, 1, 1))
     exponent = jnp.exp(config.lightness_std * normal).clip(*_EXPONENTS)
     lightness = (0.5 * (condition + 1)).clip(1e-6, 1)
     return {**batch, 'condition': 2 * lightness**exponent - 1}
@@ -49,18 +50,16 @@ def degrade(config: AugmentConfig, condition: Array, key: Array) -> Array:
     """
     if not config.blur and not config.grain:
         return condition
-    keys = jax.random.split(key, 4)
-    per_image = _per_image(condition)
-    blurred = jax.random.uniform(keys[0], per_image) < config.blur
-    condition = jnp.where(blurred, _box_blur(condition), condition)
-    grainy = jax.random.uniform(keys[1], per_image) < config.grain
-    deviation = grainy * config.grain_std * jax.random.uniform(keys[2], per_image)
-    noise = jax.random.normal(keys[3], condition.shape)
+
+    def draw(key: Array, lead: tuple[int, ...]) -> tuple[list[Array], Array]:
+        *keys, last = jax.random.split(key, 4)
+        uniform = [jax.random.uniform(key, (*lead, 1, 1, 1)) for key in keys]
+        return uniform, jax.random.normal(last, (*lead, *condition.shape[1:]))
+
+    (blur, grain, strength), noise = draw_rows(draw, key, len(condition))
+    condition = jnp.where(blur < config.blur, _box_blur(condition), condition)
+    deviation = (grain < config.grain) * config.grain_std * strength
     return (condition + deviation * noise).clip(-1, 1)
-
-
-def _per_image(condition: Array) -> tuple[int, ...]:
-    return (*condition.shape[:-3], 1, 1, 1)
 
 
 def _box_blur(x: Array) -> Array:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from chromagan_jax.config.schema import HintsConfig
+from chromagan_jax.sharding import draw_rows
 
 Array = jax.Array
 
@@ -25,15 +26,19 @@ def draw_hints(config: HintsConfig, target: Array, key: Array) -> Array:
         (B, H, W, 3): the revealed target, and a mask.
     """
     b, h, w, _ = target.shape
-    keys = jax.random.split(key, 5)
-    share = jnp.maximum(jax.random.uniform(keys[0], (b, 1)), 1e-6)
-    count = 1 + jnp.floor(jnp.log(share) / jnp.log1p(-1 / config.mean))
-    count = jnp.where(jax.random.uniform(keys[1], (b, 1)) < config.none, 0, count)
-    shape = (b, config.most)
+
+    def draw(key: Array, lead: tuple[int, ...]) -> list[Array]:
+        keys, ends = jax.random.split(key, 5), (_MAX_RADIUS + 1, h, w)
+        uniform = [jax.random.uniform(key, (*lead, 1)) for key in keys[:2]]
+        shape = (*lead, config.most)
+        return uniform + [
+            jax.random.randint(key, shape, 0, end) for key, end in zip(keys[2:], ends, strict=True)
+        ]
+
+    share, automatic, radius, row, column = draw_rows(draw, key, b)
+    count = 1 + jnp.floor(jnp.log(jnp.maximum(share, 1e-6)) / jnp.log1p(-1 / config.mean))
+    count = jnp.where(automatic < config.none, 0, count)
     used = jnp.arange(config.most) < count
-    radius = jax.random.randint(keys[2], shape, 0, _MAX_RADIUS + 1)
-    row = jax.random.randint(keys[3], shape, 0, h)
-    column = jax.random.randint(keys[4], shape, 0, w)
     rows = (jnp.abs(jnp.arange(h) - row[..., None]) <= radius[..., None]) & used[..., None]
     columns = jnp.abs(jnp.arange(w) - column[..., None]) <= radius[..., None]
     rows, columns = rows.astype(target.dtype), columns.astype(target.dtype)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from chromagan_jax.errors import UserError
+from chromagan_jax.sharding import draw_rows
 
 Array = jax.Array
 
@@ -204,7 +205,8 @@ def gradient_penalty(
       key: PRNG key of e.
     """
     batch = real.shape[0]
-    e = jax.random.uniform(key, (batch,) + (1,) * (real.ndim - 1))
+    ones = (1,) * (real.ndim - 1)
+    e = draw_rows(lambda key, lead: jax.random.uniform(key, (*lead, *ones)), key, batch)
     mixed = e * _float32(real) + (1 - e) * _float32(fake)
 
     def total_score(x: Array) -> Array:

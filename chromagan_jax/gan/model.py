@@ -16,6 +16,7 @@ from chromagan_jax.color import TARGET_CHANNELS
 from chromagan_jax.config.schema import AugmentConfig, Config, HintsConfig, LossConfig
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import losses, optimizers
+from chromagan_jax.gan.data_parallel import PerDevice
 from chromagan_jax.models.pretrained import PRETRAINED, vgg
 from chromagan_jax.models.projected import ProjectedFeatures
 
@@ -39,7 +40,8 @@ class GanModel(NamedTuple):
     encoder_frozen: bool = False  # whether the generator's backbone gets no gradient
     teacher: nn.Module | None = None  # frozen; class head learns its probabilities
     features: nn.Module | None = None  # frozen; maps of RGB images
-    replicated: NamedSharding | None = None  # of gathered parameters; None: no mesh
+    replicated: NamedSharding | None = None  # of gathered parameters; None: nothing to gather
+    per_device: PerDevice | None = None  # averages gradients of each device; None: global batch
 
 
 def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
@@ -61,6 +63,7 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
             'loss.gradient_penalty_weight needs a discriminator of images: set it to 0, or choose '
             'another discriminator.name.'
         )
+    per_device = make_per_device(config, mesh)
     return GanModel(
         generator=make_generator(config),
         discriminator=discriminator,
@@ -80,8 +83,25 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
         encoder_frozen=config.generator_optimizer.encoder_lr_ratio == 0,
         teacher=vgg.VGG16(dtype=config.dtype) if targets == 'teacher' else None,
         features=features,
-        replicated=replicated(mesh),
+        replicated=None if per_device else replicated(mesh),
+        per_device=per_device,
     )
+
+
+def make_per_device(config: Config, mesh: Mesh | None) -> PerDevice | None:
+    """The averaging of `mesh.gradients`; None for global batches.
+
+    Raises:
+        UserError: for per_device with parameters that are spread over devices.
+    """
+    if mesh is None or config.mesh.gradients == 'global':
+        return None
+    if config.mesh.fsdp > 1:
+        raise UserError(
+            f'mesh.gradients=per_device needs all parameters on each device, but mesh.fsdp is '
+            f'{config.mesh.fsdp}: set mesh.fsdp to 1, or mesh.gradients to global.'
+        )
+    return PerDevice(mesh, config.mesh.gradient_dtype, config.grad_accum_steps)
 
 
 def takes_hints(config: Config) -> bool:

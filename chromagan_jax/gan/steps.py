@@ -13,7 +13,8 @@ import optax
 from jax import lax
 
 from chromagan_jax.gan import augment, optimizers
-from chromagan_jax.gan.grad_accumulation import accumulate_gradients
+from chromagan_jax.gan.data_parallel import Gradients, average
+from chromagan_jax.gan.grad_accumulation import LossFunction, accumulate_gradients
 from chromagan_jax.gan.model import GanModel
 from chromagan_jax.gan.objectives import (
     Batch,
@@ -161,9 +162,7 @@ def _generator_gradient(
         judge = state.discriminator
         return generator_loss(model, judge, params, stats, real, key, frozen, weights)
 
-    gradients, stats, fake, metrics = accumulate_gradients(
-        loss, state.generator, real, key, model.grad_accum_steps
-    )
+    gradients, stats, fake, metrics = _gradients(model, loss, state.generator)(real, key)
     metrics |= _sizes('generator', model.generator_optimizer, state, gradients)
     return gradients, stats, fake, metrics
 
@@ -197,9 +196,7 @@ def _update_discriminator(
     network, rounds = state.discriminator, []
     for update in range(model.discriminator_steps):
         key_of_update = jax.random.fold_in(key, update + 1)
-        gradients, stats, _, metrics = accumulate_gradients(
-            loss, network, batch, key_of_update, model.grad_accum_steps
-        )
+        gradients, stats, _, metrics = _gradients(model, loss, network)(batch, key_of_update)
         optimizer = model.discriminator_optimizer
         network = _update(optimizer, state, network, gradients, stats)
         if model.discriminator_max_accuracy < 1:
@@ -214,18 +211,26 @@ def _skip_discriminator(
     """The unchanged discriminator, and the metrics of its losses without an update."""
     network = state.discriminator
 
-    def judge(batch: tuple[Batch, Seen, Seen]) -> Metrics:
-        _, (_, _, metrics) = discriminator_loss(
-            model, network.params, network.batch_stats, batch, jax.random.fold_in(key, 1)
-        )
-        return metrics
+    def judge(batch: tuple[Batch, Seen, Seen], key: Array) -> tuple[PyTree, PyTree, None, Metrics]:
+        def metrics(batch: tuple[Batch, Seen, Seen]) -> Metrics:
+            return discriminator_loss(model, network.params, network.batch_stats, batch, key)[1][2]
 
-    if model.grad_accum_steps == 1:
-        metrics = judge(batch)
-    else:
-        metrics = jax.tree.map(jnp.mean, lax.map(judge, batch))
+        if model.grad_accum_steps == 1:
+            return {}, {}, None, metrics(batch)
+        return {}, {}, None, jax.tree.map(jnp.mean, lax.map(metrics, batch))
+
+    *_, metrics = average(judge, model.per_device)(batch, jax.random.fold_in(key, 1))
     still = {'gradient_norm': 0, 'learning_rate': 0, 'skipped': 1}
     return network, metrics | {f'discriminator/{k}': jnp.float32(v) for k, v in still.items()}
+
+
+def _gradients(model: GanModel, loss: LossFunction, network: NetworkState) -> Gradients:
+    """(batch, key) -> what `accumulate_gradients` returns, on global batches."""
+
+    def compute(batch: PyTree, key: Array) -> tuple[PyTree, PyTree, PyTree, Metrics]:
+        return accumulate_gradients(loss, network, batch, key, model.grad_accum_steps)
+
+    return average(compute, model.per_device)
 
 
 def _update(

@@ -16,6 +16,7 @@ from jax import lax
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.models.ops.conv import conv
+from chromagan_jax.sharding import draw_rows
 
 Array = jax.Array
 Dtype = Any
@@ -219,6 +220,21 @@ def _group_moments(x: Array, groups: int) -> tuple[Array, Array]:
         return jnp.repeat(value.reshape(b, 1, 1, groups), c // groups, axis=-1)
 
     return spread(mean), spread(variance)
+
+
+class Dropout(nn.Module):
+    """Dropout of (B, ...); active wherever the rng stream 'noise' is given."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if not self.rate or not self.has_rng('noise'):
+            return x
+        keep = 1 - self.rate
+        draw = lambda key, lead: jax.random.bernoulli(key, keep, (*lead, *x.shape[1:]))
+        kept = draw_rows(draw, self.make_rng('noise'), len(x))
+        return jnp.where(kept, x / keep, jnp.zeros_like(x))
 
 
 def output_activation(x: Array, channels: int) -> Array:

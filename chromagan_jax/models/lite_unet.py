@@ -110,8 +110,7 @@ class LiteUNet(nn.Module):
     def _dropped(self, x: Array, stride: int) -> Array:
         if stride not in _DROPOUT_STRIDES:
             return x
-        dropout = nn.Dropout(self.dropout, rng_collection='noise')
-        return dropout(x, deterministic=not self.has_rng('noise'))
+        return layers.Dropout(self.dropout)(x)
 
     def _check_fields(self) -> None:
         layers.check_choice('generator.encoder', self.encoder, efficientnet_lite.VARIANTS)

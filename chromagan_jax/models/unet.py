@@ -13,6 +13,7 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.models import layers
 from chromagan_jax.models.ops.conv import Conv
 from chromagan_jax.models.pretrained import squeezenet
+from chromagan_jax.sharding import draw_rows
 
 Array = jax.Array
 
@@ -59,8 +60,7 @@ class Up(nn.Module):
         x = layers.UpConv(self.features, **types, name='conv')(x)
         x = layers.Norm(self.norm, self.test_mode, **types, name='norm')(x, train)
         # The noise stream is given in training, and to sample at test time.
-        deterministic = not self.has_rng('noise')
-        return nn.Dropout(self.dropout, rng_collection='noise')(x, deterministic=deterministic)
+        return layers.Dropout(self.dropout)(x)
 
 
 class Lateral(nn.Module):
@@ -180,9 +180,12 @@ class UNet(nn.Module):
         """Concatenates the noise channels to the condition; zeros without the stream 'noise'."""
         if not self.noise_channels:
             return condition
-        shape = (*condition.shape[:3], self.noise_channels)
-        noisy = self.has_rng('noise')
-        noise = jax.random.normal(self.make_rng('noise'), shape) if noisy else jnp.zeros(shape)
+        shape = (*condition.shape[1:3], self.noise_channels)
+        if self.has_rng('noise'):
+            draw = lambda key, lead: jax.random.normal(key, (*lead, *shape))
+            noise = draw_rows(draw, self.make_rng('noise'), len(condition))
+        else:
+            noise = jnp.zeros((len(condition), *shape))
         return jnp.concatenate([condition, noise.astype(condition.dtype)], axis=-1)
 
     def _check_fields(self) -> None:

@@ -12,6 +12,7 @@ All failures raise `UnreadableImage`.
 """
 
 from pathlib import Path
+from pickle import PickleBuffer
 from typing import Any, NamedTuple
 
 import cv2
@@ -130,14 +131,15 @@ def _kind(data: bytes) -> Format:
 
 
 def _photo(source: bytes | Path, kind: Format, **options: Any) -> Photo:
-    if kind.apart:
-        size = source.stat().st_size if isinstance(source, Path) else len(source)
-        return process.call(_finish, size, source, kind.name, **options)
-    return _finish(source, kind.name, **options)
+    if not kind.apart or (kind.reader == 'tiff' and tiff.is_plain(source)):
+        return _finish(source, kind.name, **options)
+    if isinstance(source, Path):
+        return process.call(_finish, source.stat().st_size, source, kind.name, **options)
+    return process.call(_finish, len(source), PickleBuffer(source), kind.name, **options)
 
 
 def _finish(
-    source: bytes | Path,
+    source: bytes | np.ndarray | Path,
     name: str,
     max_pixels: int,
     min_side: int = 0,
@@ -145,7 +147,7 @@ def _finish(
     deep: bool = False,
 ) -> Photo:
     """Reads a file of a kind, converts it to sRGB and turns it upright."""
-    data = source.read_bytes() if isinstance(source, Path) else source
+    data = source.read_bytes() if isinstance(source, Path) else bytes(source)
     frame = _frame(data, BY_NAME[name], max_pixels, min_side, page)
     colour, alpha = profiles.to_srgb(frame), frame.alpha
     if colour.ndim == 3 or alpha is not None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from chromagan_jax.data.decode.formats import Format, install_hint, is_available
 from chromagan_jax.data.decode.frame import DAMAGE, Frame, UnreadableImage, check_size, damage
-from chromagan_jax.data.decode.profiles import profile_transform
+from chromagan_jax.data.decode.profiles import rgb_to_srgb
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _PLUGINS = {
@@ -79,6 +79,9 @@ def read(data: bytes, kind: Format, max_pixels: int, min_side: int = 0) -> Frame
     image, profile = open_image(data, kind, max_pixels, min_side)
     frames = count_frames(image)
     try:
+        if (plain := _read_plain_png(image, data) if kind.name == 'PNG' else None) is not None:
+            space = 'gray' if plain.ndim == 2 else 'rgb'
+            return Frame(plain, space, profile=profile, gamma=_gamma(image, data))
         if kind.name == 'PNG' and data[24:25] == b'\x10' and image.mode in ('RGB', 'RGBA', 'LA'):
             samples, alpha, space = _read_deep_png(data)
         elif kind.name == 'BMP' and data[30:34] == b'\2\0\0\0':
@@ -95,7 +98,7 @@ def read(data: bytes, kind: Format, max_pixels: int, min_side: int = 0) -> Frame
 
 
 def read_plain_jpeg(data: bytes, kind: Format, max_pixels: int, min_side: int) -> Any:
-    """(H, W, 3) uint8 of an upright sRGB JPEG; None if `read` has to read it.
+    """(H, W, 3) uint8 sRGB of an upright JPEG; None if `read` has to read it.
 
     simplejpeg uses the same library as Pillow but avoids its copies. On any error Pillow decides
     whether the file is damaged.
@@ -103,11 +106,26 @@ def read_plain_jpeg(data: bytes, kind: Format, max_pixels: int, min_side: int) -
     image, profile = open_image(data, kind, max_pixels, min_side)
     if image.mode != 'RGB' or orientation(image) != 1:
         return None
-    if profile and profile_transform(profile, 'RGB'):
+    try:
+        pixels = simplejpeg.decode_jpeg(data, min_height=image.height, min_width=image.width)
+    except ValueError:
+        return None
+    return rgb_to_srgb(pixels, profile)
+
+
+def _read_plain_png(image: Image.Image, data: bytes) -> np.ndarray | None:
+    """(H, W) or (H, W, 3) uint8 of an upright PNG of 8 bits; None if Pillow has to read it.
+
+    libpng is faster without Pillow's copies. On any error Pillow decides whether the file is
+    damaged. EXIF data may follow the pixels, which Pillow would decode to find them.
+    """
+    if image.mode not in ('L', 'RGB') or data[24] != 8 or image.has_transparency_data:
+        return None
+    if any(name in data for name in (b'acTL', b'eXIf', b'Raw profile type exi')):
         return None
     try:
-        return simplejpeg.decode_jpeg(data, min_height=image.height, min_width=image.width)
-    except ValueError:
+        return imagecodecs.png_decode(data)
+    except (RuntimeError, ValueError):
         return None
 
 

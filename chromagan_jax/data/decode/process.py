@@ -2,6 +2,7 @@
 
 Each calling thread gets a process, which is kept for the next call. The process may take
 `_MAX_MEMORY` of memory and some time for each file; it ends with the process that started it.
+Pixels and files are exchanged through an unlinked file in memory: a pipe would be slower.
 """
 
 import contextlib
@@ -12,9 +13,12 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
+
+import numpy as np
 
 from chromagan_jax.data.decode.frame import UnreadableImage
 
@@ -23,8 +27,8 @@ T = TypeVar('T')
 _MAX_MEMORY = 8 * 2**30  # bytes of address space; 200 megapixels of 16-bit RGBA take 6
 _SECONDS, _SECONDS_PER_MB = 30.0, 1.0  # of one file
 _SERVE = (
-    'import sys; sys.path += sys.argv[1:]; '
-    'from chromagan_jax.data.decode.process import serve; serve()'
+    'import sys; sys.path += sys.argv[2:]; '
+    'from chromagan_jax.data.decode.process import serve; serve(int(sys.argv.pop(1)))'
 )
 
 _idle: queue.LifoQueue['Decoder'] = queue.LifoQueue()
@@ -64,11 +68,16 @@ class Decoder:
     """A process that answers calls, one at a time."""
 
     def __init__(self) -> None:
+        self._shared = _open_shared()
         self._process = subprocess.Popen(
             # -P: a module of the current folder must not hide one of the standard library.
-            [sys.executable, '-P', '-c', _SERVE, *(path or os.getcwd() for path in sys.path)],
+            [
+                *(sys.executable, '-P', '-c', _SERVE, str(self._shared)),
+                *(path or os.getcwd() for path in sys.path),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            pass_fds=[self._shared],
         )
 
     def ask(self, request: tuple[Any, ...], limit: float) -> tuple[bool, Any]:
@@ -85,9 +94,9 @@ class Decoder:
         timer = threading.Timer(limit, stop)
         timer.start()
         try:
-            pickle.dump(request, questions, protocol=5)
-            questions.flush()
-            return pickle.load(answers)
+            _send(questions, self._shared, request)
+            done, result = _receive(answers, self._shared)
+            return done, result
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             if late.is_set():
                 raise UnreadableImage(f'its decoder took more than {limit:.0f} s') from error
@@ -102,11 +111,48 @@ class Decoder:
             if pipe:
                 with contextlib.suppress(OSError):
                     pipe.close()
+        if self._shared >= 0:
+            os.close(self._shared)
+            self._shared = -1
         return self._process.wait()
 
 
-def serve() -> None:
-    """Answers calls from standard input until it is closed."""
+def _open_shared() -> int:
+    """The descriptor of an unlinked file, in memory where the system allows it."""
+    if hasattr(os, 'memfd_create'):
+        return os.memfd_create('decoder')
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _send(pipe: IO[bytes], shared: int, message: Any) -> None:
+    """Writes a message to a pipe, but its arrays and pickle.PickleBuffers to the shared file."""
+    buffers: list[memoryview] = []
+    content = pickle.dumps(message, 5, buffer_callback=lambda buffer: buffers.append(buffer.raw()))
+    place = 0
+    for buffer in buffers:
+        while buffer:
+            done = os.pwrite(shared, buffer, place)
+            place, buffer = place + done, buffer[done:]
+    pickle.dump((content, [buffer.nbytes for buffer in buffers]), pipe)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes], shared: int) -> Any:
+    """Reads a message of `_send` and empties the shared file."""
+    content, sizes = pickle.load(pipe)
+    buffers, place = [], 0
+    for size in sizes:
+        buffers.append(np.empty(size, np.uint8))
+        rest = memoryview(buffers[-1])
+        while rest and (done := os.preadv(shared, [rest], place)):
+            place, rest = place + done, rest[done:]
+    os.ftruncate(shared, 0)
+    return pickle.loads(content, buffers=buffers)
+
+
+def serve(shared: int) -> None:
+    """Answers calls from standard input until it is closed; `shared` is a file descriptor."""
     # The process that started this one handles signals, and may need it until it has finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -119,7 +165,7 @@ def serve() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     while True:
         try:
-            function, arguments, options = pickle.load(requests)
+            function, arguments, options = _receive(requests, shared)
         except EOFError:
             return
         try:
@@ -128,6 +174,5 @@ def serve() -> None:
             answer = False, UnreadableImage('its decoder needs too much memory')
         except Exception as error:  # raised again where the call came from
             answer = False, error
-        pickle.dump(answer, answers, protocol=5)
-        answers.flush()
+        _send(answers, shared, answer)
         del arguments, answer

@@ -30,7 +30,7 @@ def to_srgb(frame: Frame) -> np.ndarray:
         curve = _curve(profile, frame.gamma)
         return samples if curve is None else _apply_curve(curve, samples)
     if frame.space == 'rgb':
-        return _rgb_to_srgb(samples, profile)
+        return rgb_to_srgb(samples, profile)
     if frame.space == 'cmyk':
         return _cmyk_to_srgb(to_8_bits(samples), profile)
     return _lab_to_srgb(samples)
@@ -88,8 +88,8 @@ def _apply_curve(curve: np.ndarray, samples: np.ndarray) -> np.ndarray:
     return np.rint(curve[::257] / 257).astype(np.uint8)[samples]
 
 
-def _rgb_to_srgb(samples: np.ndarray, profile: bytes | None) -> np.ndarray:
-    """(H, W, 3) uint8 or uint16, with a profile of RGB."""
+def rgb_to_srgb(samples: np.ndarray, profile: bytes | None) -> np.ndarray:
+    """(H, W, 3) uint8 or uint16 with a profile to sRGB; itself if the profile is None or unfit."""
     transform = profile_transform(profile, 'RGB') if profile else None
     if transform is None or profile is None:
         return samples

@@ -6,6 +6,8 @@ They read more than Pillow and OpenCV and keep the bits (`docs/files.md` has the
 import io
 import itertools
 import logging
+import math
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
@@ -20,6 +22,7 @@ _WHITE_IS_ZERO, _PALETTE, _SEPARATED, _YCBCR, _LAB, _ICC_LAB = 0, 3, 5, 6, 8, 9 
 _SENSOR = (32803, 34892)  # colour filter array, linear raw
 _DNG_VERSION, _ORIENTATION, _PROFILE = 50706, 274, 34675  # tags
 _OLD_JPEG = 6  # a compression
+_LOSSLESS = (5, 8, 32773, 32946)  # LZW, Deflate, PackBits, Deflate
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # alpha among the extra samples
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3, 9: 3}  # samples of a photometric
 _SPACES = {2: 'rgb', 3: 'rgb', 5: 'cmyk', 6: 'rgb', 8: 'lab', 9: 'lab'}
@@ -68,6 +71,17 @@ def count_pages(data: bytes) -> int:
         return 1
 
 
+def is_plain(source: bytes | Path) -> bool:
+    """Whether no page is compressed, so that no decoder of a library can crash on it."""
+    try:
+        with tifffile.TiffFile(source if isinstance(source, Path) else io.BytesIO(source)) as tiff:
+            return all(
+                page.compression == 1 and page.photometric in _COLOURS for page in _pages(tiff)
+            )
+    except (*DAMAGE, CameraRaw):
+        return False
+
+
 def _pages(tiff: tifffile.TiffFile) -> list[Any]:
     """The images of a file without thumbnails and masks; raises CameraRaw."""
     top: list[Any] = list(itertools.islice(tiff.pages, _MAX_PAGES))
@@ -95,7 +109,8 @@ def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
     subsampled = photometric == _YCBCR and page.subsampling not in (None, (1, 1))
     if colours is None or not known or (subsampled and not _is_jpeg(page)):
         return _read_by_libtiff(page, data, pages)
-    values = _values(page)
+    values = _values_by_libtiff(page, data) if _is_common(page) else None
+    values = _values(page) if values is None else values
     if values.shape[2] < colours:
         raise UnreadableImage(f'{values.shape[2]} samples a pixel are too few')
     full = _full_scale(values, page)
@@ -133,6 +148,29 @@ def _read_by_libtiff(page: Any, data: bytes, pages: int) -> Frame:
     # libtiff mirrors an image by its orientation and does not turn it.
     turned = 5 if _orientation(page) > 4 else 1
     return Frame(np.ascontiguousarray(rgba[..., :3]), 'rgb', orientation=turned, frames=pages)
+
+
+def _is_common(page: Any) -> bool:
+    """Whether libtiff, which is faster, reads the same values as tifffile."""
+    return (
+        page.compression in _LOSSLESS
+        and page.photometric in (0, 1, 2)
+        and page.bitspersample in (8, 16)
+        and page.sampleformat == 1
+        and page.predictor in (1, 2)
+        and not (page.is_tiled or page.is_subifd or page.is_volumetric)
+        and (page.planarconfig == 1 or page.samplesperpixel == 1)
+    )
+
+
+def _values_by_libtiff(page: Any, data: bytes) -> np.ndarray | None:
+    """As `_values`; None if libtiff rejects it."""
+    try:
+        values = imagecodecs.tiff_decode(data, index=page.index)
+    except DAMAGE:
+        return None
+    shape = (page.imagelength, page.imagewidth, page.samplesperpixel)
+    return values.reshape(shape) if values.size == math.prod(shape) else None
 
 
 def _is_jpeg(page: Any) -> bool:
