@@ -224,7 +224,8 @@ def _move_aside(manager: Manager, step: int) -> None:
     if jax.process_index() == 0:
         aside = directory.parent / UNREADABLE
         aside.mkdir(exist_ok=True)
-        taken = sum(path.name.split('.')[0] == str(step) for path in aside.iterdir())
+        others = aside.iterdir() if aside.is_dir() else ()  # a bucket has no empty folders
+        taken = sum(path.name.split('.')[0] == str(step) for path in others)
         paths.move(directory / str(step), aside / (f'{step}.{taken}' if taken else str(step)))
     multihost_utils.sync_global_devices('checkpoint moved aside')
     manager.reload()

@@ -31,9 +31,9 @@ class Proxy(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int):
+    def __init__(self) -> None:
         super().__init__(('127.0.0.1', 0), _Handler)
-        self.upstream = port
+        self.upstream = free_port()  # of the emulator
         self.fault: Fault = lambda method, path: None
         self.requests: list[tuple[str, str]] = []
 
@@ -96,7 +96,8 @@ _HOP_BY_HOP = ('connection', 'transfer-encoding', 'keep-alive', 'expect')
 @contextlib.contextmanager
 def serve(kind: str, log: Path) -> Iterator[Store]:
     """An empty bucket of a kind, 'gs' or 's3'; what the emulator says goes to `log`."""
-    port = free_port()
+    proxy = Proxy()
+    port = proxy.upstream
     gcs = ('start', '--host=127.0.0.1', '--in-memory', f'--default-bucket={BUCKET}')
     commands = {
         'gs': ('gcp_storage_emulator', *gcs, f'--port={port}'),
@@ -106,7 +107,6 @@ def serve(kind: str, log: Path) -> Iterator[Store]:
         server = subprocess.Popen(
             [sys.executable, '-m', *commands[kind]], stdout=output, stderr=output
         )
-    proxy = Proxy(port)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     try:
         _wait_for(port, server)
