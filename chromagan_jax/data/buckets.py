@@ -38,7 +38,8 @@ def read(location: str) -> bytes:
         OSError: if the object cannot be read.
     """
     try:
-        return paths.filesystem(location).cat_file(location)
+        # With several requests at once, s3fs would first ask for the size.
+        return paths.filesystem(location).cat_file(location, max_concurrency=1)
     except Exception as error:  # of aiohttp, google.auth and botocore, which have no common base
         if isinstance(error, OSError) or is_outage(error):
             raise
