@@ -40,7 +40,10 @@ _UNANSWERED = {
     'google.auth.exceptions.TransportError',
 }
 # TensorStore, for one, puts the code of a status into the text.
-_BUSY = r'\b(UNAVAILABLE|DEADLINE_EXCEEDED|SlowDown|ServiceUnavailable)\b|\b(HTTP|code:?) 5\d\d\b'
+_BUSY = (
+    r'\b(UNAVAILABLE|DEADLINE_EXCEEDED|Slow ?Down|Service ?Unavailable|Bad Gateway|Gateway Time-?out'
+    r'|Too Many Requests)\b|\b(HTTP|code:?) 5\d\d\b'
+)
 
 
 def is_outage(error: BaseException) -> bool:

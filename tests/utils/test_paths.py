@@ -50,7 +50,8 @@ OUTAGES = [
     error('botocore.exceptions', 'HTTPClientError'),
     error('gcsfs.retry', 'HttpError', code=503),
     error('gcsfs.retry', 'HttpError', code=429),
-    OSError(16, 'ServiceUnavailable: Please try again'),
+    OSError(16, 'Service Unavailable'),
+    OSError(16, 'SlowDown: Please reduce your request rate'),
     ValueError('UNAVAILABLE: HTTP response code: 503'),
 ]
 REFUSALS = [
