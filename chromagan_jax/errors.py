@@ -41,8 +41,8 @@ _UNANSWERED = {
 }
 # TensorStore, for one, puts the code of a status into the text.
 _BUSY = (
-    r'\b(UNAVAILABLE|DEADLINE_EXCEEDED|Slow ?Down|Service ?Unavailable|Bad Gateway|Gateway Time-?out'
-    r'|Too Many Requests)\b|\b(HTTP|code:?) 5\d\d\b'
+    r'\b(UNAVAILABLE|DEADLINE_EXCEEDED|Slow ?Down|Service ?Unavailable|Bad Gateway'
+    r'|Gateway Time-?out|Too Many Requests)\b|\b(HTTP|code:?) 5\d\d\b'
 )
 
 
