@@ -6,8 +6,8 @@
 A PATH is a photograph or a folder, whose sub-folders are mirrored below OUT. The first form uses
 the released weights, the second those of a run. The lightness of the photograph is kept.
 
-Exit codes: 0 done; 1 a photograph failed, or an error in one sentence; 75 interrupted, start it
-again.
+Exit codes: 0 done; 1 a photograph failed, or an error in one sentence; 75 interrupted, or a
+bucket did not answer: start it again.
 """
 
 import os
@@ -25,7 +25,7 @@ from chromagan_jax import sharding
 from chromagan_jax.config.fields import check_types, flatten
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import UnreadableImage
-from chromagan_jax.errors import PreemptedError, UserError
+from chromagan_jax.errors import PreemptedError, UserError, is_outage
 from chromagan_jax.inference import batch, files, headers, metadata, naming, options, output
 from chromagan_jax.inference.batch import Job, Outcome, Totals
 from chromagan_jax.inference.encode import Encoding
@@ -58,6 +58,11 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except (PreemptedError, KeyboardInterrupt) as error:
         cli.print_error(str(error) or _INTERRUPTED)
+        return 75
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        cli.print_error(f'the bucket did not answer ({error}): start it again.')
         return 75
 
 

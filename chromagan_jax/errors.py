@@ -1,6 +1,7 @@
-"""The exceptions that end a command, and the detection of a lost process."""
+"""The exceptions that end a command, and the detection of a lost process or bucket."""
 
 import re
+from collections.abc import Iterator
 
 import jax
 
@@ -28,3 +29,57 @@ _LOST = r'Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Bb]arrier|[Cc]oordination ser
 def is_lost_process(error: BaseException) -> bool:
     """Whether an error of JAX or Orbax means that another process ended or is unreachable."""
     return jax.process_count() > 1 and re.search(_LOST, str(error)) is not None
+
+
+# Errors of aiohttp, fsspec, google.auth and botocore for a server that does not answer.
+_UNANSWERED = {
+    'aiohttp.client_exceptions.ClientConnectionError',
+    'aiohttp.client_exceptions.ClientPayloadError',
+    'botocore.exceptions.HTTPClientError',
+    'fsspec.exceptions.FSTimeoutError',
+    'google.auth.exceptions.TransportError',
+}
+# TensorStore, for one, puts the code of a status into the text.
+_BUSY = (
+    r'\b(UNAVAILABLE|DEADLINE_EXCEEDED|Slow ?Down|Service ?Unavailable|Bad Gateway'
+    r'|Gateway Time-?out|Too Many Requests)\b|\b(HTTP|code:?) 5\d\d\b'
+)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error means that a bucket did not answer, after the retries of the libraries."""
+    return any(_is_outage(one) for one in _causes(error))
+
+
+def _is_outage(error: BaseException) -> bool:
+    bases = {f'{base.__module__}.{base.__qualname__}' for base in type(error).__mro__}
+    if bases & _UNANSWERED:
+        return True
+    code = str(getattr(error, 'code', ''))  # of gcsfs's HttpError
+    return (
+        code == '429' or (len(code) == 3 and code[0] == '5') or bool(re.search(_BUSY, str(error)))
+    )
+
+
+# Words of Google's and Amazon's libraries for missing credentials, permissions and buckets.
+_REFUSED = (
+    r'PERMISSION_DENIED|UNAUTHENTICATED|Forbidden|AccessDenied|Access Denied|[Cc]redentials'
+    r'|Anonymous caller|InvalidAccessKeyId|SignatureDoesNotMatch|NoSuchBucket|bucket does not exist'
+    r'|\b(HTTP|code:?|,) (401|403|404)\b'
+)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a bucket refused an access: no credentials, no permission, no bucket."""
+    return any(
+        isinstance(one, PermissionError)
+        or str(getattr(one, 'code', '')) in ('401', '403', '404')
+        or re.search(_REFUSED, f'{type(one).__name__}: {one}') is not None
+        for one in _causes(error)
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -4,8 +4,8 @@ Exit codes:
   0    done
   1    wrong input or environment; a one-sentence message gives the fix
   3    diverged; do not restart
-  75   restart: the run was asked to stop and has saved, made no progress for `stall_timeout`, or
-       lost another process
+  75   restart: the run was asked to stop and has saved, made no progress for `stall_timeout`,
+       lost another process, or a bucket did not answer
   134  SIGABRT: JAX noticed first that another process died; restart
 """
 
@@ -23,13 +23,22 @@ from absl import flags, logging
 
 from chromagan_jax import sharding
 from chromagan_jax.config import Config, command_line
-from chromagan_jax.errors import DivergedError, PreemptedError, UserError, is_lost_process
+from chromagan_jax.errors import (
+    DivergedError,
+    PreemptedError,
+    UserError,
+    is_lost_process,
+    is_outage,
+)
 from chromagan_jax.evaluation import job
 from chromagan_jax.training import loop
-from chromagan_jax.utils import cli, cluster, files, progress
+from chromagan_jax.utils import cli, cluster, paths, progress
 
 _WORKDIR = flags.DEFINE_string(
-    'workdir', '', 'Output folder; a restarted run resumes from it. Default: runs/CONFIG.'
+    'workdir',
+    '',
+    'Output folder, also as gs://BUCKET/FOLDER or s3://BUCKET/FOLDER; a restarted run resumes from '
+    'it. Default: runs/CONFIG.',
 )
 _MODE = flags.DEFINE_enum(
     'mode', 'train', ['train', 'eval'], 'Train, or score checkpoints in a workdir (config.eval).'
@@ -73,13 +82,16 @@ def main(argv: Sequence[str]) -> None:
     except DivergedError as error:
         cli.exit_with(3, str(error))
     except Exception as error:
-        if not is_lost_process(error):
+        if is_lost_process(error):
+            cause = 'another process ended, or the network to it failed'
+        elif is_outage(error):
+            cause = 'the bucket did not answer'
+        else:
             raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         cli.end_now(
             75,
-            'another process ended, or the network to it failed '
-            f'({str(error).splitlines()[0][:200]}): start the run again. It resumes from its '
-            'newest checkpoint.',
+            f'{cause} ({reason}): start the run again. It resumes from its newest checkpoint.',
         )
 
 
@@ -93,14 +105,9 @@ def _run(argv: Sequence[str]) -> None:
     if _DISTRIBUTED.value:
         _join_processes()
     _use_compilation_cache()
-    if '://' in _WORKDIR.value:
-        raise UserError(
-            f'--workdir={_WORKDIR.value} is a URL, not a folder: mount the bucket or share, and '
-            'set --workdir to a folder in the mount.'
-        )
     assert line.spec  # make_config raises without it
     name = Path(line.spec.partition(':')[0]).stem
-    _train_or_evaluate(config, Path(_WORKDIR.value or f'runs/{name}'))
+    _train_or_evaluate(config, paths.as_path(_WORKDIR.value or f'runs/{name}'))
 
 
 def _train_or_evaluate(config: Config, workdir: Path) -> None:
@@ -132,7 +139,7 @@ def _use_compilation_cache() -> None:
     if not folder or os.environ.get('JAX_COMPILATION_CACHE_DIR'):
         return
     try:
-        path = files.expand(folder)
+        path = paths.expand(folder)
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass

@@ -1,31 +1,33 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU VM, one host or many, from the machine that this script runs on.
 #
+#     launch/tpu_vm.sh [--dry-run] --config=configs/photos.py \
+#         --workdir=gs://BUCKET/runs/photos --config.data.source=gs://BUCKET/photos/train ...
 #     SHARE=10.0.0.2:/volume launch/tpu_vm.sh [--dry-run] --config=configs/photos.py \
 #         --workdir=/mnt/volume/runs/photos --config.data.source=/mnt/volume/photos/train ...
 #
-# The script creates the TPU or uses an existing one of that name, mounts the share, copies this
-# tree, installs it and starts chromagan_jax.main with the given flags and --distributed on all
-# workers. The run does not depend on the connection: it continues if the connection is lost or
-# this script is stopped. Start the script again to follow the run. Exit codes of the run:
+# The script creates the TPU or uses an existing one of that name, mounts the share if there is one,
+# copies this tree, installs it and starts chromagan_jax.main with the given flags and --distributed
+# on all workers. The run does not depend on the connection: it continues if the connection is lost
+# or this script is stopped. Start the script again to follow the run. Exit codes of the run:
 #     0       The run is complete; the script ends.
 #     1, 3    A user error, which the log explains, or divergence; the script ends with the code.
 #     others  The run is restarted and resumes from its newest checkpoint (75 for one). A preempted
 #             TPU is first deleted and created again.
 #
-# The workdir must be on SHARE, an NFS share that all workers see, such as Filestore, and that
-# exists longer than the TPU. gs://... cannot be a workdir, since the code writes files. A bucket
-# mounted by gcsfuse is not enough either: a checkpoint is renamed when it is complete, and without
-# hierarchical namespace a bucket renames file by file.
+# The workdir must exist longer than the TPU: in a bucket that the service account of the TPU may
+# write, or on SHARE, an NFS share that all workers see, such as Filestore. A bucket mounted by
+# gcsfuse is not enough: a checkpoint there is renamed when it is complete, and without hierarchical
+# namespace a bucket renames file by file.
 #
 # Environment variables and their defaults:
 NAME=${NAME:-chromagan-jax}                # of the TPU
-ZONE=${ZONE:-us-west4-a}                   # of the TPU; choose the one of SHARE
+ZONE=${ZONE:-us-west4-a}                   # of the TPU; choose the one of the bucket or SHARE
 PROJECT=${PROJECT:-}                       # empty: the current project of gcloud
 ACCELERATOR=${ACCELERATOR:-v5litepod-16}   # type and size
 VERSION=${VERSION:-v2-alpha-tpuv5-lite}    # software version of the TPU VM
 SPOT=${SPOT:-false}                        # true: cheaper, can be preempted at any time
-SHARE=${SHARE:-}                           # HOST:/PATH of the NFS share
+SHARE=${SHARE:-}                           # HOST:/PATH of an NFS share; empty: none
 MOUNT=${MOUNT:-/mnt/volume}                # mount point on the workers
 DELETE=${DELETE:-false}                    # true: delete the TPU after the run
 PAUSE=${PAUSE:-30}                         # s between queries of the TPU's state
@@ -94,7 +96,7 @@ install() {
         chromagan_jax configs setup.cfg pyproject.toml README.md LICENSE &&
         tpu scp "$folder/chromagan_jax.tgz" "$NAME:" --worker=all &&
         on_all_workers "set -e
-mountpoint -q $MOUNT || {
+test -z ${SHARE@Q} || mountpoint -q $MOUNT || {
     sudo apt-get -qq update
     sudo apt-get -qq install -y nfs-common
     sudo mkdir -p $MOUNT
@@ -106,7 +108,7 @@ cd ~/chromagan_jax
 tar -xzf ~/chromagan_jax.tgz
 test -x ~/.local/bin/uv || curl -LsSf https://astral.sh/uv/install.sh | sh
 ~/.local/bin/uv venv -q --allow-existing --python=3.12 .venv
-~/.local/bin/uv pip install -q --python=.venv -e '.[tpu,tensorboard]'"
+~/.local/bin/uv pip install -q --python=.venv -e '.[gcs,tpu,tensorboard]'"
 }
 
 # Starts the run on each worker unless it still runs there or ended while the connection was lost,
@@ -201,10 +203,14 @@ place=(--zone="$ZONE")
 [ -z "$PROJECT" ] || place+=(--project="$PROJECT")
 tries=0
 
-[[ $SHARE == *:/* && $SHARE != *://* ]] ||
+[[ -z $SHARE || ($SHARE == *:/* && $SHARE != *://*) ]] ||
     fail 'SHARE must name an NFS share that all workers see: SHARE=HOST:/PATH.'
-[[ " $* " == *" --workdir=$MOUNT/"* ]] ||
-    fail "The workdir must be on the share: --workdir=$MOUNT/runs/NAME."
+if [[ " $* " != *' --workdir=gs://'* ]]; then
+    [[ -n $SHARE ]] ||
+        fail 'The workdir must be in a bucket or on a share: --workdir=gs://BUCKET/FOLDER, or set SHARE.'
+    [[ " $* " == *" --workdir=$MOUNT/"* ]] ||
+        fail "The workdir must be on the share or in a bucket: --workdir=$MOUNT/runs/NAME."
+fi
 
 if $dry_run; then
     tpu describe "$NAME" --format='value(state)'

@@ -27,7 +27,10 @@ MAY_IMPORT = {
     'main': {'training', 'evaluation', 'config', 'utils'},
     '__init__': set(),
 }
-HEAVY = ('orbax', 'grain', 'tensorflow_datasets', 'apache_beam', 'tensorboardX', 'kubernetes')
+HEAVY = (
+    *('orbax', 'grain', 'tensorflow_datasets', 'apache_beam', 'tensorboardX', 'kubernetes'),
+    *('fsspec', 'gcsfs', 's3fs'),
+)
 
 
 def files() -> dict[str, Path]:

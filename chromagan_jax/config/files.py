@@ -10,7 +10,7 @@ from pathlib import Path
 
 from chromagan_jax.config.schema import Config
 from chromagan_jax.errors import UserError
-from chromagan_jax.utils.files import expand
+from chromagan_jax.utils.paths import expand
 
 # The folder of configs in a source tree and in an installed package.
 FOLDERS = (Path(__file__).parents[2] / 'configs', Path(__file__).parents[1] / 'configs')

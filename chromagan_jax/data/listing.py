@@ -8,7 +8,7 @@ counted, and `Ignored.sentence` tells it.
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 
 from chromagan_jax.data.decode import formats
 
@@ -68,18 +68,45 @@ def image_names(root: str, ignored: Ignored) -> Iterator[str]:
             ignored.closed.append((folder, error.strerror or str(error)))
             continue
         for entry in entries:
+            name = prefix + entry.name
             if entry.name.startswith('.'):
                 continue
             if _is_folder(entry):
                 real = os.path.realpath(entry.path)
                 if entry.name.lower() not in _SYSTEM_FOLDERS and not _holds(real, above):
-                    waiting.append((entry.path, f'{prefix}{entry.name}/', (*above, real)))
-            elif entry.name.lower() not in _SYSTEM_FILES:
-                suffix = _suffix(entry.name)
-                if suffix in known or (not suffix and _is_image(entry.path)):
-                    yield prefix + entry.name
-                else:
-                    ignored.suffixes[suffix] += 1
+                    waiting.append((entry.path, f'{name}/', (*above, real)))
+            elif entry.name.lower() not in _SYSTEM_FILES and is_chosen(
+                entry.path, known, _head, ignored
+            ):
+                yield name
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a relative path is hidden, or below a folder that a system keeps."""
+    *folders, file = name.lower().split('/')
+    return (
+        any(part.startswith('.') for part in (*folders, file))
+        or not _SYSTEM_FOLDERS.isdisjoint(folders)
+        or file in _SYSTEM_FILES
+    )
+
+
+def is_chosen(
+    path: str, known: Container[str], head: Callable[[str], bytes], ignored: Ignored
+) -> bool:
+    """Whether a file is an image, by its suffix, or by its first bytes if it has none.
+
+    Args:
+        path: of the file.
+        known: suffixes of images.
+        head: returns the first bytes of a file.
+        ignored: counts the file if it is not an image.
+    """
+    suffix = _suffix(path)
+    if suffix in known or (not suffix and _is_image(head(path))):
+        return True
+    ignored.suffixes[suffix] += 1
+    return False
 
 
 def _holds(folder: str, others: tuple[str, ...]) -> bool:
@@ -100,10 +127,14 @@ def _suffix(name: str) -> str:
     return '' if suffix[1:].isdecimal() else suffix
 
 
-def _is_image(path: str) -> bool:
+def _head(path: str) -> bytes:
     try:
         with open(path, 'rb') as file:
-            kind = formats.identify(file.read(formats.HEAD))
+            return file.read(formats.HEAD)
     except OSError:
-        return False
+        return b''
+
+
+def _is_image(head: bytes) -> bool:
+    kind = formats.identify(head)
     return kind is not None and formats.is_available(kind)

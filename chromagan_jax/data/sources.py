@@ -11,8 +11,9 @@ import glob
 import importlib.util
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from chromagan_jax.data import buckets
 from chromagan_jax.data.datasets import (
     ArrayRecords,
     Record,
@@ -24,7 +25,8 @@ from chromagan_jax.data.datasets import (
 )
 from chromagan_jax.data.listing import Ignored, image_names
 from chromagan_jax.errors import UserError
-from chromagan_jax.utils import files
+from chromagan_jax.utils import paths
+from chromagan_jax.utils.paths import as_path, is_bucket
 
 # The colour photographs in scikit-image's wheel; its other images are downloads, micrographs,
 # drawings or gray.
@@ -92,7 +94,8 @@ class Folder:
     def scan(cls, location: str, root: pathlib.Path, with_labels: bool = False) -> 'Folder':
         """Finds the images below `root`; raises UserError if there are none."""
         ignored = Ignored()
-        names = tuple(sorted(image_names(str(root), ignored)))
+        find = buckets.image_names if is_bucket(location) else image_names
+        names = tuple(sorted(find(str(root), ignored)))
         check_listed(ignored)
         if not names and any(suffix.startswith(_TFRECORD) for suffix in ignored.suffixes):
             raise no_random_access(location, 'tfrecord')
@@ -116,7 +119,11 @@ class Folder:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Record:
-        data = pathlib.Path(self.root, self.names[index]).read_bytes()
+        name = self.names[index]
+        if is_bucket(self.root):
+            data = buckets.read(f'{self.root}/{name}')
+        else:
+            data = pathlib.Path(self.root, name).read_bytes()
         return {'image': data, 'label': self.labels[index] if self.labels else -1}
 
     def name(self, index: int) -> str:
@@ -134,6 +141,16 @@ def check_listed(ignored: Ignored) -> None:
     """Raises UserError for a folder that cannot be listed: a data set must not lose a part."""
     for folder, reason in ignored.closed:
         raise UserError(f'{folder} cannot be listed ({reason}): make it readable.')
+
+
+def _open_bucket(location: str, split: str, labels: bool) -> Source:
+    """Opens images in a bucket, or a local copy of the shards there."""
+    location = location.rstrip('/')
+    folder = buckets.copy_records(location)
+    if folder is None:
+        return Folder.scan(location, as_path(location), labels)
+    copied: Any = make_source(str(folder), split, labels)
+    return dataclasses.replace(copied, location=location)
 
 
 def _sample() -> Folder:
@@ -183,7 +200,7 @@ class Picked:
 
 
 def _has_shards(location: str) -> bool:
-    path = files.expand(location)
+    path = paths.expand(location)
     if path.is_dir():
         return any(path.glob('*.array_record*'))
     return '.array_record' in path.name
@@ -191,7 +208,7 @@ def _has_shards(location: str) -> bool:
 
 def _open_shards(location: str) -> ArrayRecords:
     """Opens the shards in a folder, or those that match a path or a pattern."""
-    path = files.expand(location)
+    path = paths.expand(location)
     if path.is_dir():
         shards = [*path.glob('*.array_record*')]
     else:
@@ -213,14 +230,15 @@ SOURCES = [  # the first that matches opens the location
     SourceKind(
         lambda at: at.startswith('tfds:'), lambda at, split, labels: open_tfds_name(at, split)
     ),
+    SourceKind(is_bucket, _open_bucket),
     SourceKind(
-        lambda at: bool(find_tfds(files.expand(at))),
-        lambda at, split, labels: open_tfds_folder(at, find_tfds(files.expand(at)), split),
+        lambda at: bool(find_tfds(paths.expand(at))),
+        lambda at, split, labels: open_tfds_folder(at, find_tfds(paths.expand(at)), split),
     ),
     SourceKind(_has_shards, lambda at, split, labels: _open_shards(at)),
     SourceKind(
-        lambda at: files.expand(at).is_dir(),
-        lambda at, split, labels: Folder.scan(at, files.expand(at), labels),
+        lambda at: paths.expand(at).is_dir(),
+        lambda at, split, labels: Folder.scan(at, paths.expand(at), labels),
     ),
 ]
 
@@ -235,7 +253,8 @@ def make_source(source: str, split: str = 'train', labels: bool = False) -> Sour
                 include config and version in TFDS's notation;
             a folder of images, searched recursively;
             a folder prepared by TFDS;
-            a file, a pattern or a folder of ArrayRecord shards whose records are encoded images.
+            a file, a pattern or a folder of ArrayRecord shards whose records are encoded images;
+            one of the last three in a bucket, as gs://BUCKET/FOLDER or s3://BUCKET/FOLDER.
         split: the split of a TFDS data set, in TFDS's notation ('train', 'train[:90%]').
         labels: whether records carry a class: the 'label' feature of a TFDS data set, or the
             position of the top-level sub-folder among all of them in sorted order.
@@ -246,7 +265,7 @@ def make_source(source: str, split: str = 'train', labels: bool = False) -> Sour
     kind = next((kind for kind in SOURCES if kind.matches(source)), None)
     if kind is None and _TFRECORD in source:
         raise no_random_access(source, 'tfrecord')
-    if kind is None and files.expand(source).exists():
+    if kind is None and paths.expand(source).exists():
         raise UserError(f'{source} is a file: name the folder that holds the images.')
     if kind is None:
         raise UserError(

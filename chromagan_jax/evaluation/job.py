@@ -19,7 +19,7 @@ from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.gan.workdir import read_run
-from chromagan_jax.utils import files, progress, writers
+from chromagan_jax.utils import files, paths, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
@@ -66,6 +66,7 @@ def evaluate_checkpoints(config: Config, workdir: Path) -> None:
             scores, step = evaluator.aggregate_metrics(images), int(loaded.state.step)
             if metrics_file:
                 metrics_file.write(step, scores)
+                metrics_file.flush()
             log(evaluator.summary(step, scores))
             order = images['index'][np.argsort(images['psnr'], kind='stable')].astype(int)
             shown = Picked(source, list(dict.fromkeys([*order[:4], *order[-4:]])))
@@ -78,8 +79,8 @@ def evaluate_checkpoints(config: Config, workdir: Path) -> None:
 
 def _scored(workdir: Path) -> set[int]:
     """The steps in metrics_eval.jsonl."""
-    path = workdir / 'metrics_eval.jsonl'
-    return {json.loads(line)['step'] for line in path.open()} if path.exists() else set()
+    content = paths.read(workdir / 'metrics_eval.jsonl') or b''
+    return {json.loads(line)['step'] for line in content.splitlines()}
 
 
 def _which(

@@ -1,4 +1,4 @@
-"""Saving and restoring checkpoints. This is the only file that imports Orbax.
+"""Saving and restoring checkpoints. Only this file and orbax_s3.py import Orbax.
 
 A workdir holds the newest states in `checkpoints/`, and in `best/` the state with the best value of
 an evaluation metric. Each folder has its own manager, because a manager that ranks checkpoints by
@@ -26,11 +26,13 @@ from orbax.checkpoint._src.serialization import tensorstore_utils
 from chromagan_jax import config as config_lib
 from chromagan_jax import sharding
 from chromagan_jax.config import Config
-from chromagan_jax.errors import UserError, is_lost_process
+from chromagan_jax.errors import UserError, is_lost_process, is_outage
+from chromagan_jax.gan import orbax_s3
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import GanModel, abstract_variables, make_generator, make_model
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.gan.workdir import read_run
+from chromagan_jax.utils import paths
 
 Manager: TypeAlias = ocp.CheckpointManager
 PyTree = Any
@@ -64,15 +66,24 @@ def _open(folder: Path, **options: Any) -> Manager:
     barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
     options |= {'cleanup_tmp_directories': True, 'multiprocessing_options': barriers}
     try:
-        manager = Manager(folder.absolute(), options=ocp.CheckpointManagerOptions(**options))
-        if not _has_locks(folder):
-            _write_without_locks()
-        return manager
+        return _manager(folder, **options)
     except OSError as error:
+        if paths.is_bucket(folder):
+            raise
         raise UserError(
             f'{folder} cannot be written ({error.strerror}): free disk space, fix its permissions, '
             'or choose another --workdir.'
         ) from error
+
+
+def _manager(folder: Path, **options: Any) -> Manager:
+    if os.fspath(folder).startswith('s3://'):
+        orbax_s3.enable()
+    with paths.access(folder, 'read'):
+        manager = Manager(paths.absolute(folder), options=ocp.CheckpointManagerOptions(**options))
+    if not paths.is_bucket(folder) and not _has_locks(folder):
+        _write_without_locks()
+    return manager
 
 
 def _has_locks(folder: Path) -> bool:
@@ -144,7 +155,7 @@ def _restore_checked(
     try:
         state = select(manager.restore(step, args=args))
     except Exception as error:  # Orbax and TensorStore raise many types for damaged files
-        if is_lost_process(error):
+        if is_lost_process(error) or is_outage(error):
             raise
         failure = error
     # A damaged file may fail in one process only, but all processes must take the same branch.
@@ -182,8 +193,11 @@ def finishing(*managers: Manager) -> Iterator[None]:
 def _writing(manager: Manager) -> Iterator[None]:
     """Raises UserError for a file-system error, in the foreground or from a background save."""
     try:
-        yield
+        with paths.access(manager.directory, 'written'):
+            yield
     except (OSError, ValueError) as error:
+        if paths.is_bucket(manager.directory):
+            raise
         # TensorStore raises ValueError with the errno in its text.
         number = re.search(r"os_error_code='(\d+)'", str(error))
         code = int(number.group(1)) if number else getattr(error, 'errno', None)
@@ -212,7 +226,7 @@ def restore_newest(
         try:
             state = _restore(manager, step, abstract)
         except Exception as error:
-            if is_lost_process(error):
+            if is_lost_process(error) or is_outage(error):
                 raise
             reason = str(error).strip().split('\n')[0][:200]
             message(f'checkpoint {step} cannot be read and is skipped: {reason}')
@@ -230,22 +244,23 @@ def restore_newest(
 
 
 def _move_aside(manager: Manager, step: int) -> None:
-    directory = Path(manager.directory)
+    directory = paths.as_path(os.fspath(manager.directory))
     if jax.process_index() == 0:
         aside = directory.parent / UNREADABLE
         aside.mkdir(exist_ok=True)
-        taken = sum(path.name.split('.')[0] == str(step) for path in aside.iterdir())
-        (directory / str(step)).rename(aside / (f'{step}.{taken}' if taken else str(step)))
+        others = aside.iterdir() if aside.is_dir() else ()  # a bucket has no empty folders
+        taken = sum(path.name.split('.')[0] == str(step) for path in others)
+        paths.move(directory / str(step), aside / (f'{step}.{taken}' if taken else str(step)))
     multihost_utils.sync_global_devices('checkpoint moved aside')
     manager.reload()
 
 
 def kept_steps(workdir: Path) -> list[int]:
     """Steps of the complete checkpoints in `checkpoints/`, ascending; [] if there are none."""
-    folder = (workdir / CHECKPOINTS).absolute()
+    folder = workdir / CHECKPOINTS
     if not folder.is_dir():
         return []
-    with Manager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+    with _manager(folder, read_only=True) as manager:
         return sorted(manager.all_steps())
 
 
@@ -311,11 +326,10 @@ def load_generator(workdir: Path, which: str, mesh: Mesh) -> LoadedGenerator:
 @contextlib.contextmanager
 def _opened(workdir: Path, which: str) -> Iterator[tuple[Manager, int]]:
     """A read-only manager and the step of the checkpoint `which`."""
-    folder = (workdir / (BEST if which == 'best' else CHECKPOINTS)).absolute()
+    folder = paths.absolute(workdir / (BEST if which == 'best' else CHECKPOINTS))
     if not folder.is_dir():
         raise UserError(f'{workdir} holds no checkpoint yet.')
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with Manager(folder, options=options) as manager:
+    with _manager(folder, read_only=True) as manager:
         steps = sorted(manager.all_steps())
         if which not in ('newest', 'best', *map(str, steps)):
             listed = ', '.join(map(str, steps)) or 'none'

@@ -13,7 +13,7 @@ from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.checkpoints import load
 from chromagan_jax.gan.state import GanState, NetworkState
 from chromagan_jax.gan.workdir import read_run
-from chromagan_jax.utils import files
+from chromagan_jax.utils import paths
 
 RELEASED = 'released'  # value of init_from for the weights in the package
 
@@ -32,7 +32,7 @@ def load_weights(config: Config, state: GanState, mesh: Mesh) -> GanState:
         trained = released.load(mesh)
         check_same_networks(config, trained.config, 'the release', ('generator',))
         return state_lib.with_generator(state, trained.variables)
-    workdir = files.expand(config.init_from)
+    workdir = paths.as_path(config.init_from)
     check_same_networks(config, read_run(workdir)['config'], workdir)
     old = load(workdir, 'newest', mesh).state
 

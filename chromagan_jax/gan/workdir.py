@@ -6,6 +6,7 @@ from typing import Any
 
 from chromagan_jax import config as config_lib
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils import paths
 
 
 def read_run(workdir: Path) -> dict[str, Any]:
@@ -15,10 +16,11 @@ def read_run(workdir: Path) -> dict[str, Any]:
         UserError: if the file is missing, is not JSON, or has another schema version.
     """
     path = workdir / 'config.json'
+    content = paths.read(path)
+    if content is None:
+        raise UserError(f'{workdir} is not a workdir of a run: it holds no config.json.')
     try:
-        run: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f'{workdir} is not a workdir of a run: it holds no config.json.') from None
+        run: dict[str, Any] = json.loads(content)
     except json.JSONDecodeError as error:
         raise UserError(f'{path} is damaged ({error}): restore it from a copy.') from None
     if (version := run.get('schema_version')) != config_lib.SCHEMA_VERSION:

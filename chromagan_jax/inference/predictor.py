@@ -4,7 +4,6 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,6 +21,7 @@ from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference import layout
 from chromagan_jax.inference.hints import parse
 from chromagan_jax.inference.layout import Predict, predict_views
+from chromagan_jax.utils import paths
 
 PyTree = Any
 
@@ -103,7 +103,7 @@ def load(workdir: str | None = None, which: str = 'newest') -> Trained:
         checkpoints,  # imports Orbax, which the released weights do not need
     )
 
-    loaded = checkpoints.load_generator(Path(workdir), which, one)
+    loaded = checkpoints.load_generator(paths.as_path(workdir), which, one)
     return Trained(workdir, *loaded)
 
 

@@ -21,7 +21,7 @@ from chromagan_jax.gan.state import GanState
 from chromagan_jax.training.periodic import Evaluation, Sampling, Saving, is_due
 from chromagan_jax.training.setup import Run, open_run, place_frozen, starting_state
 from chromagan_jax.training.train_logger import TrainLogger
-from chromagan_jax.utils import writers
+from chromagan_jax.utils import paths, writers
 
 PyTree = Any
 Step = Callable[[GanState, PyTree, PyTree], tuple[GanState, dict[str, jax.Array]]]
@@ -175,7 +175,8 @@ def trace(done: int, steps: int, folder: Path, state: GanState) -> None:
     first, last = min(PROFILE_STEPS[0], steps - 1), min(PROFILE_STEPS[1], steps)
     if done == first:
         jax.block_until_ready(state)
-        jax.profiler.start_trace(str(folder))
+        jax.profiler.start_trace(str(paths.local_stand_in(folder)))
     elif done == last:
         jax.block_until_ready(state)
         jax.profiler.stop_trace()
+        paths.upload(folder)

@@ -89,15 +89,19 @@ class Sampling:
 
 
 class Saving:
-    """Saves the state in the background."""
+    """Saves the state in the background.
+
+    metrics.jsonl is complete up to this step before the save begins, so that a run that resumes
+    here lacks no line.
+    """
 
     def __init__(self, run: Run):
         self.every = run.config.checkpoint_every
         self._run = run
 
     def __call__(self, state: GanState, step: int, logger: TrainLogger) -> GanState:
-        del logger
         with self._run.watchdog.phase('save'):
+            logger.complete_files()
             checkpoint_lib.save(self._run.checkpoints, step, state)
         return state
 

@@ -25,7 +25,7 @@ from chromagan_jax.gan.model import GanModel, class_targets, make_frozen, make_m
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.models.pretrained import PRETRAINED
-from chromagan_jax.utils import files, lock, progress, writers
+from chromagan_jax.utils import files, lease, lock, paths, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
@@ -45,6 +45,7 @@ class Run(NamedTuple):
     eval_source: Source
     log: Callable[[str], None]  # prints a line
     writes: bool  # whether this process writes files; only process 0 does
+    lease: lease.Lease | None  # of a workdir in a bucket, in the process that writes
     watchdog: Watchdog
     checkpoints: checkpoint_lib.Manager  # of the newest states
     best: checkpoint_lib.Manager  # of the best state
@@ -76,7 +77,7 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
     source, eval_source = open_sources(config)
     eval_step = evaluator.make_eval_step(config.eval.features, model, mesh)
 
-    lock_workdir(workdir, stack)
+    held = lock_workdir(workdir, stack)
     stopping = stack.enter_context(stop_requests(agreed=True))
     log = log_run_info(config, workdir, source)
     writes = jax.process_index() == 0
@@ -87,22 +88,24 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
     stack.enter_context(checkpoint_lib.finishing(checkpoints, best))
     check_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
     return Run(
-        *(config, workdir, mesh, model, source, eval_source, log, writes, watchdog),
+        *(config, workdir, mesh, model, source, eval_source, log, writes, held, watchdog),
         *(checkpoints, best, stopping, eval_step),
     )
 
 
-def lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> None:
+def lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> lease.Lease | None:
     """Locks the workdir in process 0, for all processes, until `stack` ends.
+
+    Returns:
+        The lease of a workdir in a bucket, in process 0.
 
     Raises:
         UserError: in all processes, if another run uses the workdir.
     """
     with ThreadPoolExecutor(1) as pool:
-        locking: Future[None] | None = None
+        locking: Future[lease.Lease | None] | None = None
         if jax.process_index() == 0:
-            acquired = lock.acquire(workdir, progress.announcer())
-            locking = pool.submit(stack.enter_context, acquired)
+            locking = pool.submit(_lock, workdir, stack)
         # Process 0 may wait for a lease. Collectives on a CPU give up after 30 s without it.
         done = False
         while not done:
@@ -112,6 +115,17 @@ def lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> None:
     error = locking.exception() if locking else None
     if _in_any_process(error is not None):
         raise error or UserError(f'{workdir} cannot be locked: process 0 says why.')
+    return locking.result() if locking else None
+
+
+def _lock(workdir: Path, stack: contextlib.ExitStack) -> lease.Lease | None:
+    log = progress.announcer()
+    if not paths.is_bucket(workdir):
+        stack.enter_context(lock.acquire(workdir, log))
+        return None
+    held = lease.acquire(workdir, log)
+    stack.callback(held.release)
+    return held
 
 
 def _in_any_process(value: bool) -> bool:
@@ -201,7 +215,7 @@ def log_run_info(config: Config, workdir: Path, source: Source) -> Callable[[str
         A function that prints a line.
     """
     log = progress.announcer()
-    log(f'writes to {workdir.absolute()}')
+    log(f'writes to {paths.absolute(workdir)}')
     log(f'trains on {len(source)} photographs of {config.data.source}')
     if isinstance(source, Folder) and source.ignored:
         log(source.ignored)

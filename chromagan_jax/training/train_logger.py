@@ -81,8 +81,20 @@ class TrainLogger:
         if self._file:
             self._file.image(step, name, image)
 
+    def complete_files(self) -> None:
+        """Writes what metrics.jsonl and the TensorBoard events lack in a bucket.
+
+        Raises:
+            UserError: if another run has taken over the workdir.
+        """
+        if self._run.lease:
+            self._run.lease.check()
+        if self._file:
+            self._file.flush()
+
     def close(self) -> None:
-        """Ends the progress line and prints the time share of each phase."""
+        """Completes the files, ends the progress line and prints the time share of each phase."""
+        self.complete_files()
         self.progress.close()
         self.progress.message(self._run.watchdog.summary())
 

@@ -12,7 +12,7 @@ import jax
 from absl import flags
 
 from chromagan_jax.errors import UserError
-from chromagan_jax.utils import files
+from chromagan_jax.utils import paths
 
 _EXIT_WAIT = 10.0  # s that an ending process waits for the others
 
@@ -50,7 +50,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
 def _expanded(value: Any) -> Any:
     if isinstance(value, list):
         return [_expanded(each) for each in value]
-    return str(files.expand(value)) if isinstance(value, str) and value[:1] == '~' else value
+    return str(paths.expand(value)) if isinstance(value, str) and value[:1] == '~' else value
 
 
 def _flag_error(values: flags.FlagValues, text: str) -> str:

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import jax
 
+from chromagan_jax.errors import is_outage
 from chromagan_jax.utils import files
 
 # Phases of a job. Goodput is the share of the phase 'step' in the total time.
@@ -78,7 +79,11 @@ class Watchdog:
     def _write(self) -> None:
         assert self._heartbeat
         values = {'step': self._step, 'time': time.time(), 'phase': self._phase}
-        files.write_atomically(self._heartbeat, json.dumps(values).encode() + b'\n')
+        try:
+            files.write_atomically(self._heartbeat, json.dumps(values).encode() + b'\n')
+        except Exception as error:
+            if not is_outage(error):  # the next heartbeat follows soon, and training may go on
+                raise
 
     def seconds(self) -> dict[str, float]:
         """Seconds in each phase since the clock started."""

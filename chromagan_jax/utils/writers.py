@@ -20,12 +20,13 @@ from absl import logging
 from PIL import Image, ImageDraw, ImageFont
 
 from chromagan_jax.errors import UserError
-from chromagan_jax.utils import files
+from chromagan_jax.utils import files, paths
 
 _PACKAGES = (
     *('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy'),
     *('opencv-python-headless', 'pillow', 'simplejpeg'),
 )
+_LARGEST_EVENTS = 2**23  # bytes of an event file in a bucket before the next one is begun
 _GRID_HEIGHT = 4  # rows of a grid before it gets another block of columns
 _MARGIN = 8  # px between the images of a grid
 
@@ -46,17 +47,18 @@ class Metrics:
         Raises:
             UserError: if another line is invalid, or the file cannot be written.
         """
-        self._path = Path(path)
-        lines = _lines_up_to(self._path, start_step) if self._path.exists() else b''
-        files.write_atomically(self._path, lines)
-        self._events = _open_events(self._path.parent / 'tensorboard' / self._path.stem, start_step)
+        self._file = files.GrowingFile(path, _lines_up_to(path, start_step))
+        self._events = _open_events(path.parent / 'tensorboard' / path.stem, start_step)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends {'step': step, **scalars} unbuffered; values that are not finite become null."""
+        """Appends {'step': step, **scalars}; values that are not finite become null.
+
+        A local file gets the line at once, a bucket by `flush` at the latest.
+        """
         values = {name: float(value) for name, value in scalars.items()}
         finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
         line = json.dumps({'step': int(step), **finite}, allow_nan=False) + '\n'
-        files.append(self._path, line.encode())
+        self._file.append(line.encode())
         if self._events is not None:
             entries = [{'tag': name, 'simple_value': value} for name, value in values.items()]
             self._events.write(step=step, summary={'value': entries})
@@ -68,6 +70,12 @@ class Metrics:
             size = {'height': height, 'width': width, 'colorspace': channels}  # 3 is RGB
             encoded = {**size, 'encoded_image_string': files.encode_png(image)}
             self._events.write(step=step, summary={'value': [{'tag': name, 'image': encoded}]})
+
+    def flush(self) -> None:
+        """Writes the lines and events that a bucket lacks."""
+        self._file.flush()
+        if self._events is not None:
+            self._events.flush()
 
 
 class _Events:
@@ -82,20 +90,31 @@ class _Events:
         from tensorboardX.record_writer import masked_crc32c
 
         self._event, self._checksum = event_pb2.Event, masked_crc32c
-        name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{start_step}'
-        self._path = folder / name
-        with files.writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        self.write(file_version='brain.Event:2')
+        self._folder, self._start_step = folder, start_step
+        self._open()
         # TensorBoard then hides the events of older files from this step on.
         self.write(step=start_step + 1, session_log={'status': event_pb2.SessionLog.START})
+
+    def _open(self) -> None:
+        # TensorBoard reads files in the order of their names.
+        moment = f'{time.time():.6f}'
+        name = f'events.out.tfevents.{moment}.{socket.gethostname()}.{self._start_step}'
+        self._file = files.GrowingFile(self._folder / name)
+        self.write(file_version='brain.Event:2')
 
     def write(self, **fields: Any) -> None:
         """Appends one event as a TFRecord: length, CRC of the length, event, CRC of the event."""
         event = self._event(wall_time=time.time(), **fields).SerializeToString()
         length = struct.pack('<Q', len(event))
         checksums = [struct.pack('<I', self._checksum(part)) for part in (length, event)]
-        files.append(self._path, length + checksums[0] + event + checksums[1])
+        self._file.append(length + checksums[0] + event + checksums[1])
+        if len(self._file) > _LARGEST_EVENTS:
+            self.flush()
+            self._open()
+
+    def flush(self) -> None:
+        """Writes the events that a bucket lacks."""
+        self._file.flush()
 
 
 def sample_grid(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str]) -> np.ndarray:
@@ -164,8 +183,8 @@ def _open_events(folder: Path, start_step: int) -> _Events | None:
 
 
 def _lines_up_to(path: Path, step: int) -> bytes:
-    """The lines of a metrics file up to `step`, without an incomplete last line."""
-    lines = path.read_bytes().splitlines()
+    """The lines of a metrics file, if there is one, up to `step`; no incomplete last line."""
+    lines = (paths.read(path) or b'').splitlines()
     valid = []
     for number, line in enumerate(lines, start=1):
         try:

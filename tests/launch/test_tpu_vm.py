@@ -182,10 +182,10 @@ def test_it_gives_up_after_so_many_tries(home: Path) -> None:
 @pytest.mark.parametrize(
     ('variables', 'workdir', 'sentence'),
     [
-        ({'SHARE': ''}, '/mnt/volume/x', 'SHARE must name an NFS share'),
+        ({'SHARE': ''}, '/mnt/volume/x', 'The workdir must be in a bucket or on a share'),
         ({'SHARE': 'gs://bucket'}, '/mnt/volume/x', 'SHARE must name an NFS share'),
-        ({}, 'gs://bucket/x', 'The workdir must be on the share: --workdir=/mnt/volume/'),
-        ({'MOUNT': '/data'}, '/mnt/volume/x', 'The workdir must be on the share: --workdir=/data/'),
+        ({}, 's3://bucket/x', 'or in a bucket: --workdir=/mnt/volume/'),
+        ({'MOUNT': '/data'}, '/mnt/volume/x', 'or in a bucket: --workdir=/data/'),
     ],
 )
 def test_a_workdir_that_would_not_outlive_the_tpu_is_refused(
@@ -195,6 +195,15 @@ def test_a_workdir_that_would_not_outlive_the_tpu_is_refused(
     assert done.returncode == 1
     assert sentence in done.stderr
     assert calls(home) == []
+
+
+def test_a_workdir_in_a_bucket_needs_no_share(home: Path) -> None:
+    flags = ['--config=configs/photos.py', '--workdir=gs://bucket/runs/x']
+    done = play(home, *flags, SHARE='')
+    assert done.returncode == 0, done.stderr
+    assert calls(home) == [*INSTALL, *START]
+    assert not (home / 'sudo').exists()  # nothing is mounted
+    assert 'gs://bucket/runs/x' in (home / 'started').read_text()
 
 
 def test_the_dry_run_prints_what_is_run_and_runs_nothing(home: Path) -> None:

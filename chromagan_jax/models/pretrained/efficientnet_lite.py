@@ -21,7 +21,7 @@ from chromagan_jax.models import layers
 from chromagan_jax.models.ops.conv import conv
 from chromagan_jax.models.ops.depthwise import depthwise_conv, same_padding
 from chromagan_jax.models.pretrained import weights
-from chromagan_jax.utils import files
+from chromagan_jax.utils import paths
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -178,7 +178,7 @@ def load(path: str | pathlib.Path) -> Params:
     Raises:
         UserError: if the file is missing, damaged or of another type.
     """
-    path = files.expand(path)
+    path = paths.expand(path)
     if path.suffix != '.safetensors' or not path.is_file():
         raise UserError(
             f'{path} is not a .safetensors file of {TITLE} weights: create one with '

@@ -19,7 +19,7 @@ from jax import lax
 from chromagan_jax.errors import UserError
 from chromagan_jax.models.ops.conv import Conv
 from chromagan_jax.models.pretrained import weights
-from chromagan_jax.utils import files
+from chromagan_jax.utils import paths
 
 Array = jax.Array
 Params = dict[str, dict[str, np.ndarray]]
@@ -63,7 +63,7 @@ def load(path: str | pathlib.Path) -> Params:
     Raises:
         UserError: if the path is missing, damaged, of another type or of another network.
     """
-    path = files.expand(path)
+    path = paths.expand(path)
     folder = path.parent if path.name == 'model.json' else path
     layers = _layers()
     if not folder.is_dir() and path.suffix not in ('.npz', '.safetensors'):

@@ -18,7 +18,7 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.models import layers
 from chromagan_jax.models.ops.conv import Conv
 from chromagan_jax.models.pretrained import weights
-from chromagan_jax.utils import files
+from chromagan_jax.utils import paths
 
 Array = jax.Array
 Params = dict[str, dict[str, np.ndarray]]
@@ -143,7 +143,7 @@ def load(path: str | pathlib.Path) -> Params:
         UserError: if the file is missing, damaged, of another type or of another network.
     """
     shapes = dict(_torchvision_shapes())
-    arrays = weights.read_state_dict(files.expand(path), 'VGG16', 'vgg16', shapes)
+    arrays = weights.read_state_dict(paths.expand(path), 'VGG16', 'vgg16', shapes)
     return {
         name: {
             'kernel': _kernel(name, arrays.pop(f'{key}.weight')),
