@@ -11,6 +11,9 @@ The estimate is pessimistic. No collective overlaps with computation. Each takes
 the time of a ring all-reduce over the slowest link, 2 (n - 1) / n of its bytes. On a cluster of
 8-GPU machines, each machine reduces first and each GPU sends an eighth to the network. On
 accelerators XLA combines small collectives, except those of norm statistics, which cannot wait.
+
+With mesh.gradients=per_device the collectives are those that the program asks for, before XLA's
+CPU back end combines all of them into one and converts bfloat16 to float32.
 """
 
 import os
@@ -25,8 +28,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from benchmarks import benchmark, command
+from benchmarks import command
+from chromagan_jax import sharding
 from chromagan_jax.config import Config
+from chromagan_jax.gan import steps
+from chromagan_jax.gan.model import make_model
+from chromagan_jax.training import loop
 
 _BATCH = flags.DEFINE_integer('batch_per_device', 16, 'Photographs a step and device.')
 _SHARE = flags.DEFINE_float('share_of_peak', 0.4, 'Assumed share of the bfloat16 peak.')
@@ -34,6 +41,9 @@ COUNTS = (8, 64, 256)  # devices
 
 _COLLECTIVE = re.compile(
     r' = (.*?) (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\('
+)
+_EXPLICIT = re.compile(
+    r'stablehlo\.all_reduce".*?\) : \(tensor<(?:([\dx]+)x)?[a-z]+(\d+)>\) -> tensor', re.S
 )
 _SHAPE = re.compile(r'[a-z]+(\d*)\[([\d,]*)\]')
 
@@ -62,8 +72,8 @@ CHIPS = (
 def main(config: Config) -> None:
     """Prints both tables."""
     config.batch_size = _BATCH.value * jax.device_count()
-    step: Any = benchmark.compiled(config)
-    found = collectives(step.as_text())
+    step, asked = compiled(config)
+    found = asked or collectives(step.as_text())
     print('| collective | how many a step | MB a step |')
     print('|---|---:|---:|')
     for kind in sorted({kind for kind, _ in found}):
@@ -84,6 +94,24 @@ def main(config: Config) -> None:
             together = alone + sum(all_reduce_seconds(chip, count, size) for _, size in found)
             cells.append(f'{1e3 * alone:.1f}, {1e3 * together:.1f}, {alone / together:.0%}')
         print(f'| {count} | ' + ' | '.join(cells) + ' |')
+
+
+def compiled(config: Config) -> tuple[Any, list[tuple[str, int]]]:
+    """The compiled train step, and the collectives that its program asks for itself."""
+    mesh = sharding.make_mesh(config.mesh.fsdp)
+    lowered = loop.lower_step(make_model(config, mesh), config, mesh, steps.train_step)
+    return lowered.compile(), explicit_collectives(lowered.as_text())
+
+
+def explicit_collectives(stablehlo: str) -> list[tuple[str, int]]:
+    """As `collectives`, of all-reduces in the StableHLO text of a program."""
+    return [
+        (
+            'all-reduce',
+            int(np.prod([int(n) for n in sides.split('x') if n] or [1])) * int(bits) // 8,
+        )
+        for sides, bits in _EXPLICIT.findall(stablehlo)
+    ]
 
 
 def collectives(hlo: str) -> list[tuple[str, int]]:

@@ -16,7 +16,7 @@ MUTABLE_ON_RESUME = (
     'sample_every',
     'checkpoint_every',
     'checkpoint.max_to_keep',
-    'mesh',
+    'mesh.fsdp',
     'data.source',
     'data.workers',
     'data.threads',

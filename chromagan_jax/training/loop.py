@@ -133,15 +133,13 @@ def step_functions(config: Config) -> dict[int, Callable[..., Any]]:
     return functions
 
 
-def compile_step(
+def lower_step(
     model: GanModel,
     config: Config,
     mesh: Mesh,
-    log: Callable[[str], None],
     step: Callable[..., tuple[GanState, dict[str, jax.Array]]],
-) -> Step:
-    """Compiles a step function of `gan.steps` ahead of its first call."""
-    began = time.monotonic()
+) -> Any:
+    """A step function of `gan.steps`, traced for the devices of a mesh and not yet compiled."""
 
     def call(state: GanState, batch: PyTree, frozen: PyTree) -> tuple[GanState, PyTree]:
         return step(model, state, batch, frozen)
@@ -157,7 +155,19 @@ def compile_step(
         state_lib.abstract_batch(config, mesh),
         state_lib.abstract_frozen(model, config, mesh),
     )
-    compiled = jitted.lower(state, *inputs).compile()
+    return jitted.lower(state, *inputs)
+
+
+def compile_step(
+    model: GanModel,
+    config: Config,
+    mesh: Mesh,
+    log: Callable[[str], None],
+    step: Callable[..., tuple[GanState, dict[str, jax.Array]]],
+) -> Step:
+    """Compiles a step function of `gan.steps` ahead of its first call."""
+    began = time.monotonic()
+    compiled = lower_step(model, config, mesh, step).compile()
     name = step.__name__.replace('_', ' ')
     log(f'compiled the {name} in {time.monotonic() - began:.1f} s')
     return compiled

@@ -41,6 +41,24 @@ def test_the_collectives_of_a_compiled_program_are_counted_with_their_bytes(scal
     assert scaling.collectives(hlo) == [('all-reduce', 1000)]
 
 
+def test_all_reduces_of_the_program_itself_are_counted_in_their_own_type(scaling):
+    mesh = sharding.make_mesh()
+
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=PartitionSpec(mesh.axis_names),
+        out_specs=(PartitionSpec(), PartitionSpec()),
+        check_vma=False,
+    )
+    def sums(x):
+        total = jax.lax.psum(x.sum(), mesh.axis_names)
+        return jax.lax.psum(x.astype(jnp.bfloat16), mesh.axis_names), total
+
+    text = jax.jit(sums).lower(jax.ShapeDtypeStruct((16, 250), jnp.float32)).as_text()
+    assert sorted(scaling.explicit_collectives(text)) == [('all-reduce', 4), ('all-reduce', 1000)]
+
+
 def test_an_all_reduce_costs_its_latency_and_the_bytes_of_a_ring(scaling):
     chip = scaling.Chip('', 1.0, near=100, far=10, neighbours=4, near_latency=1, far_latency=2)
     assert scaling.all_reduce_seconds(chip, 2, 100) == pytest.approx(1 + 2 * 1 / 2)

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from chromagan_jax import color
 from chromagan_jax.errors import UserError
+from chromagan_jax.models import layers
 from chromagan_jax.models.unet import UNet
 
 KEY = jax.random.key(0)
@@ -86,7 +87,7 @@ def test_dropout_follows_three_transposed_convolutions(fields, blocks):
     seen = set()
 
     def watch(call, args, kwargs, context):
-        if isinstance(context.module, nn.Dropout) and context.module.rate > 0:
+        if isinstance(context.module, layers.Dropout) and context.module.rate > 0:
             seen.add(context.module.path[0])
         return call(*args, **kwargs)
 
