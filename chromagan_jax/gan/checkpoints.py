@@ -1,4 +1,4 @@
-"""Saving and restoring checkpoints. Only this file and orbax_s3.py import Orbax.
+"""Saving and restoring checkpoints. Only this file and orbax_*.py import Orbax.
 
 A workdir holds the newest states in `checkpoints/`, and in `best/` the state with the best value of
 an evaluation metric. Each folder has its own manager, because a manager that ranks checkpoints by
@@ -7,10 +7,8 @@ fingerprint.
 """
 
 import contextlib
-import fcntl
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -21,13 +19,12 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from chromagan_jax import config as config_lib
 from chromagan_jax import sharding
 from chromagan_jax.config import Config
 from chromagan_jax.errors import UserError, is_lost_process, is_outage
-from chromagan_jax.gan import orbax_s3
+from chromagan_jax.gan import orbax_manager
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import GanModel, abstract_variables, make_generator, make_model
 from chromagan_jax.gan.state import GanState
@@ -66,7 +63,7 @@ def _open(folder: Path, **options: Any) -> Manager:
     barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
     options |= {'cleanup_tmp_directories': True, 'multiprocessing_options': barriers}
     try:
-        return _manager(folder, **options)
+        return orbax_manager.open_manager(folder, **options)
     except OSError as error:
         if paths.is_bucket(folder):
             raise
@@ -74,34 +71,6 @@ def _open(folder: Path, **options: Any) -> Manager:
             f'{folder} cannot be written ({error.strerror}): free disk space, fix its permissions, '
             'or choose another --workdir.'
         ) from error
-
-
-def _manager(folder: Path, **options: Any) -> Manager:
-    if os.fspath(folder).startswith('s3://'):
-        orbax_s3.enable()
-    with paths.access(folder, 'read'):
-        manager = Manager(paths.absolute(folder), options=ocp.CheckpointManagerOptions(**options))
-    if not paths.is_bucket(folder) and not _has_locks(folder):
-        _write_without_locks()
-    return manager
-
-
-def _has_locks(folder: Path) -> bool:
-    """Whether files in a folder can be locked. Lustre and NFS may be mounted without locks."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
-
-
-def _write_without_locks() -> None:
-    """Makes TensorStore write without locks. Each file of a checkpoint has one writer."""
-    # Orbax has no option for this, and reads these dicts at each save.
-    private = tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT
-    for context in private:
-        context['file_io_locking'] = {'mode': 'none'}
 
 
 def save(manager: Manager, step: int, state: GanState) -> None:
@@ -260,7 +229,7 @@ def kept_steps(workdir: Path) -> list[int]:
     folder = workdir / CHECKPOINTS
     if not folder.is_dir():
         return []
-    with _manager(folder, read_only=True) as manager:
+    with orbax_manager.open_manager(folder, read_only=True) as manager:
         return sorted(manager.all_steps())
 
 
@@ -329,7 +298,7 @@ def _opened(workdir: Path, which: str) -> Iterator[tuple[Manager, int]]:
     folder = paths.absolute(workdir / (BEST if which == 'best' else CHECKPOINTS))
     if not folder.is_dir():
         raise UserError(f'{workdir} holds no checkpoint yet.')
-    with _manager(folder, read_only=True) as manager:
+    with orbax_manager.open_manager(folder, read_only=True) as manager:
         steps = sorted(manager.all_steps())
         if which not in ('newest', 'best', *map(str, steps)):
             listed = ', '.join(map(str, steps)) or 'none'

@@ -1,0 +1,54 @@
+"""Orbax's manager of a folder of checkpoints, wherever the folder is."""
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint._src.serialization import tensorstore_utils
+
+from chromagan_jax.gan import orbax_s3
+from chromagan_jax.utils import paths
+
+
+def open_manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
+    """Opens a folder of checkpoints, also in a bucket or on a file system without locks.
+
+    Args:
+        folder: made if it does not exist.
+        **options: of `ocp.CheckpointManagerOptions`.
+
+    Raises:
+        OSError: if the folder cannot be written.
+        UserError: if a bucket refuses access.
+    """
+    if os.fspath(folder).startswith('s3://'):
+        orbax_s3.enable()
+    with paths.access(folder, 'read'):
+        manager = ocp.CheckpointManager(
+            paths.absolute(folder), options=ocp.CheckpointManagerOptions(**options)
+        )
+    writes = not options.get('read_only')
+    if writes and not paths.is_bucket(folder) and not _has_locks(folder):
+        _write_without_locks()
+    return manager
+
+
+def _has_locks(folder: Path) -> bool:
+    """Whether files in a folder can be locked. Lustre and NFS may be mounted without locks."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
+def _write_without_locks() -> None:
+    """Makes TensorStore write without locks. Each file of a checkpoint has one writer."""
+    # Orbax has no option for this, and reads these dicts at each save.
+    private = tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT
+    for context in private:
+        context['file_io_locking'] = {'mode': 'none'}
