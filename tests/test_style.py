@@ -27,4 +27,4 @@ def test_only_the_files_of_checkpoints_import_orbax():
         for path in (ROOT / 'chromagan_jax').rglob('*.py')
         if re.search(r'^\s*(import|from) orbax', path.read_text(), re.M)
     }
-    assert importing == {'checkpoints.py', 'orbax_s3.py'}
+    assert importing == {'checkpoints.py', 'orbax_manager.py', 'orbax_s3.py'}
