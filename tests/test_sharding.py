@@ -83,6 +83,7 @@ def test_eight_devices_follow_the_trajectory_of_one_by_all_reduces_alone(small, 
     assert set(collectives(step)) == {'all-reduce'}
 
 
+@pytest.mark.slow
 def test_fully_sharded_devices_follow_it_too_by_gathers_and_reductions_alone(small, alone):
     small.mesh.fsdp = 4
     metrics, step = trajectory(small)

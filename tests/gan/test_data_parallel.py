@@ -54,11 +54,13 @@ def assert_same(ours, theirs, rtol=2e-3):
             np.testing.assert_allclose(one[name], other[name], rtol=rtol, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_eight_devices_follow_one_with_the_same_noise():
     config = make_config(norm='instance', dropout=0.5)
     assert_same(trajectory(config, 8), trajectory(config, 1))
 
 
+@pytest.mark.slow
 def test_batch_norm_uses_the_rows_of_a_device_as_of_a_micro_batch():
     ours = trajectory(make_config())
     config = make_config()
@@ -66,6 +68,7 @@ def test_batch_norm_uses_the_rows_of_a_device_as_of_a_micro_batch():
     assert_same(ours, trajectory(config, 1))
 
 
+@pytest.mark.slow
 def test_bfloat16_gradients_change_the_trajectory_by_their_rounding_only():
     whole = trajectory(make_config())
     rounded = trajectory(make_config(gradient_dtype='bfloat16'))

@@ -140,6 +140,7 @@ def test_the_discriminator_is_updated_as_often_as_asked(small, updates):
     assert optax.tree_utils.tree_get(new.generator.opt_state, 'count') == 1
 
 
+@pytest.mark.slow
 def test_micro_batches_make_the_update_of_the_whole_batch(small):
     small.generator = small.generator.clone(norm='instance')  # no image depends on others
     small.discriminator = small.discriminator.clone(norm='instance')

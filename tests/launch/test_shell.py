@@ -339,6 +339,7 @@ def test_slurm_gives_a_task_the_gpus_of_its_node_or_one(
     assert [word for word in command if word.startswith('JAX_')] == ids
     assert ('--distributed' in command) == distributed
     assert '--gpu-bind=none' in command
+    assert 'XLA_FLAGS=--xla_gpu_enable_latency_hiding_scheduler=true' in command
     assert not set(ALLOCATOR) & set(command)
 
 

@@ -87,6 +87,7 @@ def read(path):
 # The whole
 
 
+@pytest.mark.slow
 def test_the_release_is_the_newest_generator_rounded_to_float16(runs, made):
     loaded = released.load(folder=made)
     run = checkpoints.load(runs / 'second')
@@ -103,6 +104,7 @@ def test_the_release_is_the_newest_generator_rounded_to_float16(runs, made):
     assert json.loads(found) == json.loads(expected)
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_evaluation(runs, made):
     figures = {
         (row['size'], row['weights']): row for row in read(made / 'config.json')['evaluation']
@@ -123,6 +125,7 @@ def test_the_figures_are_those_of_the_evaluation(runs, made):
     assert rounded['ab_mae'] != exact['ab_mae']
 
 
+@pytest.mark.slow
 def test_the_card_tells_of_both_runs_and_of_the_data(runs, made):
     text = (made / 'MODEL_CARD.md').read_text()
     assert '\n3, then 3 photographs, run by run.\n\nThree squares, of which nothing' in text
@@ -145,6 +148,7 @@ def test_the_card_tells_of_both_runs_and_of_the_data(runs, made):
     assert (made / 'LICENSE').read_text() == card.NOTICE  # no context, no notice of it
 
 
+@pytest.mark.slow
 def test_the_log_holds_both_runs(runs, made):
     lines = [json.loads(line) for line in (made / 'log.jsonl').read_text().splitlines()]
     for stage, name in enumerate(('first', 'second'), start=1):
@@ -155,6 +159,7 @@ def test_the_log_holds_both_runs(runs, made):
             assert short == pytest.approx({'stage': stage, **line}, rel=1e-5, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_nothing_that_is_written_holds_a_path(runs, made):
     for path in made.iterdir():
         assert str(runs).encode() not in path.read_bytes()
@@ -216,6 +221,7 @@ def test_commands_that_were_used_take_the_place_of_those_made(call, tmp_path):
 # Mistakes
 
 
+@pytest.mark.slow
 def test_a_note_with_a_path_is_refused_and_nothing_is_written(call, tmp_path):
     (tmp_path / 'note.md').write_text('They lie in /srv/photographs, mostly.')
     code, said = call(f'--data_note={tmp_path / "note.md"}', '--sizes=16')
@@ -227,6 +233,7 @@ def test_a_note_with_a_path_is_refused_and_nothing_is_written(call, tmp_path):
     assert not list((tmp_path / 'out').iterdir())
 
 
+@pytest.mark.slow
 def test_a_value_that_float16_cannot_hold_ends_before_anything_is_scored(
     call, tmp_path, monkeypatch
 ):
@@ -240,6 +247,7 @@ def test_a_value_that_float16_cannot_hold_ends_before_anything_is_scored(
     assert not list((tmp_path / 'out').iterdir())
 
 
+@pytest.mark.slow
 def test_weights_that_are_too_large_are_refused(call, tmp_path, monkeypatch):
     monkeypatch.setattr(released, 'MOST_BYTES', 1000)
     code, said = call()
@@ -284,6 +292,7 @@ def test_a_mistake_is_told_in_one_sentence(argv, sentence, capsys, tmp_path, mon
     assert capsys.readouterr().err == f'release: {sentence}\n'
 
 
+@pytest.mark.slow
 def test_a_damaged_log_is_told_in_one_sentence(runs, tmp_path):
     shutil.copytree(runs / 'first', tmp_path / 'run')
     path = tmp_path / 'run/metrics.jsonl'
