@@ -7,9 +7,7 @@ are looked at, so the clocks of the machines need not agree.
 """
 
 import json
-import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chromagan_jax.errors import UserError, is_outage
-from chromagan_jax.utils import files, paths
+from chromagan_jax.utils import files, lock, paths
 
 NAME = 'lease.json'
 RENEW = 10.0  # s between renewals
@@ -38,16 +36,8 @@ class Lease:
     def write(self) -> None:
         """Writes lease.json; each time with another content."""
         self._renewals += 1
-        held = {
-            'host': socket.gethostname(),
-            'pid': os.getpid(),
-            'machine': _machine(),
-            'started': _started(os.getpid()),
-            'token': self._token,
-            'renewals': self._renewals,
-            'time': time.time(),
-        }
-        files.write_json(self._path, held)
+        held = {'token': self._token, 'renewals': self._renewals, 'time': time.time()}
+        files.write_json(self._path, lock.this_process()._asdict() | held)
 
     def renew(self) -> None:
         """Writes the lease again, unless another run has taken it; `check` then raises."""
@@ -146,22 +136,5 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _is_dead(held: dict[str, Any]) -> bool:
     """Whether the process of a lease ran on this machine and has ended."""
-    return held['machine'] == _machine() != '' and held['started'] != _started(held['pid'])
-
-
-def _machine() -> str:
-    """This start of this machine, and its name space of processes; '' where there is no /proc."""
-    try:
-        boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
-        return f'{boot} {os.readlink("/proc/self/ns/pid")}'
-    except OSError:
-        return ''
-
-
-def _started(pid: int) -> str:
-    """When a process of this machine started, in ticks since the boot; '' if there is none."""
-    try:
-        # The name of the process, in brackets, may contain spaces.
-        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]
-    except OSError:
-        return ''
+    holder = lock.Holder(**{field: held[field] for field in lock.Holder._fields})
+    return holder.machine == lock.this_process().machine and lock.has_ended(holder)

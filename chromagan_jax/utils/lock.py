@@ -96,6 +96,11 @@ def this_process() -> Holder:
     return Holder(host, os.getpid(), machine, started, job, restart)
 
 
+def has_ended(holder: Holder) -> bool:
+    """Whether a process of this machine has ended; False if that is unknown."""
+    return _started(holder.pid) not in ('', holder.started)
+
+
 def _take(path: Path, this: Holder, log: Callable[[str], None], name: Path) -> None:
     seen, since = '', 0.0  # the last renewal, and when it was seen
     while not _create(path, this):
@@ -103,7 +108,7 @@ def _take(path: Path, this: Holder, log: Callable[[str], None], name: Path) -> N
         if holder is None:  # released meanwhile
             continue
         if holder.machine == this.machine:
-            gone = _started(holder.pid) not in ('', holder.started)
+            gone = has_ended(holder)
         elif holder.job and holder.job == this.job and holder.restart != this.restart:
             gone = True
         else:
