@@ -25,7 +25,6 @@ from tests.integration.test_resume import (
     wait_for,
 )
 
-pytestmark = pytest.mark.slow
 Process = subprocess.Popen[str]
 Start = Callable[..., Process]
 EXTRAS = {'gs': ('gcsfs', 'gcp_storage_emulator'), 's3': ('s3fs', 'moto')}
@@ -85,6 +84,7 @@ def is_save(path: str, step: int) -> bool:
     return f'/checkpoints/{step}/' in path.replace('%2F', '/')
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_a_save_ends_in_the_bits_of_a_local_one(
     store: Store, start: Start, local: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +111,7 @@ def test_a_run_killed_in_the_middle_of_a_save_ends_in_the_bits_of_a_local_one(
     assert json.loads((copy / 'heartbeat.json').read_text())['phase'] == 'end'
 
 
+@pytest.mark.cluster
 def test_a_server_that_fails_and_hangs_during_saves_costs_time_and_no_bit(
     store: Store, start: Start, local: Path, tmp_path: Path
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_server_that_fails_and_hangs_during_saves_costs_time_and_no_bit(
     assert_same_run(local, emulators.download(store, f'{store.root}/run', tmp_path / 'copy'))
 
 
+@pytest.mark.cluster
 def test_two_processes_train_into_a_bucket(
     store: Store, start: Start, local: Path, tmp_path: Path
 ) -> None:
@@ -148,6 +150,7 @@ def test_two_processes_train_into_a_bucket(
         assert mine == pytest.approx(other, rel=1e-2, abs=1e-5)
 
 
+@pytest.mark.cluster
 def test_a_second_run_is_refused_while_the_first_goes_on(store: Store, start: Start) -> None:
     first = start(f'{store.root}/run', '--config.steps=100000')
     wait_for(first, 'step 2/')
@@ -159,6 +162,7 @@ def test_a_second_run_is_refused_while_the_first_goes_on(store: Store, start: St
     end(first, code=75)
 
 
+@pytest.mark.cluster
 def test_what_is_trained_in_a_bucket_is_scored_reused_and_colorizes(
     store: Store, start: Start, tmp_path: Path
 ) -> None:
@@ -188,6 +192,7 @@ def test_what_is_trained_in_a_bucket_is_scored_reused_and_colorizes(
         assert (tmp_path / which / 'base.png').exists()
 
 
+@pytest.mark.cluster
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     store: Store, start: Start, local: Path, tmp_path: Path
 ) -> None:
@@ -210,6 +215,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     assert_same_run(local, copy)
 
 
+@pytest.mark.slow
 def test_photographs_in_a_bucket_are_those_of_the_local_folder(
     store: Store, start: Start, tmp_path: Path
 ) -> None:
@@ -227,6 +233,7 @@ def test_photographs_in_a_bucket_are_those_of_the_local_folder(
     assert written[0]['data'] == written[1]['data']
 
 
+@pytest.mark.slow
 def test_shards_in_a_bucket_are_copied_once_and_hold_the_same_records(
     store: Store, tmp_path: Path
 ) -> None:
@@ -256,6 +263,7 @@ def test_shards_in_a_bucket_are_copied_once_and_hold_the_same_records(
     assert len([p for m, p in store.proxy.requests if 'x-0' in p]) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'flags',
     [
