@@ -854,7 +854,7 @@ def test_a_run_with_a_list_json_and_a_report_says_how_each_photograph_ended(work
     deep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
     save(deep, tmp_path / 'deep.tif')
     os.utime(tmp_path / 'deep.tif', (10**9, 10**9))
-    leftover = tmp_path / f'out/.1{output_lib._TEMPORARY}'
+    leftover = tmp_path / f'out/.1{output_lib.TEMPORARY}'
     leftover.parent.mkdir()
     leftover.write_bytes(b'')
     names = ['a b.png', 'color.jpg', 'torn.jpg', 'deep.tif']

@@ -75,6 +75,7 @@ def test_a_run_killed_between_checkpoints_ends_in_the_same_bits(run, tmp_path):
     assert_same_run(run, tmp_path)
 
 
+@pytest.mark.cluster
 def test_shared_out_over_four_devices_and_without_remat_it_follows_the_same_trajectory(
     run, tmp_path
 ):

@@ -114,6 +114,7 @@ def test_a_killed_run_leaves_no_worker_process_behind(tmp_path: Path, start: Sta
             os.close(end)
 
 
+@pytest.mark.cluster
 def test_a_dozen_kills_at_random_moments_change_no_bit(tmp_path: Path, start: Start) -> None:
     flags = ('--config.steps=100', '--config.checkpoint_every=1', '--config.eval_every=2')
     moments = random.Random(0)
