@@ -40,9 +40,9 @@ TRIES=${TRIES:-200}                        # maximum number of TPUs created and 
 set -euo pipefail
 
 # Lets all-reduces of gradients run during the backward pass. Its effect was not measured.
-FLAGS=(--xla_tpu_enable_data_parallel_all_reduce_opt=true
+overlap=(--xla_tpu_enable_data_parallel_all_reduce_opt=true
     --xla_tpu_data_parallel_opt_different_sized_ops=true)
-LIBTPU=${LIBTPU_INIT_ARGS:-${FLAGS[*]}}
+libtpu=${LIBTPU_INIT_ARGS:-${overlap[*]}}
 
 say() { echo "tpu_vm.sh: $*" >&2; }
 
@@ -128,7 +128,7 @@ if flock -n 9 && ! [ -e run.code ]; then
     : >run.log
     (
         trap '' HUP
-        LIBTPU_INIT_ARGS=${LIBTPU@Q} .venv/bin/python -m chromagan_jax.main ${*@Q} --distributed 9>&-
+        LIBTPU_INIT_ARGS=${libtpu@Q} .venv/bin/python -m chromagan_jax.main ${*@Q} --distributed 9>&-
         echo \$? >run.code
     ) >run.log 2>&1 </dev/null &
 fi
