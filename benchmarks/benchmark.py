@@ -45,6 +45,7 @@ from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan import steps
 from chromagan_jax.gan.model import load_pretrained, make_model
 from chromagan_jax.inference import batch as batch_lib
+from chromagan_jax.inference.outcomes import Job
 from chromagan_jax.inference.predictor import colorize, make_predict
 from chromagan_jax.training import loop as loop_lib
 from chromagan_jax.training import setup
@@ -272,7 +273,7 @@ def colorizing(config: Config) -> Line:
         for i in range(COLORIZED):
             path = Path(folder) / f'{i}.jpg'
             path.write_bytes(source[i % len(source)]['image'])
-            found.append(batch_lib.Job(path, path.with_suffix('.png')))
+            found.append(Job(path, path.with_suffix('.png')))
         seconds = timed(lambda: batch_lib.colorize_files(found, predict, size, threads=threads))
     return {'images_per_second': COLORIZED / seconds, 'latency_seconds': latency}
 

@@ -10,6 +10,7 @@ Exit codes: 0 done; 1 a photograph failed, or an error in one sentence; 75 inter
 bucket did not answer: start it again.
 """
 
+import contextlib
 import os
 import sys
 import warnings
@@ -27,12 +28,13 @@ from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import UnreadableImage
 from chromagan_jax.errors import PreemptedError, UserError, is_outage
 from chromagan_jax.inference import batch, files, headers, metadata, naming, options, output
-from chromagan_jax.inference.batch import Job, Outcome, Totals
 from chromagan_jax.inference.encode import Encoding
 from chromagan_jax.inference.hints import Hint
 from chromagan_jax.inference.hints import read as read_hints
+from chromagan_jax.inference.outcomes import Job, Outcome, Totals
 from chromagan_jax.inference.predictor import load, make_predict
 from chromagan_jax.inference.results import Results
+from chromagan_jax.inference.sharing import Claims
 from chromagan_jax.utils import cli
 from chromagan_jax.utils.preemption import stop_requests
 
@@ -176,24 +178,25 @@ def _colorize(
         f'{len(wanted)} to do',
         file=sys.stderr,
     )
-    return batch.colorize_files(
-        wanted,
-        predict,
-        max(sizes),
-        batch_size,
-        values.threads,
-        # On a CPU as many networks as threads: few operations of one keep many cores busy.
-        max(2, values.threads) if jax.default_backend() == 'cpu' else 2,
-        values.max_megapixels * 1_000_000,
-        post,
-        stopping,
-        Encoding(values.quality, int(values.depth), values.metadata, values.keep_date),
-        values.skip_color,
-        values.report is not None,
-        results.add,
-        Path(values.output),
-        values.overwrite,
-    )
+    with contextlib.closing(Claims(Path(values.output))) as claims:
+        return batch.colorize_files(
+            wanted,
+            predict,
+            max(sizes),
+            batch_size,
+            values.threads,
+            # On a CPU as many networks as threads: few operations of one keep many cores busy.
+            max(2, values.threads) if jax.default_backend() == 'cpu' else 2,
+            values.max_megapixels * 1_000_000,
+            post,
+            stopping,
+            Encoding(values.quality, int(values.depth), values.metadata, values.keep_date),
+            values.skip_color,
+            values.report is not None,
+            results.add,
+            claims,
+            values.overwrite,
+        )
 
 
 def _exit_code(

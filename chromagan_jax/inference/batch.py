@@ -1,13 +1,9 @@
 """Reads, colorizes and writes many photographs in parallel."""
 
-import contextlib
 import functools
-import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,45 +13,14 @@ from chromagan_jax.data.decode import MAX_PIXELS, UnreadableImage, read
 from chromagan_jax.inference import encode, headers, layout, metadata, output, report, toning
 from chromagan_jax.inference.encode import Encoding
 from chromagan_jax.inference.files import shown
-from chromagan_jax.inference.hints import Hint
 from chromagan_jax.inference.layout import Predict, predict_views
 from chromagan_jax.inference.memory import InFlight
+from chromagan_jax.inference.outcomes import Job, Outcome, Tally, Totals
 from chromagan_jax.inference.sharing import Claims, claimed
-from chromagan_jax.utils.progress import Progress
 
 # Errors of one photograph, after which the others are still colorized.
 _FAILURES = (OSError, UnreadableImage, MemoryError)
 _BATCH_PIXELS = 2**25  # a batch ends early when its photographs have as many pixels
-
-
-class Job(NamedTuple):
-    """One photograph and its result."""
-
-    source: Path
-    target: Path
-    sample: int | None = None  # which of several results; None: the one without noise
-    page: int | None = None  # of a TIFF, from 0; None: the first
-    hints: tuple[Hint, ...] = ()  # known colours
-
-
-class Outcome(NamedTuple):
-    """How a job ended."""
-
-    job: Job
-    status: str  # colorized, failed, skipped (a result exists) or in_color
-    reason: str = ''  # of a failure
-    notes: tuple[str, ...] = ()
-    is_color: bool = False  # whether the photograph was in colour already
-    preview: report.Preview | None = None
-
-
-class Totals(NamedTuple):
-    """How many jobs ended how."""
-
-    colorized: int
-    failed: int
-    in_color: int
-    skipped: int  # another run made the result meanwhile
 
 
 class Photograph(NamedTuple):
@@ -83,7 +48,7 @@ def colorize_files(
     skip_color: bool = False,
     previews: bool = False,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
-    shared: Path | None = None,
+    claims: Claims | None = None,
     overwrite: bool = True,
 ) -> Totals:
     """Reads, colorizes and writes photographs; reports failures on standard error.
@@ -106,24 +71,19 @@ def colorize_files(
         skip_color: whether photographs in colour are left out.
         previews: whether outcomes have previews.
         on_outcome: called with each outcome, in this thread.
-        shared: folder of the results, if other runs may write there at the same time.
+        claims: on the results, if other runs may write into the same folder at the same time.
         overwrite: whether results that other runs have written meanwhile are made again.
 
     Raises:
         UserError: if nothing more can be written.
     """
-    tally = _Tally(len(jobs), on_outcome)
-    in_flight = InFlight(max_pixels)
-    claims = Claims(shared)
+    tally, in_flight = Tally(len(jobs), on_outcome), InFlight(max_pixels)
+    claims = claims or Claims()
     network = functools.partial(_colorize, predict, batch_size, in_flight)
     write = functools.partial(_write, post, encoding, previews, in_flight, claims)
     wanted = claimed(jobs, claims, overwrite, lambda job: tally.collect(Outcome(job, 'skipped')))
 
-    with (
-        contextlib.closing(claims),
-        ThreadPoolExecutor(threads) as pool,
-        ThreadPoolExecutor(networks) as network_pool,
-    ):
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(networks) as network_pool:
 
         def load(job: Job, pixels: int) -> Future[Photograph]:
             return pool.submit(_read, job, size, max_pixels, post, encoding, pixels)
@@ -164,31 +124,6 @@ def _outcomes(
         yield future.result()
 
 
-class _Tally:
-    """Counts outcomes, reports failures and notes, and shows the progress."""
-
-    def __init__(self, total: int, on_outcome: Callable[[Outcome], None]):
-        self._counts = dict.fromkeys(Totals._fields, 0)
-        self._on_outcome = on_outcome
-        self._progress = Progress(total, 0, 1, unit='photograph')
-        self._interval = 1 if sys.stderr.isatty() else 30  # seconds between reports
-        self._reported = time.monotonic()
-        self.message, self.close = self._progress.message, self._progress.close
-
-    def collect(self, outcome: Outcome) -> None:
-        """Counts an outcome."""
-        self._counts[outcome.status] += 1
-        if outcome.status == 'failed':
-            self.message(f'{shown(outcome.job.source)} failed: {outcome.reason}')
-        self._on_outcome(outcome)
-        if time.monotonic() - self._reported >= self._interval:
-            self._reported = time.monotonic()
-            self._progress.report(sum(self._counts.values()), {})
-
-    def totals(self) -> Totals:
-        return Totals(**self._counts)
-
-
 def _readings(
     jobs: Iterator[Job | None],
     load: Callable[[Job, int], Future[Photograph]],
@@ -224,7 +159,7 @@ def _readings(
 def _batches(
     readings: Iterator[tuple[Job, int, Future[Photograph]] | None],
     batch_size: int,
-    tally: _Tally,
+    tally: Tally,
     in_flight: InFlight,
     claims: Claims,
     stopping: Callable[[], bool],

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from chromagan_jax.data.decode import formats
 from chromagan_jax.errors import UserError
-from chromagan_jax.inference.batch import Job
 from chromagan_jax.inference.files import Listed
+from chromagan_jax.inference.outcomes import Job
 
 _MAX_NAME = 255  # bytes, of most file systems
 _CANONICAL = {'JPEG': '.jpg', 'PNG': '.png', 'WebP': '.webp', 'TIFF': '.tif'}

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from chromagan_jax.inference.batch import Outcome
+from chromagan_jax.inference.outcomes import Outcome
 from chromagan_jax.inference.report import Report
 
 

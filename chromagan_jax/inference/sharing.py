@@ -30,7 +30,7 @@ JobT = TypeVar('JobT', bound=_Job)
 class Claims:
     """The results that this run is making."""
 
-    def __init__(self, folder: Path | None):
+    def __init__(self, folder: Path | None = None):
         """`folder` is that of the results; None: there are no other runs."""
         self._folder = folder
         self._claimed: dict[Path, tuple[Path, int]] = {}
