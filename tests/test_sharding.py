@@ -77,6 +77,7 @@ def assert_same_trajectory(metrics, alone):
             np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-3, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_eight_devices_follow_the_trajectory_of_one_by_all_reduces_alone(small, alone):
     metrics, step = trajectory(small)
     assert_same_trajectory(metrics, alone)

@@ -105,6 +105,7 @@ def test_processes_that_share_the_rows_see_the_batches_of_one_process(photos, re
     assert_equal(assembled, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('workers', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_worker_processes_change_nothing(photos, reference, workers):
     assert_equal(take(photos, 7, labels=True, workers=workers), reference)

@@ -26,6 +26,7 @@ def workdir(trained, tmp_path):
     return pathlib.Path(shutil.copytree(trained, tmp_path / 'run'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('which', ['newest', 'best', '2'])
 def test_the_job_finds_the_figures_that_training_found(small, workdir, which):
     small.eval.checkpoint = which
@@ -69,6 +70,7 @@ def test_following_scores_every_checkpoint_of_a_run_beside_it_and_ends_with_it(s
     assert list(scores_of(tmp_path / 'run/metrics_eval.jsonl')) == [2, 4, 6, 8]
 
 
+@pytest.mark.slow
 def test_following_a_run_that_stands_still_ends_with_a_sentence(small, workdir):
     run = json.loads((workdir / 'config.json').read_text())
     run['config']['steps'] = 100  # as if it had been killed
@@ -80,6 +82,7 @@ def test_following_a_run_that_stands_still_ends_with_a_sentence(small, workdir):
     assert list(scores_of(workdir / 'metrics_eval.jsonl')) == [2, 4]
 
 
+@pytest.mark.slow
 def test_a_missing_run_or_checkpoint_is_named(small, workdir, tmp_path):
     with pytest.raises(UserError, match=r'holds no config\.json'):
         job.evaluate_checkpoints(small, tmp_path / 'none')

@@ -226,6 +226,7 @@ def test_init_from_takes_the_weights_and_nothing_else(small, finished_run):
     assert state.step == 0
 
 
+@pytest.mark.slow
 def test_init_from_a_run_without_average_starts_the_average_at_its_weights(small, tmp_path):
     mesh = sharding.make_mesh()
     small.ema_decay = 0.0

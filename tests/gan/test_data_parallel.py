@@ -79,6 +79,7 @@ def test_bfloat16_gradients_change_the_trajectory_by_their_rounding_only():
     )
 
 
+@pytest.mark.slow
 def test_a_step_reduces_gradients_and_the_rest_once_an_update():
     text = compiled(make_config())[0].as_text()
     found = re.findall(r'\b(all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(', text)

@@ -191,6 +191,7 @@ class _Scale(nn.Module):
         return nn.Dense(self.channels, kernel_init=nn.initializers.normal())(pictures[-1])
 
 
+@pytest.mark.slow
 def test_every_update_of_the_discriminator_sees_the_rate_of_the_train_step(tiny):
     tiny.steps, tiny.discriminator_steps = 10, 3
     tiny.discriminator_optimizer = dataclasses.replace(

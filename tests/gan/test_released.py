@@ -61,6 +61,7 @@ def colorfulness(rgb):
     return np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
 
 
+@pytest.mark.slow
 def test_the_command_colours_photographs_with_the_released_weights_and_better_than_gray(
     tmp_path, monkeypatch, capsys
 ):

@@ -22,6 +22,7 @@ def test_a_new_state_has_the_shapes_types_and_places_of_the_abstract_one(small):
         assert leaf.sharding.is_equivalent_to(shape.sharding, leaf.ndim)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_weights_and_the_mesh_does_not(small):
     def weights(seed, devices, fsdp=1):
         mesh = sharding.make_mesh(fsdp, devices)

@@ -173,6 +173,7 @@ def test_batch_statistics_pass_through_the_micro_batches(small):
     assert_close(new.generator.batch_stats, variables['batch_stats'], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_warmed_up_and_holds_statistics_too(small):
     _, state, step = build(small)
     one, _ = step(state, batch_of(small, 1))
@@ -194,6 +195,7 @@ def test_without_a_moving_average_the_raw_weights_count(small):
     assert_same_bits(state_lib.generator_variables(new)['params'], new.generator.params)
 
 
+@pytest.mark.slow
 def test_noise_depends_on_the_step_and_on_nothing_else(small):
     small.generator = small.generator.clone(dropout=0.5)
     _, state, step = build(small)
@@ -243,6 +245,7 @@ def test_learning_rates_of_the_networks_are_their_own_and_scaled_together(small)
     np.testing.assert_allclose(metrics['discriminator/learning_rate'], 2e-3, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_pretraining_updates_the_generator_by_its_reconstruction_alone(small):
     model, state, _ = build(small)
     batch = batch_of(small)

@@ -686,6 +686,7 @@ def test_help_names_every_flag(capsys):
         assert f'--{name}' in said or f'--[no]{name}' in said
 
 
+@pytest.mark.slow
 def test_samples_differ_from_each_other_and_are_the_same_every_time(tmp_path):
     generator, variables = make_run(tmp_path, dropout=0.5)
     first, other = photograph(), photograph(50, 70)

@@ -50,7 +50,7 @@ def at_once(agreed):
 
 @pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize(
-    'name', ['small', *(pytest.param(name, marks=pytest.mark.slow) for name in SMALLEST)]
+    'name', [pytest.param(name, marks=pytest.mark.slow) for name in ('small', *SMALLEST)]
 )
 def test_a_config_trains_resumes_evaluates_and_colorizes(name, small, tmp_path, monkeypatch, capfd):
     config = small

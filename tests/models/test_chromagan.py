@@ -186,6 +186,7 @@ def test_train_mode_moves_the_running_statistics_and_test_mode_uses_them(variabl
     assert not np.allclose(old, new, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_test_mode_batch_uses_the_statistics_of_each_image_by_itself(variables):
     x = pictures(2)
     output = lambda mode, x: predict(TwoBranch(**TINY, test_mode=mode), variables, x)

@@ -55,6 +55,7 @@ def test_a_convolution_of_a_doubled_map_is_that_of_the_map_with_repeated_pixels(
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_picture_of_any_size_is_coloured_like_itself_with_its_borders_repeated():
     module, x = LiteUNet(**COARSE), condition(33, 7)
     larger = jnp.pad(x, ((0, 0), (0, 31), (0, 25), (0, 0)), mode='edge')
@@ -106,6 +107,7 @@ def test_coarse_colours_are_interpolated_linearly():
     np.testing.assert_allclose(made, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_in_rgb_the_colours_are_made_at_full_resolution():
     fields = {'channels': 3, 'output_stride': 1, 'decoder_widths': (12, 8, 8, 8, 8, 4)}
     module, gray = LiteUNet(**fields), jax.random.uniform(KEY, (1, 32, 32, 1))
@@ -183,6 +185,7 @@ def test_in_bfloat16_the_parameters_stay_float32_and_the_colours_nearly_the_same
         assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype('float32')}
 
 
+@pytest.mark.slow
 def test_remat_is_of_each_block_and_level_and_keeps_the_names_of_the_parameters():
     x = condition(32, 32)
     plain, remat = (LiteUNet(**COARSE, remat=r) for r in (False, True))

@@ -65,6 +65,7 @@ def test_a_logit_sees_one_patch(layers, stride, pixels):
     assert rows[-1] - rows[0] + 1 == pixels
 
 
+@pytest.mark.slow
 def test_colours_of_a_stride_are_judged_by_their_means_beside_all_of_the_lightness():
     module = PatchGAN(width=4, layers=1, norm='none', target_stride=4)
     condition, target = pair(48)

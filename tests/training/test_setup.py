@@ -97,6 +97,7 @@ def test_a_network_without_a_backbone_says_nothing_of_one(small, tmp_path):
     assert started(small, tmp_path)[1] == []
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_released_generator_and_a_new_discriminator(
     small, tmp_path, monkeypatch
 ):

@@ -204,6 +204,7 @@ def test_another_network_is_named(kernels, tmp_path):
         squeezenet.load(path)
 
 
+@pytest.mark.slow
 def test_the_smallest_picture_has_features_and_a_smaller_one_is_named(kernels, tmp_path):
     params = squeezenet.load(save_tfjs(tmp_path / 'tfjs', kernels))
     assert np.isfinite(squeezenet.features(params, jnp.ones((1, 17, 18, 3)))).all()
@@ -223,6 +224,7 @@ def test_the_backbone_has_the_maps_of_a_gray_picture_that_is_one_px_larger(kerne
         np.testing.assert_allclose(ours[0], plain, atol=1e-4 * plain.max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 def test_the_backbone_learns_but_for_its_first_convolution(kernels, tmp_path, dtype):
     params = squeezenet.load(save_tfjs(tmp_path / 'tfjs', kernels))
