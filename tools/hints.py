@@ -86,12 +86,14 @@ def score(
         return metrics.image_metrics(condition[..., :1], target, prediction)
 
     values: dict[int, list[np.ndarray]] = {count: [] for count in counts}
-    for batch in evaluation_input(config, source, sharding.make_mesh(devices=jax.local_devices()[:1])):
+    for batch in evaluation_input(
+        config, source, sharding.make_mesh(devices=jax.local_devices()[:1])
+    ):
         counted = batch['mask'] > 0
         for count in counts:
             planes = np.stack(
                 [
-                    reveal(target, count, int(index))
+                    reveal(target, count, max(index, 0))  # -1: a row that does not count
                     for target, index in zip(batch['target'], batch['index'], strict=True)
                 ]
             )

@@ -1,11 +1,14 @@
 """Scores with random hints."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from chromagan_jax.config import Config
 from chromagan_jax.data.sources import make_source
+from chromagan_jax.gan.released import Trained
 from tools import hints
 
 
@@ -19,9 +22,15 @@ def test_more_hints_contain_the_fewer_and_reveal_the_mean_of_their_squares():
     assert hints.reveal(target, 0, 7).any() == 0
 
 
-def test_a_generator_without_hints_is_refused_in_one_sentence(capsys):
+def stand_in(hints):
+    generator = SimpleNamespace(hints=hints)
+    return lambda workdir: Trained('the stand-in', Config(), generator, {}, 0)
+
+
+def test_a_generator_without_hints_is_refused_in_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(hints, 'load', stand_in(False))
     assert hints.main(['--val=sample']) == 1
-    assert 'takes no hints: train one with generator.hints' in capsys.readouterr().err
+    assert 'the stand-in takes no hints: train one with generator.h' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -39,12 +48,7 @@ def test_wrong_flags_end_in_one_sentence(arguments, sentence, capsys):
 
 def test_the_command_prints_the_scores_of_each_number(monkeypatch, capsys):
     """The generator is a stand-in that returns the hinted colours, and gray elsewhere."""
-
-    class Hinted:
-        hints = True
-
-    trained = hints.load()
-    monkeypatch.setattr(hints, 'load', lambda workdir: trained._replace(generator=Hinted()))
+    monkeypatch.setattr(hints, 'load', stand_in(True))
     monkeypatch.setattr(hints.steps, 'predict', lambda _, __, condition: condition[..., 1:3])
     assert hints.main(['--val=sample', '--counts=0,50', '--size=64']) == 0
     none, some = map(json.loads, capsys.readouterr().out.splitlines())
