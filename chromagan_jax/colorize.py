@@ -13,10 +13,12 @@ bucket did not answer: start it again.
 import contextlib
 import os
 import sys
+import types
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jax
@@ -259,6 +261,18 @@ def _sizes(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) >= 1 for part in parts):
         raise UserError(f'--size must be px, as 256 or 192,256, not {text!r}.')
     return tuple(dict.fromkeys(map(int, parts)))
+
+
+class _Command(types.ModuleType):
+    """This module; calling it calls `chromagan_jax.colorize`, which has the same name."""
+
+    def __call__(self, images: Any, **options: Any) -> Any:
+        from chromagan_jax import api
+
+        return api.colorize(images, **options)
+
+
+sys.modules[__name__].__class__ = _Command
 
 
 if __name__ == '__main__':

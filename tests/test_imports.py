@@ -23,9 +23,10 @@ MAY_IMPORT = {
     'training': {'evaluation', 'gan', 'config', 'data', 'models', 'utils'},
     'inference': {'gan', 'config', 'data', 'models', 'utils'},
     'prepare': {'data', 'utils'},
-    'colorize': {'inference', 'config', 'data', 'utils'},
+    'api': {'inference', 'gan', 'config', 'data'},
+    'colorize': {'api', 'inference', 'config', 'data', 'utils'},
     'main': {'training', 'evaluation', 'config', 'utils'},
-    '__init__': set(),
+    '__init__': {'api'},
 }
 HEAVY = (
     *('orbax', 'grain', 'tensorflow_datasets', 'apache_beam', 'tensorboardX', 'kubernetes'),

@@ -70,15 +70,27 @@ def colorize(
     if sample is None and post.sample_noise:
         sample = 1
     sizes = (size,) if isinstance(size, int) else tuple(size)
-    largest = max(sizes)
     predict = make_predict(
         generator, variables, sizes, batch_size, sample is not None, bool(hints and any(hints))
     )
+    return colorize_with(predict, photographs, max(sizes), batch_size, sample, post, hints)
+
+
+def colorize_with(
+    predict: Predict,
+    photographs: Sequence[np.ndarray],
+    size: int,
+    batch_size: int,
+    sample: int | None,
+    post: PostProcess,
+    hints: Sequence[Sequence[Any]] | None,
+) -> list[np.ndarray]:
+    """`colorize` with a compiled network of `make_predict`; `size` is its largest one, px."""
     results: list[np.ndarray] = []
     for start in range(0, len(photographs), batch_size):
         given = (hints or [()] * len(photographs))[start : start + batch_size]
         views = [
-            layout.prepare(pixels, largest, post, parse(one))
+            layout.prepare(pixels, size, post, parse(one))
             for pixels, one in zip(photographs[start : start + batch_size], given, strict=True)
         ]
         colors = predict_views(predict, [(view, sample) for view in views], batch_size)

@@ -14,8 +14,9 @@ from skimage import data
 from skimage.color import lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from chromagan_jax import colorize, sharding
+import chromagan_jax.colorize as colorize
 from chromagan_jax import config as config_lib
+from chromagan_jax import sharding
 from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError

@@ -17,8 +17,9 @@ from skimage import data
 from skimage.color import rgb2lab
 from skimage.transform import resize
 
-from chromagan_jax import colorize, sharding
+import chromagan_jax.colorize as colorize
 from chromagan_jax import config as config_lib
+from chromagan_jax import sharding
 from chromagan_jax.color import encode
 from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.data import decode

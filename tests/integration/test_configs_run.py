@@ -14,7 +14,8 @@ import safetensors.numpy
 from PIL import Image
 from skimage import data
 
-from chromagan_jax import colorize, sharding
+import chromagan_jax.colorize as colorize
+from chromagan_jax import sharding
 from chromagan_jax.errors import PreemptedError
 from chromagan_jax.evaluation import job
 from chromagan_jax.training import loop, setup
