@@ -1,0 +1,50 @@
+"""The report of a run: report.html in its workdir, one page that needs no other file.
+
+The page shows what the other files of the workdir hold, so that any process can write it anew.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from chromagan_jax.evaluation.report import comparison, runs, sections
+from chromagan_jax.utils import files
+
+NAME = 'report.html'
+
+
+def write(workdir: Path, part: str = 'tmp') -> None:
+    """Writes report.html in a workdir, atomically.
+
+    Args:
+        workdir: of a run.
+        part: of the name of the temporary file. A training and an evaluation job, which may write
+            at the same time, use different ones.
+
+    Raises:
+        UserError: if a file of the run is damaged, or the page cannot be written.
+    """
+    content = sections.page_of_run(runs.read(workdir))
+    files.write_atomically(workdir / NAME, content, part)
+
+
+def try_to_write(workdir: Path, log: Callable[[str], None], part: str = 'tmp') -> None:
+    """`write`, but an error is only logged: the job goes on, and writes it anew next time."""
+    try:
+        write(workdir, part)
+    except Exception as error:  # a full disk, a bucket that does not answer, a defect of the page
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip('.')
+        log(f'{NAME} is not written, and the run goes on ({type(error).__name__}: {reason})')
+
+
+def write_comparison(output: Path, workdirs: Mapping[str, Path]) -> None:
+    """Writes a page that compares runs: curves over each other, tables beside each other.
+
+    Args:
+        output: the page.
+        workdirs: of the runs, by the name that the page shows.
+
+    Raises:
+        UserError: if a workdir is not that of a run, or the page cannot be written.
+    """
+    found = [runs.read(workdir)._replace(name=name) for name, workdir in workdirs.items()]
+    files.write_atomically(output, comparison.page_of_runs(found))
