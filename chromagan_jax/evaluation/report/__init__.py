@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from chromagan_jax.evaluation.report import comparison, runs, sections
+from chromagan_jax.evaluation.report.runs import DETAILS
 from chromagan_jax.utils import files
+
+__all__ = ['DETAILS', 'NAME', 'try_to_write', 'write', 'write_comparison']
 
 NAME = 'report.html'
 
@@ -27,9 +30,22 @@ def write(workdir: Path, part: str = 'tmp') -> None:
     files.write_atomically(workdir / NAME, content, part)
 
 
-def try_to_write(workdir: Path, log: Callable[[str], None], part: str = 'tmp') -> None:
-    """`write`, but an error is only logged: the job goes on, and writes it anew next time."""
+def try_to_write(
+    workdir: Path,
+    log: Callable[[str], None],
+    complete: Callable[[], None] = lambda: None,
+    part: str = 'tmp',
+) -> None:
+    """`write`, but an error is only logged: the job goes on, and writes the page anew next time.
+
+    Args:
+        workdir: of a run.
+        log: gets one line for an error.
+        complete: called first; writes what the files of the run lack in a bucket.
+        part: as in `write`.
+    """
     try:
+        complete()
         write(workdir, part)
     except Exception as error:  # a full disk, a bucket that does not answer, a defect of the page
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip('.')

@@ -3,12 +3,13 @@
 import base64
 import html
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from chromagan_jax.config import Config
 from chromagan_jax.data.sources import Source
 from chromagan_jax.evaluation import metrics
 from chromagan_jax.evaluation.measures import AB_BIN, AB_BINS
@@ -32,20 +33,20 @@ def extremes(images: Mapping[str, np.ndarray]) -> list[int]:
 def describe(
     step: int,
     source: Source,
-    size: int,
+    config: Config,
     scores: Mapping[str, float],
     images: Mapping[str, np.ndarray],
-    photographs: Iterable[tuple[int, Mapping[str, np.ndarray]]],
+    photographs: Mapping[int, Mapping[str, np.ndarray]],
 ) -> dict[str, Any]:
     """The content of images_eval.json.
 
     Args:
         step: of the checkpoint.
         source: of the photographs.
-        size: px.
+        config: of the evaluation.
         scores: of `evaluator.aggregate_metrics`.
         images: of `evaluator.image_scores`.
-        photographs: index and images of `evaluator.render`, of some photographs.
+        photographs: images of `evaluator.render` by index, for `extremes`.
 
     Returns:
         JSON values: 'step', 'source', 'size', 'scores', 'images' with a list for each value of an
@@ -61,7 +62,7 @@ def describe(
     return {
         'step': step,
         'source': source.location,
-        'size': size,
+        'size': config.eval.size or config.data.size,
         'scores': dict(scores),
         'images': {'index': indices, 'name': [source.name(i) for i in indices], **columns},
         'ab_histogram': {
@@ -70,7 +71,7 @@ def describe(
         },
         'photographs': [
             {'index': i, **{kind: _encoded(image) for kind, image in each.items()}}
-            for i, each in photographs
+            for i, each in photographs.items()
         ],
     }
 
@@ -129,17 +130,19 @@ def _photographs(found: Mapping[str, Any]) -> str:
             f'{values["psnr"]:.2f} dB (gray {values["psnr_gray"]:.2f}), ab error '
             f'{values["ab_mae"]:.2f}</figcaption></figure>\n'
         )
-    half = (len(figures) + 1) // 2
     choices = ''.join(
         f'<label><input type="radio" name="against" value="{kind}"{" checked" * (not i)}> {kind} '
         '</label>'
         for i, kind in enumerate(('original', 'gray'))
     )
+    shown = ''.join(
+        f'<h3>{title} photographs by PSNR</h3>\n<div class="pairs">{"".join(some)}</div>\n'
+        for title, some in (('Worst', figures[:EXTREMES]), ('Best', figures[EXTREMES:]))
+        if some
+    )
     return (
-        f'<section class="against-original"><h3>Worst photographs by PSNR</h3>\n'
-        f'<p>Drag over a photograph: colorized on the right, on the left {choices}</p>'
-        f'<div class="pairs">{"".join(figures[:half])}</div>\n<h3>Best photographs by PSNR</h3>\n'
-        f'<div class="pairs">{"".join(figures[half:])}</div></section>\n'
+        f'<section class="against-original"><p>Drag over a photograph: colorized on the right, on '
+        f'the left {choices}</p>{shown}</section>\n'
     )
 
 

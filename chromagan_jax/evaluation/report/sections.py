@@ -99,11 +99,11 @@ def _time(run: RunRecord) -> str:
     if not phases:
         return ''
     bar = ''.join(
-        f'<div class="part c{i}" style="flex: {-share:.4f}" title="{html.escape(name)}"></div>'
+        f'<div class="part c{i % 8}" style="flex: {-share:.4f}" title="{html.escape(name)}"></div>'
         for i, (share, name) in enumerate(phases)
     )
     keys = ' '.join(
-        f'<span class="key c{i}">{html.escape(name)} {-share:.1%}</span>'
+        f'<span class="key c{i % 8}">{html.escape(name)} {-share:.1%}</span>'
         for i, (share, name) in enumerate(phases)
     )
     return f'<h3>Time since the newest start</h3><div class="bar">{bar}</div><p>{keys}</p>\n'
