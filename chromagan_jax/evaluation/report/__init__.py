@@ -10,7 +10,7 @@ from chromagan_jax.evaluation.report import comparison, runs, sections
 from chromagan_jax.evaluation.report.runs import DETAILS
 from chromagan_jax.utils import files
 
-__all__ = ['DETAILS', 'NAME', 'try_to_write', 'write', 'write_comparison']
+__all__ = ['DETAILS', 'NAME', 'try_to_write', 'write', 'write_runs']
 
 NAME = 'report.html'
 
@@ -52,8 +52,8 @@ def try_to_write(
         log(f'{NAME} is not written, and the run goes on ({type(error).__name__}: {reason})')
 
 
-def write_comparison(output: Path, workdirs: Mapping[str, Path]) -> None:
-    """Writes a page that compares runs: curves over each other, tables beside each other.
+def write_runs(output: Path, workdirs: Mapping[str, Path]) -> None:
+    """Writes the page of one run, or one that compares several runs.
 
     Args:
         output: the page.
@@ -63,4 +63,6 @@ def write_comparison(output: Path, workdirs: Mapping[str, Path]) -> None:
         UserError: if a workdir is not that of a run, or the page cannot be written.
     """
     found = [runs.read(workdir)._replace(name=name) for name, workdir in workdirs.items()]
-    files.write_atomically(output, comparison.page_of_runs(found))
+    several = len(found) > 1
+    content = comparison.page_of_runs(found) if several else sections.page_of_run(found[0])
+    files.write_atomically(output, content)

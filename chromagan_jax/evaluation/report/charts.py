@@ -113,7 +113,8 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = 'step') -> str:
     )
     scale = f'{low_x:.8g} {high_x:.8g} {low_y:.8g} {high_y:.8g}'
     return (
-        f'<figure class="chart"><figcaption><b>{html.escape(title)}</b> {_legend(lines)}'
+        f'<figure class="chart"><figcaption><b>{html.escape(title)}</b> '
+        f'{_legend(lines, newest=x_label == "step")}'
         '</figcaption>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(title)}" '
         f'data-scale="{scale}" data-x="{html.escape(x_label)}">'
@@ -150,13 +151,13 @@ def _polyline(
     return f'<polyline class="{kind}" points="{points}"{name}/>'
 
 
-def _legend(lines: Sequence[Line]) -> str:
-    """The newest value of each line, after its label if it has one."""
-    entries = (
-        f'<span class="{"key " * bool(line.label)}{_kind(line)}">{html.escape(line.label)} '
-        f'<span class="value">{number(line.y[-1])}</span></span>'
-        for line in lines
-    )
+def _legend(lines: Sequence[Line], newest: bool) -> str:
+    """The label of each line that has one, and its newest value."""
+    entries = []
+    for line in lines:
+        value = f'<span class="value">{number(line.y[-1])}</span>' if newest else ''
+        kind = ('key ' if line.label else '') + _kind(line)
+        entries.append(f'<span class="{kind}">{html.escape(line.label)} {value}</span>')
     return ' '.join(entries)
 
 

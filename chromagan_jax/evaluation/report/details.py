@@ -137,7 +137,7 @@ def _photographs(found: Mapping[str, Any]) -> str:
     )
     shown = ''.join(
         f'<h3>{title} photographs by PSNR</h3>\n<div class="pairs">{"".join(some)}</div>\n'
-        for title, some in (('Worst', figures[:EXTREMES]), ('Best', figures[EXTREMES:]))
+        for title, some in (('Worst', figures[:EXTREMES]), ('Best', figures[EXTREMES:][::-1]))
         if some
     )
     return (
@@ -169,9 +169,10 @@ def _histograms(found: Mapping[str, Any]) -> str:
 def _table(images: Mapping[str, Any]) -> str:
     """The values of each image, worst first."""
     columns = {
-        name: metrics.METRICS[own].format
-        for name in images
-        if (own := name.removesuffix('_gray').removesuffix('_original')) in metrics.METRICS
+        column: metric.format
+        for name, metric in metrics.METRICS.items()
+        for column in (name, f'{name}_{metric.beside}')
+        if column in images
     }
     order = sorted(range(len(images['name'])), key=lambda i: images['psnr'][i])
     rows = [

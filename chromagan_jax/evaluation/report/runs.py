@@ -128,15 +128,19 @@ def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def _defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults of all fields; of a network's options those of its class, if it is known here."""
+    """Defaults of all fields; of another network than the default one, those of its class.
+
+    The options of a network that this process does not know have none.
+    """
     defaults = flatten(Config())
     for kind in ('generator', 'discriminator'):
-        own = {'name': saved[kind]['name']}
+        name = defaults[f'{kind}.name']
+        if saved[kind]['name'] == name:
+            continue
         try:
-            options = flatten(from_dict(Config, {kind: own}))
+            options = flatten(from_dict(Config, {kind: {'name': saved[kind]['name']}}))
         except UserError:  # registered by a config file
             options = {}
-        name = defaults[f'{kind}.name']
         defaults = {f: v for f, v in defaults.items() if not f.startswith(f'{kind}.')}
         defaults |= {f: v for f, v in options.items() if f.startswith(f'{kind}.')}
         defaults[f'{kind}.name'] = name
