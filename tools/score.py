@@ -85,7 +85,8 @@ def score(args: argparse.Namespace) -> dict[str, Any]:
     for file in filter(None, (args.inception, args.lpips)):
         if not paths.expand(file).is_file():
             raise UserError(f'There is no file {file}: name a file of weights.')
-    pairs = find_pairs(*map(paths.expand, args.folders), args.first)
+    colorized, original = map(paths.expand, args.folders)
+    pairs = find_pairs(colorized, original, args.first)
     scores: dict[str, Any] = {'images': len(pairs), 'size': args.size}
     scores |= plain_scores(pairs, args.size)
     if args.inception:

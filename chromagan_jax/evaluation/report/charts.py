@@ -5,8 +5,8 @@ Colours, widths and fonts are CSS classes of `style.STYLE`, so that a page can b
 
 import html
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,8 +69,24 @@ def smoothed(y: np.ndarray) -> np.ndarray:
     return result
 
 
+class _Scale(NamedTuple):
+    """The values of an axis and their places in the plot."""
+
+    low: float
+    high: float
+    size: int  # px
+
+    def across(self, value: Any) -> Any:
+        """Distance of values from the left, px."""
+        return (value - self.low) / (self.high - self.low) * self.size
+
+    def down(self, value: Any) -> Any:
+        """Distance of values from the top, px."""
+        return self.size - self.across(value)
+
+
 def line_chart(title: str, lines: Sequence[Line], x_label: str = 'step') -> str:
-    """A figure with a caption, axes and lines; the legend shows the newest values.
+    """A figure with a caption, axes and lines; the legend shows the newest values of steps.
 
     Noisy lines of many points are drawn smoothed over their raw values. Rare extreme values are
     cut off, as are those of the first steps.
@@ -81,45 +97,35 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = 'step') -> str:
         x_label: of the horizontal axis.
     """
     thin = [thin_out(line.x, line.y) for line in lines]
-    smooth = [
-        smoothed(mean) if line.noisy and len(mean) >= _NOISY else None
-        for line, (_, mean, _, _) in zip(lines, thin, strict=True)
-    ]
-    low_x, high_x = (
-        float(f(end))
-        for f, end in ((min, [x[0] for x, *_ in thin]), (max, [x[-1] for x, *_ in thin]))
-    )
-    high_x = high_x if high_x > low_x else low_x + 1
-    low_y, high_y = _range_of(lines)
-    plot_width, plot_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-    to_x = lambda x: (x - low_x) / (high_x - low_x) * plot_width
-    to_y = lambda y: (high_y - y) / (high_y - low_y) * plot_height
-
-    drawn = []
-    for line, (x, mean, least, most), average in zip(lines, thin, smooth, strict=True):
-        kind = _kind(line)
-        if average is not None:
-            zigzag = np.stack([least, most], axis=1).ravel()
-            drawn.append(_polyline(np.repeat(x, 2), zigzag, to_x, to_y, f'raw {kind}'))
-        shown = mean if average is None else average
-        drawn.append(_polyline(x, shown, to_x, to_y, f'line {kind}', line.label))
-        if len(x) == 1:
-            drawn.append(
-                f'<circle class="{kind}" cx="{to_x(x[0]):.1f}" cy="{to_y(mean[0]):.1f}" r="3"/>'
-            )
-    inner = (
-        f'<svg x="{_LEFT}" y="{_TOP}" width="{plot_width}" height="{plot_height}">'
-        f'{"".join(drawn)}<line class="cursor" y2="{plot_height}" visibility="hidden"/></svg>'
-    )
-    scale = f'{low_x:.8g} {high_x:.8g} {low_y:.8g} {high_y:.8g}'
+    first, last = float(min(x[0] for x, *_ in thin)), float(max(x[-1] for x, *_ in thin))
+    x = _Scale(first, last if last > first else first + 1, _WIDTH - _LEFT - _RIGHT)
+    y = _Scale(*_range_of(lines), _HEIGHT - _TOP - _BOTTOM)
+    drawn = ''.join(_drawn(*each, x, y) for each in zip(lines, thin, strict=True))
     return (
         f'<figure class="chart"><figcaption><b>{html.escape(title)}</b> '
-        f'{_legend(lines, newest=x_label == "step")}'
-        '</figcaption>'
+        f'{_legend(lines, newest=x_label == "step")}</figcaption>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(title)}" '
-        f'data-scale="{scale}" data-x="{html.escape(x_label)}">'
-        f'{_axes((low_x, high_x), (low_y, high_y), to_x, to_y)}{inner}</svg></figure>\n'
+        f'data-scale="{x.low:.8g} {x.high:.8g} {y.low:.8g} {y.high:.8g}" '
+        f'data-x="{html.escape(x_label)}">{_axes(x, y)}'
+        f'<svg x="{_LEFT}" y="{_TOP}" width="{x.size}" height="{y.size}">{drawn}'
+        f'<line class="cursor" y2="{y.size}" visibility="hidden"/></svg></svg></figure>\n'
     )
+
+
+def _drawn(line: Line, bins: tuple[np.ndarray, ...], x: _Scale, y: _Scale) -> str:
+    """A line from its `thin_out` bins; a noisy one smoothed, over its least and greatest values."""
+    places, mean, least, most = bins
+    kind = _kind(line)
+    if len(places) == 1:
+        dot = f'cx="{x.across(places[0]):.1f}" cy="{y.down(mean[0]):.1f}"'
+        return _polyline(places, mean, x, y, f'line {kind}', line.label) + (
+            f'<circle class="{kind}" {dot} r="3"/>'
+        )
+    if not line.noisy or len(mean) < _NOISY:
+        return _polyline(places, mean, x, y, f'line {kind}', line.label)
+    zigzag = np.stack([least, most], axis=1).ravel()
+    raw = _polyline(np.repeat(places, 2), zigzag, x, y, f'raw {kind}')
+    return raw + _polyline(places, smoothed(mean), x, y, f'line {kind}', line.label)
 
 
 def _range_of(lines: Sequence[Line]) -> tuple[float, float]:
@@ -139,16 +145,12 @@ def _range_of(lines: Sequence[Line]) -> tuple[float, float]:
 
 
 def _polyline(
-    x: np.ndarray,
-    y: np.ndarray,
-    to_x: Callable[[np.ndarray], np.ndarray],
-    to_y: Callable[[np.ndarray], np.ndarray],
-    kind: str,
-    label: str = '',
+    places: np.ndarray, values: np.ndarray, x: _Scale, y: _Scale, kind: str, label: str = ''
 ) -> str:
-    points = ' '.join(f'{a:.1f},{b:.1f}' for a, b in zip(to_x(x), to_y(y), strict=True))
+    points = zip(x.across(places), y.down(values), strict=True)
+    shown = ' '.join(f'{a:.1f},{b:.1f}' for a, b in points)
     name = f' data-label="{html.escape(label)}"' if label else ''
-    return f'<polyline class="{kind}" points="{points}"{name}/>'
+    return f'<polyline class="{kind}" points="{shown}"{name}/>'
 
 
 def _legend(lines: Sequence[Line], newest: bool) -> str:
@@ -165,33 +167,21 @@ def _kind(line: Line) -> str:
     return f'c{line.color % _COLORS}' + (' dashed' if line.dashed else '')
 
 
-def _axes(
-    x_range: tuple[float, float],
-    y_range: tuple[float, float],
-    to_x: Callable[[float], float],
-    to_y: Callable[[float], float],
-) -> str:
-    parts = []
-    for value in ticks(*y_range):
-        y = _TOP + to_y(value)
+def _axes(x: _Scale, y: _Scale) -> str:
+    left, right, bottom = _LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    parts = [f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>']
+    for value in ticks(y.low, y.high):
+        at = _TOP + y.down(value)
         parts.append(
-            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<line class="grid" x1="{left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>'
+            f'<text x="{left - 6}" y="{at + 3.5:.1f}" text-anchor="end">{number(value)}</text>'
         )
+    for value in ticks(x.low, x.high):
+        at = _LEFT + x.across(value)
         parts.append(
-            f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(value)}</text>'
+            f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
+            f'<text x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{number(value)}</text>'
         )
-    bottom = _HEIGHT - _BOTTOM
-    for value in ticks(*x_range):
-        x = _LEFT + to_x(value)
-        parts.append(
-            f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
-        )
-        parts.append(
-            f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{number(value)}</text>'
-        )
-    parts.append(
-        f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>'
-    )
     return ''.join(parts)
 
 
