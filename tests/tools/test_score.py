@@ -131,13 +131,8 @@ def frechet(a, b):
     return ((a.mean(0) - b.mean(0)) ** 2).sum() + spread
 
 
-@pytest.mark.parametrize(
-    'layer',
-    [
-        pytest.param('192', marks=pytest.mark.slow),
-        pytest.param('2048', marks=pytest.mark.cluster),  # eigenvalues of a 2048 x 2048 matrix
-    ],
-)
+@pytest.mark.cluster  # eigenvalues of a 2048 x 2048 matrix
+@pytest.mark.parametrize('layer', ['192', '2048'])
 def test_fid_is_the_frechet_distance_of_the_features(folders, tmp_path, monkeypatch, layer):
     torch = pytest.importorskip('torch')
     module = pytest.importorskip('torch_fidelity.feature_extractor_inceptionv3')
