@@ -4,8 +4,9 @@
 
 For each system in --systems (all seven by default): measures the images/s of its train step, trains
 it for the steps that fit into --minutes, scores the last state on the photographs in --val, and
-colorizes some of them. OUT/table.md, table.json and table.jpg compare the systems. OUT/NAME holds
-the run of a system, its measured rate, its images, and the output of its commands (log.txt).
+colorizes some of them. OUT/table.md, table.json and table.jpg compare the systems, and
+OUT/report.html their curves, settings and scores. OUT/NAME holds the run of a system, its measured
+rate, its images, and the output of its commands (log.txt).
 
 The time is the number of systems times --minutes, and for each system the compilation (which does
 not count as training), a few measured steps and an evaluation. The same command resumes. Several

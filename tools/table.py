@@ -1,4 +1,4 @@
-"""The comparison of the systems of tools/compare.py: table.md, table.json and table.jpg."""
+"""The comparison of the systems of tools/compare.py: its tables, figure and report."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from chromagan_jax import color
 from chromagan_jax.config import Config, from_dict
 from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
-from chromagan_jax.evaluation import metrics
+from chromagan_jax.evaluation import metrics, report
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import make_model
 from chromagan_jax.gan.workdir import read_run
@@ -88,7 +88,8 @@ def write_table(out: Path) -> None:
     files.write_json(out / 'table.json', {'settings': settings, 'rows': rows})
     files.write_atomically(out / 'table.md', markdown(rows, settings).encode())
     files.write_atomically(out / 'table.jpg', draw(out, done))
-    say(f'wrote table.md, table.json and table.jpg in {out}')
+    report.write_runs(out / 'report.html', {name: out / name / 'run' for name in done})
+    say(f'wrote table.md, table.json, table.jpg and report.html in {out}')
 
 
 def minutes(lines: Sequence[Mapping[str, Any]], batch_size: int) -> float:

@@ -28,6 +28,7 @@ MUTABLE_ON_RESUME = (
     'eval.checkpoint',
     'eval.follow',
     'eval.timeout',
+    'eval.write_images',
     'colorize',
 )
 

@@ -151,6 +151,7 @@ class EvalConfig:
     checkpoint: str = 'newest'  # what --mode=eval scores: newest, best or a step
     follow: bool = False  # --mode=eval scores every new checkpoint until training ends
     timeout: Count = 3600  # s without a new checkpoint until `follow` fails
+    write_images: bool = False  # --mode=eval writes every image to images_eval/, as PNG
 
 
 @dataclasses.dataclass

@@ -1,6 +1,6 @@
 """Scores over a finite set of images. Each image is counted once."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -47,7 +47,10 @@ def eval_step(
 
 
 def render_step(model: GanModel, variables: PyTree, batch: Mapping[str, Array]) -> dict[str, Array]:
-    """Images 'gray', 'colorized' and 'original', (B, H, W, 3) RGB in [0, 1], and the 'mask'."""
+    """Images 'gray', 'colorized' and 'original', (B, H, W, 3) RGB in [0, 1].
+
+    The result also has the batch's 'mask' and 'index', (B,).
+    """
     condition, target = batch['condition'], batch['target']
     gray = color.gray_target(condition, target.shape[-1])
     prediction = steps.predict(model.generator, gathered(model.replicated, variables), condition)
@@ -56,6 +59,7 @@ def render_step(model: GanModel, variables: PyTree, batch: Mapping[str, Array]) 
         'colorized': color.to_rgb(condition, prediction),
         'original': color.to_rgb(condition, target),
         'mask': batch['mask'],
+        'index': batch['index'],
     }
 
 
@@ -104,9 +108,7 @@ def image_scores(
     collected: list[dict[str, np.ndarray]] = []
     for batch in batches:
         report(batch['unreadable'])
-        inputs = {name: batch[name] for name in ('condition', 'target', 'mask')}
-        inputs['index'] = batch['index'].astype(np.int32)
-        collected.append(jax.device_get(step(variables, sharding.to_global(inputs, mesh))))
+        collected.append(_computed(step, variables, batch, mesh))
     values = {name: np.concatenate([c[name] for c in collected]) for name in collected[0]}
     counted = values.pop('mask') > 0
     if not counted.any():
@@ -194,32 +196,54 @@ def _in_words(name: str, metric: metrics.Metric, scores: Mapping[str, float]) ->
     return f'{text} of {shown}' if metric.beside == 'original' else text
 
 
-def sample_grid(
+def render(
     step: Callable[[PyTree, Mapping[str, Array]], dict[str, Array]],
     variables: PyTree,
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: Mesh,
-    most: int,
-) -> np.ndarray | None:
-    """A grid of the first `most` readable images, as columns gray, colorized and original.
+    report: Callable[[np.ndarray], None] = lambda unreadable: None,
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Yields each readable image: its index in the source, and its images for `LABELS`.
+
+    All processes get all images, and have to read equally many.
 
     Args:
         step: compiled `render_step`.
         variables: variables of the generator.
-        batches: rows of this process; reading stops once the grid is full.
+        batches: rows of this process; all batches together hold each image once.
         mesh: devices to compute on.
-        most: number of images in the grid.
+        report: called with each batch's unreadable records of this process.
+
+    Yields:
+        The index, and (H, W, 3) RGB in [0, 1] by label.
+    """
+    for batch in batches:
+        report(batch['unreadable'])
+        images = _computed(step, variables, batch, mesh)
+        for i in np.flatnonzero(images['mask']):
+            yield int(images['index'][i]), {label: images[label][i] for label in LABELS}
+
+
+def _computed(
+    step: Callable[[PyTree, Mapping[str, Array]], dict[str, Array]],
+    variables: PyTree,
+    batch: Mapping[str, np.ndarray],
+    mesh: Mesh,
+) -> dict[str, np.ndarray]:
+    """The result of a step for the rows of all processes, on the host."""
+    inputs = {name: batch[name] for name in ('condition', 'target', 'mask')}
+    inputs['index'] = batch['index'].astype(np.int32)
+    return jax.device_get(step(variables, sharding.to_global(inputs, mesh)))
+
+
+def sample_grid(images: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray | None:
+    """A grid of images of `render`, as columns gray, colorized and original.
 
     Returns:
-        (H, W, 3) uint8, or None if no image can be read.
+        (H, W, 3) uint8, or None without images.
     """
     rows: list[list[np.ndarray]] = []
-    for batch in batches:
-        inputs = {name: batch[name] for name in ('condition', 'target', 'mask')}
-        images = jax.device_get(step(variables, sharding.to_global(inputs, mesh)))
-        zoom = max(1, VISIBLE // images['gray'].shape[1])
-        for i in np.flatnonzero(images['mask'])[: most - len(rows)]:
-            rows.append([images[label][i].repeat(zoom, 0).repeat(zoom, 1) for label in LABELS])
-        if len(rows) == most:
-            break
+    for each in images:
+        zoom = max(1, VISIBLE // each['gray'].shape[1])
+        rows.append([each[label].repeat(zoom, 0).repeat(zoom, 1) for label in LABELS])
     return writers.sample_grid(rows, LABELS) if rows else None

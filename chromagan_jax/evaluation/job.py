@@ -1,25 +1,28 @@
 """The evaluation job, `--mode=eval`: scores checkpoints of a run."""
 
-import json
+import functools
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from chromagan_jax import sharding
 from chromagan_jax.config import Config, from_dict
 from chromagan_jax.data.inputs import NOT_HELD_OUT, evaluation_input, is_held_out, open_sources
-from chromagan_jax.data.sources import Picked
+from chromagan_jax.data.sources import Picked, Source
 from chromagan_jax.errors import PreemptedError, UserError
-from chromagan_jax.evaluation import evaluator
+from chromagan_jax.evaluation import evaluator, report
+from chromagan_jax.evaluation.report import details
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.gan.workdir import read_run
-from chromagan_jax.utils import files, paths, progress, writers
+from chromagan_jax.utils import files, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
@@ -31,7 +34,8 @@ def evaluate_checkpoints(config: Config, workdir: Path) -> None:
 
     The run's saved config is used, with `eval` and `stall_timeout` from `config`. Scores are
     appended to metrics_eval.jsonl. The four worst and the four best images by PSNR are written to
-    samples_eval/.
+    samples_eval/, the values of each image to images_eval.json, and report.html is written. With
+    `eval.write_images` all images are written to images_eval/.
 
     Raises:
         UserError: if there is no run, checkpoint or readable image, or if no new checkpoint
@@ -51,6 +55,7 @@ def evaluate_checkpoints(config: Config, workdir: Path) -> None:
     metrics_file = writers.Metrics(path, max(done, default=0)) if writes else None
     compiled: Any = None
     watchdog = Watchdog(config.stall_timeout)
+    beat = lambda unreadable: watchdog.beat()
     with stop_requests() as stopping, watchdog.watch():
         for which in _which(config, run, workdir, done, stopping, watchdog):
             loaded = checkpoints.load(workdir, which, mesh)
@@ -61,26 +66,78 @@ def evaluate_checkpoints(config: Config, workdir: Path) -> None:
                 )
             variables = generator_variables(loaded.state)
             inputs = evaluation_input(run, source, mesh, run.data.workers)
-            beat = lambda unreadable: watchdog.beat()
             images = evaluator.image_scores(compiled[0], variables, inputs, mesh, beat)
             scores, step = evaluator.aggregate_metrics(images), int(loaded.state.step)
             if metrics_file:
                 metrics_file.write(step, scores)
                 metrics_file.flush()
             log(evaluator.summary(step, scores))
-            order = images['index'][np.argsort(images['psnr'], kind='stable')].astype(int)
-            shown = Picked(source, list(dict.fromkeys([*order[:4], *order[-4:]])))
-            grid = evaluator.sample_grid(
-                compiled[1], variables, evaluation_input(run, shown, mesh), mesh, len(shown)
-            )
-            if writes and grid is not None:
-                files.write_png(workdir / 'samples_eval' / f'step_{step:08d}.png', grid)
+            render = functools.partial(_render, compiled[1], variables, run, mesh, beat)
+            chosen = details.extremes(images)
+            shown = {chosen[i]: each for i, each in render(Picked(source, chosen))}
+            if writes:
+                described = details.describe(step, source, run, scores, images, shown)
+                _write_results(workdir, step, shown, described, log)
+            if run.eval.write_images:
+                folder = workdir / 'images_eval' / f'step_{step:08d}'
+                write_images(folder, render(source), source, writes)
+
+
+def _render(
+    step: Any,
+    variables: Any,
+    run: Config,
+    mesh: Mesh,
+    report: Callable[[np.ndarray], None],
+    source: Source,
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """`evaluator.render` of all photographs of a source."""
+    return evaluator.render(step, variables, evaluation_input(run, source, mesh), mesh, report)
+
+
+def _write_results(
+    workdir: Path,
+    step: int,
+    shown: Mapping[int, Mapping[str, np.ndarray]],
+    described: Mapping[str, Any],
+    log: Callable[[str], None],
+) -> None:
+    """Writes the grid of the worst and best photographs, images_eval.json and report.html."""
+    if (grid := evaluator.sample_grid(shown.values())) is not None:
+        files.write_png(workdir / 'samples_eval' / f'step_{step:08d}.png', grid)
+    files.write_json(workdir / report.DETAILS, described)
+    report.try_to_write(workdir, log, part='eval.tmp')
+
+
+def write_images(
+    folder: Path,
+    rendered: Iterable[tuple[int, Mapping[str, np.ndarray]]],
+    source: Source,
+    writes: bool = True,
+) -> None:
+    """Writes images as `folder`/colorized/NAME.png and `folder`/original/NAME.png.
+
+    NAME is the index of the photograph in its source, with six digits, and its name.
+
+    Args:
+        folder: created if missing.
+        rendered: result of `evaluator.render`. It is read to its end in every process.
+        source: of the photographs.
+        writes: whether this process writes.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    for index, images in rendered:
+        stem = re.sub(r'[^A-Za-z0-9_.-]+', '_', Path(source.name(index)).stem)[:80]
+        for label in ('colorized', 'original') if writes else ():
+            pixels = (images[label] * 255).round().astype(np.uint8)
+            files.write_png(folder / label / f'{index:06d}_{stem}.png', pixels)
 
 
 def _scored(workdir: Path) -> set[int]:
     """The steps in metrics_eval.jsonl."""
-    content = paths.read(workdir / 'metrics_eval.jsonl') or b''
-    return {json.loads(line)['step'] for line in content.splitlines()}
+    return {line['step'] for line in writers.read_metrics(workdir / 'metrics_eval.jsonl')}
 
 
 def _which(

@@ -4,7 +4,6 @@ The page holds its images and needs no network. Unless stated, texts come from f
 escaped.
 """
 
-import base64
 import html
 import io
 import itertools
@@ -21,48 +20,22 @@ from PIL import Image
 from chromagan_jax.data.decode import resize
 from chromagan_jax.data.decode.profiles import to_8_bits
 from chromagan_jax.inference import output, photos
+from chromagan_jax.utils import page
 
 _SIDE = 720  # px, of a preview
 _QUALITY = 80  # of its JPEG
 
-_HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>chromagan_jax: colorized photographs</title>
-<style>
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 96rem; padding: 0 1rem;
-  color: #222; background: #f6f6f4; }
-main { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); }
-figure { margin: 0; content-visibility: auto; contain-intrinsic-size: 20rem; }
-figcaption { overflow-wrap: anywhere; margin-top: .35rem; }
-.pair { position: relative; --at: 50%; width: fit-content; max-width: 100%; line-height: 0; }
-.pair img { display: block; max-width: 100%; max-height: 30rem; }
-.pair .before { position: absolute; inset: 0; width: 100%; height: 100%;
-  clip-path: inset(0 calc(100% - var(--at)) 0 0); }
-.pair::after { content: ""; position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px;
-  background: #fff; box-shadow: 0 0 3px #000; pointer-events: none; }
-.pair input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0;
-  cursor: ew-resize; }
-.pair input:focus-visible + span { outline: 3px solid #06c; }
-.pair span { position: absolute; inset: 0; pointer-events: none; }
-small { color: #666; }
-li { overflow-wrap: anywhere; }
-</style>
-</head>
-<body>
-<h1>Colorized photographs</h1>
+_STYLE = f"""body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 96rem;
+  padding: 0 1rem; color: #222; background: #f6f6f4; }}
+main {{ display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); }}
+figure {{ margin: 0; content-visibility: auto; contain-intrinsic-size: 20rem; }}
+figcaption {{ overflow-wrap: anywhere; margin-top: .35rem; }}
+small {{ color: #666; }}
+li {{ overflow-wrap: anywhere; }}
+{page.PAIR_STYLE}"""
+_INTRODUCTION = """<h1>Colorized photographs</h1>
 <p>The colours are made by a machine and may be wrong. Drag over a photograph, or use the arrow
 keys, to compare it with the original.</p>
-"""
-_TAIL = """<script>
-document.addEventListener('input', (event) => {
-  event.target.parentElement.style.setProperty('--at', event.target.value + '%');
-});
-</script>
-</body>
-</html>
 """
 
 
@@ -100,16 +73,12 @@ class Report:
 
     def add(self, source: Path, target: Path, preview: Preview, notes: Sequence[str] = ()) -> None:
         """Adds a photograph and its result."""
-        before, after = (base64.b64encode(image).decode() for image in preview)
-        name = html.escape(_shown(source))
+        name = _shown(source)
         said = ''.join(f'<br><small>{html.escape(note)}</small>' for note in notes)
         link = html.escape(Path(os.path.relpath(target, self._path.parent)).as_posix())
         figure = (
-            f'<figure><div class="pair"><img src="data:image/jpeg;base64,{after}" '
-            f'alt="{name}, colorized" loading="lazy"><img class="before" '
-            f'src="data:image/jpeg;base64,{before}" alt="{name}, original" loading="lazy">'
-            f'<input type="range" aria-label="Compare {name}"><span></span></div>'
-            f'<figcaption>{name} &rarr; {link}{said}</figcaption></figure>\n'
+            f'<figure>{page.pair(name, preview.after, {"original": preview.before})}'
+            f'<figcaption>{html.escape(name)} &rarr; {link}{said}</figcaption></figure>\n'
         )
         self._figures.write(figure.encode('utf-8', 'backslashreplace'))
         self._number += 1
@@ -129,7 +98,11 @@ class Report:
             UserError: nothing more can be written there.
             OSError: the page cannot be written.
         """
-        head = [_HEAD, f'<p>{self._number} colorized']
+        head = [
+            page.head('chromagan_jax: colorized photographs', _STYLE),
+            _INTRODUCTION,
+            f'<p>{self._number} colorized',
+        ]
         head += [f', {len(lines)} {name.lower()}' for name, lines in self._lists.items() if lines]
         head.append('.</p>\n')
         for name, lines in self._lists.items():
@@ -138,7 +111,7 @@ class Report:
                 head.append(f'<h2>{name}</h2>\n<ul>\n{items}</ul>\n')
         self._figures.seek(0)
         first = (''.join(head) + '<main>\n').encode('utf-8', 'backslashreplace')
-        last = f'</main>\n{_TAIL}'.encode()
+        last = f'</main>\n{page.PAIR_SCRIPT}{page.TAIL}'.encode()
         output.write(self._path, itertools.chain([first], self._figures, [last]))
         self._figures.close()
 

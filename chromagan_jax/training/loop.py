@@ -18,7 +18,7 @@ from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan import steps
 from chromagan_jax.gan.model import GanModel, load_pretrained
 from chromagan_jax.gan.state import GanState
-from chromagan_jax.training.periodic import Evaluation, Sampling, Saving, is_due
+from chromagan_jax.training.periodic import Evaluation, Reporting, Sampling, Saving, is_due
 from chromagan_jax.training.setup import Run, open_run, place_frozen, starting_state
 from chromagan_jax.training.train_logger import TrainLogger
 from chromagan_jax.utils import paths, writers
@@ -59,7 +59,7 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
         metrics_file = writers.Metrics(workdir / 'metrics.jsonl', start) if run.writes else None
         logger = TrainLogger(run, start, metrics_file)
         stack.callback(logger.close)
-        actions = (Evaluation(run), Sampling(run), Saving(run))
+        actions = (Evaluation(run), Sampling(run), Reporting(run), Saving(run))
         inputs = training_input(config, run.source, run.mesh, start)
         stack.callback(inputs.close)
         batches = warn_if_gray(

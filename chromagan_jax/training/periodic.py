@@ -1,17 +1,18 @@
-"""Periodic actions of a run: evaluation, sampling and saving.
+"""Periodic actions of a run: evaluation, sampling, its report and saving.
 
 Each action has an interval `every`, in steps, and is called as `action(state, step, logger)`. It
 returns the state. An evaluation may reduce the learning rates in it.
 """
 
 import contextlib
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
 
 from chromagan_jax.data.inputs import evaluation_input
 from chromagan_jax.data.transforms import report_unreadable
-from chromagan_jax.evaluation import evaluator
+from chromagan_jax.evaluation import evaluator, report
 from chromagan_jax.gan import checkpoints as checkpoint_lib
 from chromagan_jax.gan import optimizers
 from chromagan_jax.gan.state import GanState, generator_variables
@@ -81,10 +82,27 @@ class Sampling:
             contextlib.closing(evaluation_input(run.config, run.eval_source, run.mesh)) as inputs,
         ):
             variables = generator_variables(state)
-            grid = evaluator.sample_grid(self._step, variables, inputs, run.mesh, SAMPLES)
+            rendered = evaluator.render(self._step, variables, inputs, run.mesh)
+            images = [images for _, images in itertools.islice(rendered, SAMPLES)]
+            grid = evaluator.sample_grid(images)
             if run.writes and grid is not None:
                 files.write_png(run.workdir / 'samples' / f'step_{step:08d}.png', grid)
                 logger.image(step, 'samples', grid)
+        return state
+
+
+class Reporting:
+    """Writes report.html after each evaluation, in the process that writes files."""
+
+    def __init__(self, run: Run):
+        self.every = run.config.eval_every
+        self._run = run
+
+    def __call__(self, state: GanState, step: int, logger: TrainLogger) -> GanState:
+        run = self._run
+        if run.writes:
+            with run.watchdog.phase('report'):
+                report.try_to_write(run.workdir, logger.progress.message, logger.complete_files)
         return state
 
 

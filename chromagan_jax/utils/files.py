@@ -90,13 +90,16 @@ class GrowingFile:
         return len(self._content)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces the file at `path`; an interruption leaves the complete old or new file."""
+def write_atomically(path: Path, content: bytes, part: str = 'tmp') -> None:
+    """Replaces the file at `path`; an interruption leaves the complete old or new file.
+
+    Processes that may write a file at the same time use different `part`s of a temporary name.
+    """
     if paths.is_bucket(path):
         with writing(path):
             path.write_bytes(content)
         return
-    temporary = path.with_name(f'.{path.name}.tmp')
+    temporary = path.with_name(f'.{path.name}.{part}')
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open('wb') as file:

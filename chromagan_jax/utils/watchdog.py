@@ -17,7 +17,7 @@ from chromagan_jax.errors import is_outage
 from chromagan_jax.utils import files
 
 # Phases of a job. Goodput is the share of the phase 'step' in the total time.
-PHASES = ('start', 'compile', 'restore', 'data', 'step', 'evaluate', 'sample', 'save')
+PHASES = ('start', 'compile', 'restore', 'data', 'step', 'evaluate', 'sample', 'report', 'save')
 HEARTBEAT = 10  # minimum s between writes of the heartbeat file
 
 

@@ -182,23 +182,37 @@ def _open_events(folder: Path, start_step: int) -> _Events | None:
         return None
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; [] without one. An incomplete last line is left out.
+
+    Raises:
+        UserError: if another line is invalid.
+    """
+    return [values for _, values in _parsed(path)]
+
+
 def _lines_up_to(path: Path, step: int) -> bytes:
     """The lines of a metrics file, if there is one, up to `step`; no incomplete last line."""
+    return b''.join(line + b'\n' for line, values in _parsed(path) if values['step'] <= step)
+
+
+def _parsed(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """The complete lines of a metrics file and their content; each has a step."""
     lines = (paths.read(path) or b'').splitlines()
     valid = []
     for number, line in enumerate(lines, start=1):
         try:
-            keep = json.loads(line)['step'] <= step
+            values = json.loads(line)
+            int(values['step'])
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
-                logging.info('The last line of %s is incomplete and is removed.', path)
+                logging.info('The last line of %s is incomplete and is left out.', path)
                 break
             raise UserError(
                 f'Line {number} of {path} is not valid: fix it, or move the file away.'
             ) from error
-        if keep:
-            valid.append(line + b'\n')
-    return b''.join(valid)
+        valid.append((line, values))
+    return valid
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:

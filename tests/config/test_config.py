@@ -34,6 +34,7 @@ FREE = {
     'eval.checkpoint',
     'eval.follow',
     'eval.timeout',
+    'eval.write_images',
     'colorize.sample_noise',
     'colorize.saturation',
     'colorize.white_balance',

@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -411,7 +412,7 @@ def test_render_step_shows_the_gray_the_colorized_and_the_original(
     render, model, variables, source, photographs
 ):
     batch = batches(source, 8)[0]
-    inputs = {name: batch[name] for name in ('condition', 'target', 'mask')}
+    inputs = {name: batch[name] for name in ('condition', 'target', 'mask', 'index')}
     got = jax.device_get(render(variables, inputs))
     lab = np.stack([skimage.color.rgb2lab(p) for p in photographs[:7]])
     target = np.asarray(steps.predict(model.generator, variables, jnp.asarray(batch['condition'])))[
@@ -439,7 +440,8 @@ def grid(render: Any, variables: Any, batch: Any, mesh: Mesh, most: int) -> tupl
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writers, 'sample_grid', note)
-        return seen, evaluator.sample_grid(render, variables, [batch], mesh, most)
+        rendered = itertools.islice(evaluator.render(render, variables, [batch], mesh), most)
+        return seen, evaluator.sample_grid(images for _, images in rendered)
 
 
 @pytest.mark.parametrize(
@@ -478,12 +480,21 @@ def test_a_sample_grid_finds_the_photographs_between_padding(render, variables, 
         np.testing.assert_array_equal(row, whole[index])
 
 
+def test_rendered_images_come_with_their_index_and_only_readable_ones(
+    render, variables, source, photographs, eight
+):
+    found = dict(evaluator.render(render, variables, batches(source, 8), eight))
+    assert list(found) == [*range(7), *range(8, 12)]  # the eighth file is damaged
+    for index, place in zip(found, range(11), strict=True):
+        np.testing.assert_allclose(found[index]['original'] * 255, photographs[place], atol=0.05)
+
+
 def test_large_pictures_are_shown_at_their_own_size(model, variables, eight):
     def rendered(variables: Any, batch: Any) -> dict[str, Any]:
         picture = np.zeros((8, 96, 200, 3), np.float32)
-        return dict.fromkeys(evaluator.LABELS, picture) | {'mask': np.ones(8)}
+        return dict.fromkeys(evaluator.LABELS, picture) | {'mask': np.ones(8), 'index': np.ones(8)}
 
-    empty = np.zeros((8, 1, 1, 1), np.float32)
-    batch = {'condition': empty, 'target': empty, 'mask': np.ones(8, np.float32)}
+    empty, ones = np.zeros((8, 1, 1, 1), np.float32), np.ones(8, np.float32)
+    batch = {'condition': empty, 'target': empty, 'mask': ones, 'index': ones, 'unreadable': -ones}
     rows, _ = grid(rendered, variables, batch, eight, 1)
     assert [picture.shape for picture in rows[0]] == [(96, 200, 3)] * 3

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import pathlib
@@ -5,8 +6,10 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import job
@@ -93,3 +96,33 @@ def test_a_missing_run_or_checkpoint_is_named(small, workdir, tmp_path):
     small.eval.checkpoint = 'best'
     with pytest.raises(UserError, match='holds no checkpoint yet'):
         job.evaluate_checkpoints(small, workdir)
+
+
+@pytest.mark.slow
+def test_a_training_writes_a_report_and_the_job_adds_its_photographs(tmp_path):
+    small = [
+        '--config.generator.depth=2',
+        '--config.discriminator.layers=1',
+        '--config.data.size=16',
+    ]
+    command = [sys.executable, '-m', 'chromagan_jax.main', '--config=configs/base.py:tiny', *small]
+    command.append(f'--workdir={tmp_path}')
+    run = functools.partial(subprocess.run, cwd=ROOT, check=True, capture_output=True, text=True)
+    run([*command, '--config.steps=2'])
+    first = (tmp_path / 'report.html').read_text()
+    assert 'step 2' in first
+    assert 'Worst photographs' not in first
+    run([*command, '--mode=eval', '--config.eval.write_images=true'])
+    second = (tmp_path / 'report.html').read_text()
+    assert 'Worst photographs' in second
+    assert 'astronaut.png' in second
+    details = json.loads((tmp_path / 'images_eval.json').read_text())
+    pairs = [
+        sorted((tmp_path / 'images_eval/step_00000002' / kind).iterdir())
+        for kind in ('colorized', 'original')
+    ]
+    assert [p.name for p in pairs[0]] == [p.name for p in pairs[1]]
+    assert pairs[0][0].name == '000000_astronaut.png'
+    for made, original, psnr in zip(*pairs, details['images']['psnr'], strict=True):
+        images = [np.asarray(Image.open(path)) for path in (original, made)]
+        assert peak_signal_noise_ratio(*images) == pytest.approx(psnr, abs=1e-3)
