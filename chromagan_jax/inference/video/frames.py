@@ -73,9 +73,7 @@ def color(
     return results
 
 
-def recolor(
-    one: Look, colored: Colored, post: PostProcess = OFF, deep: bool = False
-) -> np.ndarray:
+def recolor(one: Look, colored: Colored, post: PostProcess = OFF, deep: bool = False) -> np.ndarray:
     """A frame in its colours, (H, W, 3) uint8, or uint16 if `deep`, with its own lightness."""
     rest = replace(post, saturation=1.0, white_balance='none', denoise_after=0.0)
     view = one.view

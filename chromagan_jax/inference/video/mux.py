@@ -13,7 +13,7 @@ import av
 
 import chromagan_jax
 from chromagan_jax.inference.files import MARK
-from chromagan_jax.inference.video.read import Film, UnreadableFilm, open_input
+from chromagan_jax.inference.video.read import Film, open_input
 
 # Containers that hold H.264 with any timestamps, and FFmpeg's name of each.
 KEPT = {

@@ -1,4 +1,4 @@
-"""Films as their frames, in the order in which they are shown. FFmpeg (PyAV) reads the containers."""
+"""Films as their frames, in the order in which they are shown, through FFmpeg (PyAV)."""
 
 import functools
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _NEUTRAL = 3  # steps of 8 bits from gray that compression makes
 _QUALITY = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 
 
-class UnreadableFilm(Exception):
+class UnreadableFilmError(Exception):
     """A file that is no film, or one that cannot be colorized; the text says why."""
 
 
@@ -57,7 +57,7 @@ def open_input(path: Path) -> av.container.InputContainer:
     """Opens a file, and nothing else that it may name.
 
     Raises:
-        UnreadableFilm: FFmpeg cannot read it.
+        UnreadableFilmError: FFmpeg cannot read it.
         OSError: it cannot be opened.
     """
     with path.open('rb'):  # the error of a missing file in the words of the system
@@ -70,7 +70,7 @@ def open_input(path: Path) -> av.container.InputContainer:
             metadata_errors='replace',
         )
     except (av.error.FFmpegError, ValueError) as error:
-        raise UnreadableFilm(
+        raise UnreadableFilmError(
             f'it is not a film that FFmpeg can read ({_words(error)}); it may be incomplete'
         ) from error
 
@@ -83,18 +83,18 @@ def probe(path: Path) -> Film:
     """Reads what a film is from its container and its first frame.
 
     Raises:
-        UnreadableFilm: it has no frames that can be colorized.
+        UnreadableFilmError: it has no frames that can be colorized.
         OSError: it cannot be opened.
     """
     with open_input(path) as container:
         stream = container.streams.best('video')
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-            raise UnreadableFilm('it holds no video')
+            raise UnreadableFilmError('it holds no video')
         first = next(_decoded(container, stream), None)
         if first is None:
-            raise UnreadableFilm('none of its frames can be read: it is damaged, or encrypted')
+            raise UnreadableFilmError('none of its frames can be read: it is damaged, or encrypted')
         if first.color_trc in _HDR:
-            raise UnreadableFilm(
+            raise UnreadableFilmError(
                 f'it is HDR ({_HDR[ColorTrc(first.color_trc)]}): convert it to SDR first'
             )
         return _film(path, container, stream, first)
@@ -176,26 +176,25 @@ class Frames:
         self.note = ''
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        film, damaged = self._film, []
+        film = self._film
         usual = usual_duration(film)
-        end = start = None
+        damaged: list[int] = []
+        start: int | None = None
+        last = end = 0
         with open_input(film.path) as container:
             stream = container.streams[film.stream]
             stream.thread_type = 'AUTO'
             for frame in _decoded(container, stream, damaged):
-                if frame.pts is None:
-                    frame.pts = frame.dts
-                if end is not None and (frame.pts is None or frame.pts <= last):
-                    frame.pts = last + usual if frame.pts is None else last + 1
-                frame.pts = frame.pts or 0
-                frame.time_base = film.time_base
-                last = frame.pts
-                start = last if start is None else start
+                time = frame.dts if frame.pts is None else frame.pts
+                if start is None:
+                    start = last = time or 0
+                else:
+                    last = max(last + 1, last + usual if time is None else time)
                 end = last + (frame.duration or usual)
-                if (frame.width, frame.height) != (film.width, film.height):
-                    frame = frame.reformat(film.width, film.height)  # noqa: PLW2901
-                yield frame
-        self.note = self._losses(len(damaged), end - start if end is not None else 0)
+                resized = frame.reformat(film.width, film.height)  # itself, if it has that size
+                resized.pts, resized.time_base = last, film.time_base
+                yield resized
+        self.note = self._losses(len(damaged), end - (start or 0))
 
     def _losses(self, damaged: int, ticks: int) -> str:
         film = self._film

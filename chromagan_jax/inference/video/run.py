@@ -1,6 +1,9 @@
 """Colorizes a film from file to file, scene by scene."""
 
+import contextlib
 import itertools
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,8 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import av
-import numpy as np
 from av.video.frame import VideoFrame
 
 import chromagan_jax
@@ -22,7 +23,9 @@ from chromagan_jax.inference.video.read import Film, Frames
 from chromagan_jax.inference.video.segments import Done, Work
 from chromagan_jax.inference.video.smoothing import Blend, Colored
 from chromagan_jax.inference.video.write import Segment, to_frame
+from chromagan_jax.utils.progress import Progress
 
+FRAMES_AT_ONCE = 8  # of the network
 MAX_SEGMENT = 120  # frames; a longer scene is kept in parts, so that a kill costs little
 T = TypeVar('T')
 
@@ -30,7 +33,7 @@ T = TypeVar('T')
 class Options(NamedTuple):
     """How films are colorized."""
 
-    batch_size: int = 8  # frames that the network sees at once
+    batch_size: int = FRAMES_AT_ONCE  # frames that the network sees at once
     threads: int = 2  # that make results
     post: PostProcess = OFF
     crf: int = 17  # x264's constant rate factor
@@ -55,7 +58,6 @@ def colorize_film(
     network: str,
     options: Options,
     stopping: Callable[[], bool],
-    on_frames: Callable[[int], None],
 ) -> str | None:
     """Writes the colour version of a film; goes on where an earlier run ended.
 
@@ -70,7 +72,6 @@ def colorize_film(
         network: name of the network, by which work of another one is not continued.
         options: the rest.
         stopping: once it is true, the run ends after the frames that the network has seen.
-        on_frames: called with the number of frames that are finished.
 
     Returns:
         A note about what could not be read, '' if all was; None if the run was stopped.
@@ -80,7 +81,6 @@ def colorize_film(
     """
     work = Work(target, _settings(film, network, size, options))
     done = work.done()
-    on_frames(done.frames)
     frames = Frames(film)
     samples = [pixels for _, pixels in read.samples(film)]
     readings = _readings(
@@ -93,7 +93,11 @@ def colorize_film(
     )
     del samples
     batches = _batches(readings, options.batch_size)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(options.threads) as pool:
+    with (
+        _progress(film, done.frames) as on_frames,
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(options.threads) as pool,
+    ):
         ahead = _ahead(batches, reader)
         for _, segment in itertools.groupby(ahead, key=lambda batch: batch[0].segment):
             after = _colorize_segment(
@@ -103,12 +107,31 @@ def colorize_film(
                 return None
             done = after
     if not done.frames:
-        raise read.UnreadableFilm('none of its frames can be read')
+        raise read.UnreadableFilmError('none of its frames can be read')
     unfinished = work.folder / f'result{target.suffix}'
     mux.mux(film, done.videos, done.end, copied, unfinished, options.metadata)
     unfinished.replace(target)
     work.remove()
     return frames.note
+
+
+@contextlib.contextmanager
+def _progress(film: Film, start: int) -> Iterator[Callable[[int], None]]:
+    """A function that shows the number of frames that are finished, not more often than needed."""
+    progress = Progress(max(1, film.frames), start, 1, unit='frame', rate_unit='frames/s')
+    interval = 1 if sys.stderr.isatty() else 30  # seconds between reports
+    reported = time.monotonic()
+
+    def show(number: int) -> None:
+        nonlocal reported
+        if time.monotonic() - reported >= interval:
+            reported = time.monotonic()
+            progress.report(min(number, max(1, film.frames)), {})
+
+    try:
+        yield show
+    finally:
+        progress.close()
 
 
 def _settings(film: Film, network: str, size: int, options: Options) -> Any:
@@ -130,7 +153,7 @@ def _readings(
     box: Any,
     carry: Colored | None,
 ) -> Iterator[Reading]:
-    """Frames with the number of their segment. One ends at each cut, and at `MAX_SEGMENT` frames."""
+    """Frames with the number of their segment, which ends at a cut or at `MAX_SEGMENT` frames."""
     before = carry.light if carry else None
     segment = length = 0
     for frame in frames:

@@ -1,6 +1,7 @@
-"""The finished segments of a film, in a hidden folder beside its result, so that a run can continue.
+"""The finished segments of a film, in a hidden folder beside its result.
 
-A segment is a file of video and a file with what the next one needs. It counts once both exist.
+A run continues after them. A segment is a file of video and a file with what the next one needs;
+it counts once both exist.
 """
 
 import hashlib
