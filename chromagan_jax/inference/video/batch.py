@@ -146,12 +146,12 @@ def _outcome(
     _say(job, f': {film.frames} frames of {film.width} x {film.height} px')
     for note in notes:
         _say(job, f': {note}')
-    note = colorize_film(film, job.target, copied, predict, size, network, options, stopping)
-    if note is None:
+    lost = colorize_film(film, job.target, copied, predict, size, network, options, stopping)
+    if lost is None:
         return None
-    if note:
-        _say(job, f': {note}')
-        notes = (*notes, note)
+    if lost:
+        _say(job, f': {lost}')
+        notes = (*notes, lost)
     return Outcome(job, 'colorized', '', notes, in_color)
 
 

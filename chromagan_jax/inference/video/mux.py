@@ -14,6 +14,7 @@ import av
 import chromagan_jax
 from chromagan_jax.inference.files import MARK
 from chromagan_jax.inference.video.read import Film, open_input
+from chromagan_jax.inference.video.segments import packets
 
 # Containers that hold H.264 with any timestamps, and FFmpeg's name of each.
 KEPT = {
@@ -92,7 +93,6 @@ def _add_copy(output: av.container.OutputContainer, stream: Any) -> Any:
 def mux(
     film: Film,
     segments: Sequence[Path],
-    end: int,
     copied: Sequence[int],
     target: Path,
     metadata: bool,
@@ -102,7 +102,6 @@ def mux(
     Args:
         film: the film.
         segments: its video in parts.
-        end: when the last frame ends, in units of the film's time base.
         copied: indices of the streams that are copied.
         target: the file; its suffix chooses the container.
         metadata: whether those of the film are kept.
@@ -118,7 +117,6 @@ def mux(
             f'file:{target}', 'w', format=name, container_options=_OPTIONS.get(name, {})
         ) as output,
     ):
-        output.flags |= 0
         old = source.streams[film.stream]
         outputs = {}
         for stream in source.streams:
@@ -134,7 +132,8 @@ def mux(
         output.metadata['comment'] = _note(film.path, output.metadata.get('comment', ''))
         streams = [source.streams[i] for i in outputs if source.streams[i].type != 'attachment']
         for packet in _interleaved(
-            _video_packets(segments, video, film, end), _copies(source, streams, outputs)
+            _of_stream(packets(segments, film.time_base), video),
+            _copies(source, streams, outputs),
         ):
             output.mux_one(packet)
 
@@ -142,6 +141,7 @@ def mux(
 def _describe(video: Any, old: Any, film: Film, metadata: bool) -> None:
     """What the container says of the video."""
     video.sample_aspect_ratio = film.aspect
+    video.codec_context.framerate = film.rate
     if film.display:
         video.set_display_matrix(film.display)
     if metadata:
@@ -162,31 +162,10 @@ def _note(source: Path, comment: str) -> str:
     return f'{old}; {note}' if old else note
 
 
-def _video_packets(
-    segments: Sequence[Path], video: Any, film: Film, end: int
-) -> Iterator[av.Packet]:
-    """The packets of all segments, each as long as until the next."""
-    before = None
-    for packet in _segment_packets(segments, film):
-        if before is not None:
-            before.duration = packet.pts - before.pts
-            before.stream = video
-            yield before
-        before = packet
-    if before is not None:
-        before.duration = max(1, end - before.pts)
-        before.stream = video
-        yield before
-
-
-def _segment_packets(segments: Sequence[Path], film: Film) -> Iterator[av.Packet]:
-    for path in segments:
-        with av.open(str(path)) as segment:
-            for packet in segment.demux(video=0):
-                if packet.size:
-                    packet.pts = packet.dts = round(packet.pts * packet.time_base / film.time_base)
-                    packet.time_base = film.time_base
-                    yield packet
+def _of_stream(items: Iterable[av.Packet], stream: Any) -> Iterator[av.Packet]:
+    for packet in items:
+        packet.stream = stream
+        yield packet
 
 
 def _copies(source: Any, streams: Sequence[Any], outputs: dict[int, Any]) -> Iterator[av.Packet]:

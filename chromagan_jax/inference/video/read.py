@@ -23,7 +23,8 @@ _HDR = {ColorTrc.SMPTE2084: 'PQ', ColorTrc.ARIB_STD_B67: 'HLG'}
 _WIDE = {ColorPrimaries.BT2020, ColorPrimaries.SMPTE431, ColorPrimaries.SMPTE432}
 _SAMPLES = 16  # frames by which borders are found
 _NEUTRAL = 3  # steps of 8 bits from gray that compression makes
-_QUALITY = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+# Without the last one, results are too dark by a level.
+_QUALITY = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
 class UnreadableFilmError(Exception):
@@ -119,6 +120,11 @@ def _film(
     full = rgb or first.format.name.startswith('yuvj') or first.color_range == ColorRange.JPEG
     display = first.side_data.get(SideData.DISPLAYMATRIX)
     wide = first.color_primaries in _WIDE
+    notes = []
+    if wide:
+        notes.append('its wide gamut becomes that of BT.709')
+    if len(first.format.components) == 4:
+        notes.append('its transparency is not kept')
     return Film(
         path,
         stream.index,
@@ -137,7 +143,7 @@ def _film(
         matrix,
         ColorPrimaries.BT709 if wide else first.color_primaries,
         first.color_trc,
-        ('its wide gamut becomes that of BT.709',) if wide else (),
+        tuple(notes),
     )
 
 

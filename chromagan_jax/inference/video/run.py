@@ -82,16 +82,14 @@ def colorize_film(
     work = Work(target, _settings(film, network, size, options))
     done = work.done()
     frames = Frames(film)
-    samples = [pixels for _, pixels in read.samples(film)]
     readings = _readings(
         itertools.islice(frames, done.frames, None),
         film,
         size,
         options.post,
-        frames_lib.common_box(samples),
+        frames_lib.common_box(pixels for _, pixels in read.samples(film)),
         done.carry,
     )
-    del samples
     batches = _batches(readings, options.batch_size)
     with (
         _progress(film, done.frames) as on_frames,
@@ -109,7 +107,7 @@ def colorize_film(
     if not done.frames:
         raise read.UnreadableFilmError('none of its frames can be read')
     unfinished = work.folder / f'result{target.suffix}'
-    mux.mux(film, done.videos, done.end, copied, unfinished, options.metadata)
+    mux.mux(film, done.videos, copied, unfinished, options.metadata)
     unfinished.replace(target)
     work.remove()
     return frames.note
@@ -193,7 +191,8 @@ def _colorize_segment(
 ) -> Done | None:
     """Colorizes and encodes a segment; None if the run is to stop."""
     pending: deque[Future[VideoFrame]] = deque()
-    carry, number, end = done.carry, done.frames, done.end
+    carry = done.carry
+    durations: list[int] = []
     with Segment(work.video(len(done.videos)), film, options.crf) as video:
 
         def write(most: int) -> None:
@@ -210,16 +209,14 @@ def _colorize_segment(
             for reading, one in zip(batch, colored, strict=True):
                 pending.append(pool.submit(_result, reading, one, film, options.post))
                 write(options.threads)
-            carry, number = colored[-1], number + len(batch)
-            end = batch[-1].frame.pts + _duration(batch[-1].frame, film)
-            on_frames(number)
+            carry = colored[-1]
+            usual = read.usual_duration(film)
+            durations += [reading.frame.duration or usual for reading in batch]
+            on_frames(done.frames + len(durations))
         write(0)
         video.finish()
-    return work.finish(done, number, carry, end)
-
-
-def _duration(frame: VideoFrame, film: Film) -> int:
-    return frame.duration or read.usual_duration(film)
+    assert carry is not None  # a segment has frames
+    return work.finish(done, carry, durations)
 
 
 def _result(reading: Reading, colored: Colored, film: Film, post: PostProcess) -> VideoFrame:

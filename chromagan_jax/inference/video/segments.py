@@ -9,9 +9,12 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
 
 from chromagan_jax.inference import output
@@ -26,7 +29,6 @@ class Done(NamedTuple):
     videos: tuple[Path, ...] = ()
     frames: int = 0
     carry: Colored | None = None  # of the last frame
-    end: int = 0  # when the last frame ends, in units of the time base
 
 
 class Work:
@@ -54,8 +56,8 @@ class Work:
         while self._state(number).exists():
             with np.load(self._state(number)) as state:
                 carry = Colored(state['light'], state['ab'])
-                frames, end = int(state['frames']), int(state['end'])
-            done = Done((*done.videos, self.video(number)), frames, carry, end)
+                frames = done.frames + len(state['durations'])
+            done = Done((*done.videos, self.video(number)), frames, carry)
             number += 1
         for path in self.folder.iterdir():
             if path not in {p for v in done.videos for p in (v, v.with_suffix('.npz'))}:
@@ -68,14 +70,33 @@ class Work:
     def _state(self, number: int) -> Path:
         return self.folder / f'{number:08}.npz'
 
-    def finish(self, done: Done, frames: int, carry: Colored, end: int) -> Done:
-        """Records that the next video is finished, and returns what is finished then."""
+    def finish(self, done: Done, carry: Colored, durations: Sequence[int]) -> Done:
+        """Records that the next video is finished, and returns what is finished then.
+
+        Args:
+            done: what was finished before.
+            carry: of the last frame.
+            durations: of each frame, in units of the film's time base.
+        """
         number = len(done.videos)
         state = io.BytesIO()
-        np.savez(state, light=carry.light, ab=carry.ab, frames=frames, end=end)
+        np.savez(state, light=carry.light, ab=carry.ab, durations=durations)
         output.write(self._state(number), [state.getvalue()])
-        return Done((*done.videos, self.video(number)), frames, carry, end)
+        return Done((*done.videos, self.video(number)), done.frames + len(durations), carry)
 
     def remove(self) -> None:
         """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def packets(videos: Sequence[Path], time_base: Fraction) -> Iterator[av.Packet]:
+    """The packets of all segments, with their times in units of the film's time base."""
+    for path in videos:
+        with np.load(path.with_suffix('.npz')) as state:
+            durations = iter(state['durations'].tolist())
+        with av.open(str(path)) as segment:
+            for packet in segment.demux(video=0):
+                if packet.size:
+                    packet.pts = packet.dts = round(packet.pts * packet.time_base / time_base)
+                    packet.duration, packet.time_base = next(durations), time_base
+                    yield packet

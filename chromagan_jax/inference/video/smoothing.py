@@ -13,9 +13,9 @@ import numpy as np
 class Blend(NamedTuple):
     """How strongly colours are carried from frame to frame; docs/video.md has the figures."""
 
-    strength: float = 0.9  # share of the carried colours where the motion is certain
-    lightness: float = 12.0  # of L: a carried pixel that differs by more counts little
-    slack: float = 0.5  # px^2 by which forward and backward flow may differ, Sundaram et al.
+    strength: float = 0.95  # share of the carried colours where the motion is certain
+    lightness: float = 20.0  # of L: a carried pixel that differs by more counts little
+    slack: float = 1.0  # px^2 by which forward and backward flow may differ, Sundaram et al.
 
 
 class Colored(NamedTuple):
@@ -48,15 +48,22 @@ def flow(target: np.ndarray, source: np.ndarray) -> np.ndarray:
 
     Dense inverse search (Kroeger et al. 2016, https://arxiv.org/abs/1603.03590).
     """
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    return search.calc(target, source, None)
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    one, other = np.ascontiguousarray(target), np.ascontiguousarray(source)
+    return np.asarray(search.calc(one, other, np.empty((*one.shape, 2), np.float32)))
 
 
 def warp(image: np.ndarray, motion: np.ndarray) -> np.ndarray:
     """An image at the places to which `motion` points, bilinear; its edge goes on outside."""
+    return cv2.remap(image, *_places(motion), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _places(motion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """X and y to which `motion` points."""
     height, width = motion.shape[:2]
-    places = motion + np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
-    return cv2.remap(image, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    x = motion[..., 0] + np.arange(width, dtype=np.float32)
+    y = motion[..., 1] + np.arange(height, dtype=np.float32)[:, None]
+    return x, y
 
 
 def trust(
@@ -72,14 +79,13 @@ def trust(
     that of Sundaram et al. 2010, https://doi.org/10.1007/978-3-642-15549-9_32), and with the
     difference of the lightness along it. It is 0 where the flow leaves the frame.
     """
-    height, width = light.shape
     back = warp(forward, backward)
     left = np.square(backward + back).sum(axis=2)
     bound = 0.01 * (np.square(backward).sum(axis=2) + np.square(back).sum(axis=2)) + blend.slack
-    change = cv2.absdiff(light, warp(before, backward)).astype(np.float32)
-    change = cv2.blur(change, (5, 5))  # grain differs from frame to frame
+    change = cv2.absdiff(light, warp(before, backward))
+    change = cv2.blur(np.asarray(change, np.float32), (5, 5))  # grain differs from frame to frame
     certain = np.exp(-left / bound - np.square(change / blend.lightness))
-    x = backward[..., 0] + np.arange(width, dtype=np.float32)
-    y = backward[..., 1] + np.arange(height, dtype=np.float32)[:, None]
+    height, width = light.shape
+    x, y = _places(backward)
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     return np.where(inside, certain, 0).astype(np.float32)
