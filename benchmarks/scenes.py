@@ -1,4 +1,4 @@
-"""Recall and false cuts of the test for scene changes, against PySceneDetect's where it is installed.
+"""Recall and false cuts of the test for scene changes, against PySceneDetect's if it is installed.
 
     python -m benchmarks.scenes --photos=DIR
 
@@ -52,9 +52,9 @@ def main(_: list[str]) -> None:
 
 def shot(name: str, kind: str, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """(side, side) uint8 lightness of a camera that moves over a photograph."""
-    gray = photos.to_gray(decode(Path(_PHOTOS.value, name).read_bytes())).astype(np.float32) / 257
-    scale = 1.15 * max(_ROOM / side for side in gray.shape)
-    gray = cv2.resize(gray, None, fx=scale, fy=scale)
+    found = photos.to_gray(decode(Path(_PHOTOS.value, name).read_bytes())).astype(np.float32) / 257
+    scale = 1.15 * max(_ROOM / side for side in found.shape)
+    gray = cv2.resize(found, None, fx=scale, fy=scale)
     room = np.array(gray.shape) - _SIDE
     place, angle = rng.uniform(0, room), rng.uniform(0, 2 * np.pi)
     step = _SPEEDS[kind] * np.array([np.sin(angle), np.cos(angle)])

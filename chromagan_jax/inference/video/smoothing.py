@@ -4,7 +4,7 @@ L is (h, w) uint8 lightness at the size of the network, L* in steps of 100/255. 
 float32, px right and down.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -48,9 +48,8 @@ def flow(target: np.ndarray, source: np.ndarray) -> np.ndarray:
 
     Dense inverse search (Kroeger et al. 2016, https://arxiv.org/abs/1603.03590).
     """
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    one, other = np.ascontiguousarray(target), np.ascontiguousarray(source)
-    return np.asarray(search.calc(one, other, np.empty((*one.shape, 2), np.float32)))
+    search: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return search.calc(np.ascontiguousarray(target), np.ascontiguousarray(source), None)
 
 
 def warp(image: np.ndarray, motion: np.ndarray) -> np.ndarray:
