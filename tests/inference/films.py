@@ -9,11 +9,13 @@ TIMES = [0, 40, 80, 130, 150, 260, 300, 340, 380, 420, 460, 500, 540, 700, 720, 
 
 
 def moving(number, height=48, width=64, scene=0):
-    """(height, width) uint8: a textured ground that moves by a pixel a frame."""
+    """(height, width) uint8: a textured ground that moves by a pixel a frame; scene 1 is darker."""
     rng = np.random.default_rng(scene)
     ground = rng.integers(30, 220, (height // 8 + 12, width // 8 + 12)).astype(np.uint8)
     large = np.kron(ground, np.ones((8, 8), np.uint8))
-    large = (large.astype(np.uint16) + np.roll(large, 4, 0) + np.roll(large, 4, 1)) // 3
+    large = (large.astype(np.uint16) + np.roll(large, 4, 0) + np.roll(large, 4, 1)) // (
+        3 + 2 * scene
+    )
     return large[number : number + height, number : number + width].astype(np.uint8)
 
 

@@ -75,7 +75,7 @@ def test_a_film_that_is_killed_and_continued_keeps_all_and_has_the_same_frames(
     old, new = streams(film), streams(result)
     assert new['audio'] == old['audio']
     assert new['subtitle'] == old['subtitle']
-    assert times_of(result) == times_of(film)
+    assert [time for time, _ in times_of(result)] == [time for time, _ in times_of(film)]
     before, after = read.probe(film), read.probe(result)
     for field in ('width', 'height', 'frames', 'seconds', 'aspect', 'range', 'matrix', 'primaries'):
         assert getattr(after, field) == getattr(before, field)

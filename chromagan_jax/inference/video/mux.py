@@ -173,11 +173,19 @@ def _copies(source: Any, streams: Sequence[Any], outputs: dict[int, Any]) -> Ite
         return
     try:
         for packet in source.demux(*streams):
-            if packet.size and (packet.dts is not None or packet.pts is not None):
+            if packet.dts is None and packet.pts is None:
+                continue
+            if packet.size and not _is_gap(packet):
                 packet.stream = outputs[packet.stream.index]
                 yield packet
     except av.error.FFmpegError:  # the rest is damaged, which reading the frames has said
         return
+
+
+def _is_gap(packet: av.Packet) -> bool:
+    """Whether it is the empty text between subtitles of MP4, which the muxer writes itself."""
+    codec = packet.stream.codec_context
+    return codec is not None and codec.name == 'mov_text' and bytes(packet) == b'\0\0'
 
 
 def _interleaved(*sources: Iterable[av.Packet]) -> Iterator[av.Packet]:
