@@ -6,11 +6,11 @@ local runner does, holds little more than these bytes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.pvalue import AsSingleton
 
 from chromagan_jax.prepare import pictures
 from chromagan_jax.prepare.outcomes import DIGEST, TICKET
@@ -47,8 +47,9 @@ class FindNear(beam.PTransform):
     The outcome of the other image does not matter. So pairs are independent, no two near-duplicates
     remain, and the best image of a group always remains.
 
-    Near hashes share a band, so only images with a common band are compared. The hashes of all
-    images are a side input: each worker holds them in memory, and no shuffle repeats them per band.
+    Near hashes share a band, so only images with a common band are compared. Each band is one work
+    item with the hashes of all images, which its worker holds in memory. They are no side input,
+    because Beam's Dask runner would process all images again for it.
 
     From tickets to packed `_MARK`s, keyed by the bucket of the better image.
     """
@@ -58,15 +59,14 @@ class FindNear(beam.PTransform):
         self._distance = distance
 
     def expand(self, tickets: beam.PCollection) -> beam.PCollection:
-        entries = (
+        numbers = range(self._distance + 1)
+        return (
             tickets
             | 'Entries' >> beam.Map(_entry)
-            | 'AllEntries' >> beam.CombineGlobally(Concatenate())
-        )
-        return (
-            tickets.pipeline
-            | 'Bands' >> beam.Create(range(self._distance + 1))
-            | 'Compare' >> beam.FlatMap(_compare, AsSingleton(entries), self._distance)
+            | 'AllEntries' >> beam.CombineGlobally(Concatenate()).without_defaults()
+            | 'Bands' >> beam.FlatMap(lambda entries: [(number, entries) for number in numbers])
+            | 'SpreadBands' >> beam.Reshuffle()
+            | 'Compare' >> beam.FlatMapTuple(partial(_compare, self._distance))
             | 'Marks' >> beam.CombinePerKey(Concatenate())
         )
 
@@ -78,13 +78,13 @@ def _entry(ticket: bytes) -> bytes:
     return np.array((one['digest'], one['pixels'], one['phash']), _ENTRY).tobytes()
 
 
-def _compare(number: int, packed: bytes, distance: int) -> Iterator[tuple[int, bytes]]:
+def _compare(distance: int, number: int, packed: bytes) -> Iterator[tuple[int, bytes]]:
     """Yields marks of images with their best near-duplicate in one band.
 
     Args:
+        distance: maximum Hamming distance of near hashes.
         number: index of the band.
         packed: `_ENTRY`s, in any order.
-        distance: maximum Hamming distance of near hashes.
     """
     entries = np.unique(np.frombuffer(packed, _ENTRY))  # equal files have equal entries
     digests = entries['digest']

@@ -30,6 +30,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from chromagan_jax.errors import UserError
 from chromagan_jax.prepare import inputs as inputs_lib
 from chromagan_jax.prepare import outcomes, pictures
 from chromagan_jax.prepare.duplicates import Concatenate, FindNear, better_of, by_worse
@@ -37,6 +38,9 @@ from chromagan_jax.prepare.inputs import Inputs
 from chromagan_jax.prepare.outcomes import TICKET, Outcome
 from chromagan_jax.prepare.pictures import Dropped, Kept, Options
 from chromagan_jax.utils import files
+
+# Beam knows this runner by its full name only.
+_NAMES = {'--runner=DaskRunner': '--runner=apache_beam.runners.dask.dask_runner.DaskRunner'}
 
 
 class Job(NamedTuple):
@@ -64,14 +68,13 @@ def run(job: Job, starts: Sequence[int], runner: Runner) -> None:
     """Processes the chunks of the listing at the file offsets `starts`.
 
     `outcomes.read_plan` then returns the outcomes.
+
+    Raises:
+        UserError: if Beam does not accept the runner's arguments.
     """
     for folder in ('pictures', 'plan', 'done'):
         Path(job.staging, folder).mkdir(parents=True)
-    arguments, local = list(runner.arguments), None
-    if not arguments:
-        arguments, local = [f'--direct_num_workers={runner.workers}'], _local(job, runner.workers)
-    # Without a list of arguments Beam would parse this command's flags.
-    with beam.Pipeline(local, PipelineOptions(arguments)) as pipeline:
+    with _pipeline(job, runner) as pipeline:
         (
             pipeline
             | 'Chunks' >> beam.Create(starts, reshuffle=False)
@@ -79,6 +82,18 @@ def run(job: Job, starts: Sequence[int], runner: Runner) -> None:
             | 'Process' >> beam.ParDo(Process(job))
             | 'Decide' >> Decide(job)
         )
+
+
+def _pipeline(job: Job, runner: Runner) -> beam.Pipeline:
+    if not runner.arguments:
+        options = PipelineOptions([f'--direct_num_workers={runner.workers}'])
+        return beam.Pipeline(_local(job, runner.workers), options)
+    # Without a list of arguments Beam would parse this command's flags.
+    options = PipelineOptions([_NAMES.get(argument, argument) for argument in runner.arguments])
+    try:
+        return beam.Pipeline(options=options)
+    except (ValueError, ImportError) as error:
+        raise UserError(f'Beam refuses the arguments after --: {error}') from error
 
 
 def _local(job: Job, workers: int) -> FnApiRunner:

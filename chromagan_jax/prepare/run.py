@@ -177,7 +177,7 @@ def _build(
     _watch(thread, staging, stopping, lost, listing.number)
     threading.excepthook = previous
     if errors:
-        raise _translated(errors[0]) from errors[0]
+        raise _translated(errors[0], bool(runner[1])) from errors[0]
     builder.data_path.parent.replace(hidden / 'made')
 
 
@@ -204,7 +204,9 @@ def _watch(
             )
         if time.monotonic() < due:
             continue
-        done = outcomes.count_done(str(staging))
+        # A runner may process images again, such as those of a lost worker.
+        # A cluster processes the images of a lost worker again.
+        done = min(outcomes.count_done(str(staging)), number)
         if progress:
             progress.report(done, {})
             due = time.monotonic() + period
@@ -233,11 +235,16 @@ def end_workers() -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _translated(error: BaseException) -> BaseException:
-    """The UserError in the text of an exception that Beam raised for a worker; else `error`."""
+def _translated(error: BaseException, cluster: bool) -> BaseException:
+    """The UserError in the text of an exception that Beam raised for a worker; else `error`.
+
+    With `cluster`, a failed connection and a missing package are user errors too.
+    """
     text = str(error)
     if isinstance(error, UserError):
         return UserError(text.partition(' [while running')[0])
+    if cluster and isinstance(error, (OSError, ImportError)):
+        return UserError(f"Beam's runner failed: {text}: check the arguments after --.")
     found = re.findall(r'UserError: (.+)', text)
     return UserError(found[-1].partition(' [while running')[0]) if found else error
 
