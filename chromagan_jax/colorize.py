@@ -196,25 +196,27 @@ def _colorize(
     sizes = _sizes(values.size) if values.size is not None else (trained.size,)
     shown = ' and '.join(map(str, sizes))
     network = f'{trained.title}, step {trained.step}, at {shown} px'
-    print(f'{network} into {values.output}: {len(wanted)} to do', file=sys.stderr)
     make = functools.partial(make_predict, trained.generator, trained.variables, sizes)
     films = [job for job in wanted if is_film(job.source)]
     photographs = [job for job in wanted if not is_film(job.source)]
     totals = [Totals(0, 0, 0, 0)]
     kinds: Sequence[tuple[list[Job], Callable[..., Totals]]] = (
         (photographs, _colorize_photographs),
-        (films, functools.partial(_colorize_films, network)),
+        (films, _colorize_films),
     )
     with contextlib.closing(Claims(Path(values.output))) as claims:
         for jobs, run in kinds:
             if jobs and not stopping():
-                totals.append(run(values, jobs, make, max(sizes), post, stopping, results, claims))
+                totals.append(
+                    run(values, jobs, network, make, max(sizes), post, stopping, results, claims)
+                )
     return Totals(*map(sum, zip(*totals, strict=True)))
 
 
 def _colorize_photographs(
     values: flags.FlagValues,
     wanted: Sequence[Job],
+    network: str,
     make: Callable[..., Predict],
     size: int,
     post: PostProcess,
@@ -228,9 +230,11 @@ def _colorize_photographs(
     hinted = any(job.hints for job in wanted)
     batches = -(-len(wanted) // values.batch_size)
     batch_size = -(-len(wanted) // batches)  # the same number of batches, of one size
+    predict = make(batch_size, noise, hinted)
+    _announce(values, network, wanted)
     return batch.colorize_files(
         wanted,
-        make(batch_size, noise, hinted),
+        predict,
         size,
         batch_size,
         values.threads,
@@ -249,9 +253,9 @@ def _colorize_photographs(
 
 
 def _colorize_films(
-    network: str,
     values: flags.FlagValues,
     wanted: Sequence[Job],
+    network: str,
     make: Callable[..., Predict],
     size: int,
     post: PostProcess,
@@ -263,9 +267,11 @@ def _colorize_films(
     from chromagan_jax.inference.video.run import FRAMES_AT_ONCE, Options
 
     batch_size = values.batch_size if values['batch_size'].present else FRAMES_AT_ONCE
+    predict = make(batch_size)
+    _announce(values, network, wanted)
     return video.colorize_films(
         wanted,
-        make(batch_size),
+        predict,
         size,
         network,
         Options(batch_size, values.threads, post, values.crf, values.metadata),
@@ -278,6 +284,10 @@ def _colorize_films(
         claims,
         values.overwrite,
     )
+
+
+def _announce(values: flags.FlagValues, network: str, wanted: Sequence[Job]) -> None:
+    print(f'{network} into {values.output}: {len(wanted)} to do', file=sys.stderr)
 
 
 def _exit_code(
