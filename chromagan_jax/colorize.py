@@ -3,14 +3,16 @@
     python -m chromagan_jax.colorize --output=OUT PATH...
     python -m chromagan_jax.colorize --workdir=DIR --output=OUT PATH...
 
-A PATH is a photograph or a folder, whose sub-folders are mirrored below OUT. The first form uses
-the released weights, the second those of a run. The lightness of the photograph is kept.
+A PATH is a photograph, a film, or a folder of photographs, whose sub-folders are mirrored below
+OUT. The first form uses the released weights, the second those of a run. The lightness is kept.
 
 Exit codes: 0 done; 1 a photograph failed, or an error in one sentence; 75 interrupted, or a
 bucket did not answer: start it again.
 """
 
 import contextlib
+import functools
+import importlib.util
 import os
 import sys
 import types
@@ -31,12 +33,15 @@ from chromagan_jax.data.decode import UnreadableImage
 from chromagan_jax.errors import PreemptedError, UserError, is_outage
 from chromagan_jax.inference import batch, files, headers, metadata, naming, options, output
 from chromagan_jax.inference.encode import Encoding
+from chromagan_jax.inference.files import Listed
 from chromagan_jax.inference.hints import Hint
 from chromagan_jax.inference.hints import read as read_hints
+from chromagan_jax.inference.layout import Predict
 from chromagan_jax.inference.outcomes import Job, Outcome, Totals
 from chromagan_jax.inference.predictor import load, make_predict
 from chromagan_jax.inference.results import Results
 from chromagan_jax.inference.sharing import Claims
+from chromagan_jax.inference.video.suffixes import is_film
 from chromagan_jax.utils import cli
 from chromagan_jax.utils.preemption import stop_requests
 
@@ -82,6 +87,8 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
             raise UserError(f'No {name} is named: add {example}.')
     folder = Path(values.output)
     found = files.find(paths, folder, values.pages == 'all')
+    films = [listed for listed in found.photographs if is_film(listed.source)]
+    found = found._replace(photographs=[p for p in found.photographs if p not in films])
     results = Results(values.json, values.report or '')
     for sentence in found.notes:
         results.leave_out(sentence)
@@ -94,6 +101,8 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
     )
     if values.hints is not None:
         planned = _with_hints(planned, Path(values.hints))
+    if films:
+        planned += _plan_films(values, films, results)
     wanted = []
     for job in planned:
         if not values.overwrite and job.target.exists():
@@ -107,6 +116,26 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
     totals = _colorize(values, wanted, stopping, results) if wanted else Totals(0, 0, 0, 0)
     results.write()
     return _exit_code(values, totals, before, len(wanted), results)
+
+
+def _plan_films(values: flags.FlagValues, films: Sequence[Listed], results: Results) -> list[Job]:
+    """The jobs of films that can be read.
+
+    Raises:
+        UserError: PyAV is missing, or a flag is for photographs only.
+    """
+    first = files.shown(films[0].source)
+    for name in ('hints', 'samples', 'sample_noise'):
+        if values[name].value:
+            raise UserError(f'--{name} is for photographs, and {first} is a film: leave one out.')
+    if importlib.util.find_spec('av') is None:
+        raise UserError(f"{first} is a film: pip install 'chromagan_jax[video]'.")
+    from chromagan_jax.inference.video import batch as video  # needs the extra
+
+    jobs, failures = video.plan(films, Path(values.output))
+    for sentence in failures:
+        results.fail(sentence)
+    return jobs
 
 
 def _check(values: flags.FlagValues) -> None:
@@ -146,7 +175,7 @@ def _listed(name: str) -> list[str]:
 
 def _too_large(job: Job) -> str:
     """Why a photograph is too large for the kind of its result; '' if it is not."""
-    if not headers.is_limited(job.target.suffix):
+    if is_film(job.source) or not headers.is_limited(job.target.suffix):
         return ''
     try:
         headers.check_side(max(headers.size(job.source) or (0,)), job.target.suffix)
@@ -161,44 +190,106 @@ def _colorize(
     stopping: Callable[[], bool],
     results: Results,
 ) -> Totals:
-    """Runs the network over the photographs."""
+    """Runs the network over the photographs, then over the films."""
     cv2.setNumThreads(1)  # photographs are what runs in parallel
     sharding.disable_async_cpu_dispatch()
     trained = load(values.workdir, values.checkpoint)
     post = _postprocess(values, trained.config.colorize)
+    sizes = _sizes(values.size) if values.size is not None else (trained.size,)
+    shown = ' and '.join(map(str, sizes))
+    network = f'{trained.title}, step {trained.step}, at {shown} px'
+    make = functools.partial(make_predict, trained.generator, trained.variables, sizes)
+    films = [job for job in wanted if is_film(job.source)]
+    photographs = [job for job in wanted if not is_film(job.source)]
+    totals = [Totals(0, 0, 0, 0)]
+    kinds: Sequence[tuple[list[Job], Callable[..., Totals]]] = (
+        (photographs, _colorize_photographs),
+        (films, _colorize_films),
+    )
+    with contextlib.closing(Claims(Path(values.output))) as claims:
+        for jobs, run in kinds:
+            if jobs and not stopping():
+                totals.append(
+                    run(values, jobs, network, make, max(sizes), post, stopping, results, claims)
+                )
+    return Totals(*map(sum, zip(*totals, strict=True)))
+
+
+def _colorize_photographs(
+    values: flags.FlagValues,
+    wanted: Sequence[Job],
+    network: str,
+    make: Callable[..., Predict],
+    size: int,
+    post: PostProcess,
+    stopping: Callable[[], bool],
+    results: Results,
+    claims: Claims,
+) -> Totals:
     if post.sample_noise and not values.samples:
         wanted = [job._replace(sample=1) for job in wanted]
     noise = post.sample_noise or values.samples > 0
     hinted = any(job.hints for job in wanted)
-    sizes = _sizes(values.size) if values.size is not None else (trained.size,)
     batches = -(-len(wanted) // values.batch_size)
     batch_size = -(-len(wanted) // batches)  # the same number of batches, of one size
-    predict = make_predict(trained.generator, trained.variables, sizes, batch_size, noise, hinted)
-    shown = ' and '.join(map(str, sizes))
-    print(
-        f'{trained.title}, step {trained.step}, at {shown} px into {values.output}: '
-        f'{len(wanted)} to do',
-        file=sys.stderr,
+    predict = make(batch_size, noise, hinted)
+    _announce(values, network, wanted)
+    return batch.colorize_files(
+        wanted,
+        predict,
+        size,
+        batch_size,
+        values.threads,
+        # On a CPU as many networks as threads: few operations of one keep many cores busy.
+        max(2, values.threads) if jax.default_backend() == 'cpu' else 2,
+        values.max_megapixels * 1_000_000,
+        post,
+        stopping,
+        Encoding(values.quality, int(values.depth), values.metadata, values.keep_date),
+        values.skip_color,
+        values.report is not None,
+        results.add,
+        claims,
+        values.overwrite,
     )
-    with contextlib.closing(Claims(Path(values.output))) as claims:
-        return batch.colorize_files(
-            wanted,
-            predict,
-            max(sizes),
-            batch_size,
-            values.threads,
-            # On a CPU as many networks as threads: few operations of one keep many cores busy.
-            max(2, values.threads) if jax.default_backend() == 'cpu' else 2,
-            values.max_megapixels * 1_000_000,
-            post,
-            stopping,
-            Encoding(values.quality, int(values.depth), values.metadata, values.keep_date),
-            values.skip_color,
-            values.report is not None,
-            results.add,
-            claims,
-            values.overwrite,
-        )
+
+
+def _colorize_films(
+    values: flags.FlagValues,
+    wanted: Sequence[Job],
+    network: str,
+    make: Callable[..., Predict],
+    size: int,
+    post: PostProcess,
+    stopping: Callable[[], bool],
+    results: Results,
+    claims: Claims,
+) -> Totals:
+    from chromagan_jax.inference.video import batch as video  # needs the extra
+    from chromagan_jax.inference.video.run import FRAMES_AT_ONCE, Options
+
+    batch_size = values.batch_size if values['batch_size'].present else FRAMES_AT_ONCE
+    predict = make(batch_size)
+    _announce(values, network, wanted)
+    return video.colorize_films(
+        wanted,
+        predict,
+        size,
+        network,
+        Options(batch_size, values.threads, post, values.crf, values.metadata),
+        values.max_megapixels * 1_000_000,
+        stopping,
+        values.skip_color,
+        values.keep_date,
+        values.report is not None,
+        results.add,
+        claims,
+        values.overwrite,
+    )
+
+
+def _announce(values: flags.FlagValues, network: str, wanted: Sequence[Job]) -> None:
+    print(f'{network} into {values.output}: {len(wanted)} to do', file=sys.stderr)
 
 
 def _exit_code(

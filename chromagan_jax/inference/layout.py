@@ -35,7 +35,11 @@ class View(NamedTuple):
 
 
 def prepare(
-    pixels: np.ndarray, size: int, post: PostProcess = OFF, hints: Sequence[Hint] = ()
+    pixels: np.ndarray,
+    size: int,
+    post: PostProcess = OFF,
+    hints: Sequence[Hint] = (),
+    box: Box | None = None,
 ) -> View:
     """Denoises a photograph if `post` says so, and makes the inputs of a network.
 
@@ -47,13 +51,14 @@ def prepare(
         size: px, the side of the square that the network sees.
         post: only `denoise_before` has an effect.
         hints: known colours, at pixels of the photograph.
+        box: the photograph without its border; None: as `content_box` finds it.
 
     Raises:
         UserError: for a hint outside the photograph.
     """
     rasterize(hints, pixels.shape[:2], size)  # checks them
     pixels = photos.denoise(pixels, post)
-    box = content_box(pixels)
+    box = box or content_box(pixels)
     inside = pixels[box.top : box.bottom, box.left : box.right]
     height, width = inside.shape[:2]
     aspect = max(height, width) / min(height, width)
@@ -125,7 +130,7 @@ def recolor(
     Returns:
         (H, W, 3), or (H, W, 4) with the alpha of the photograph. A border is gray.
     """
-    return photos.recolor(view.pixels, view.small, _joined(view, colors), post, view.box, deep)
+    return photos.recolor(view.pixels, view.small, joined(view, colors), post, view.box, deep)
 
 
 def _starts(length: int, size: int) -> list[int]:
@@ -134,7 +139,7 @@ def _starts(length: int, size: int) -> list[int]:
     return [round(index * (length - size) / (number - 1)) for index in range(number)]
 
 
-def _joined(view: View, colors: Sequence[np.ndarray]) -> np.ndarray:
+def joined(view: View, colors: Sequence[np.ndarray]) -> np.ndarray:
     """(h, w, 2) colours of `view.small`, those of overlapping inputs blended."""
     if len(colors) == 1:
         return colors[0]

@@ -41,6 +41,9 @@ _GROUPS: dict[str, dict[str, Flag]] = {
         'metadata': Flag(True, 'Keep EXIF, IPTC, XMP and resolution.', bool),
         'keep_date': Flag(False, 'Give results the file date of their photographs.', bool),
         'report': Flag(None, 'HTML page to write, with each photograph before and after.'),
+        'crf': Flag(
+            17, "Of films: x264's constant rate factor, 0 to 51; more is smaller.", int, 0, 51
+        ),
         'json': Flag(False, 'Print one line of JSON for each result on standard output.', bool),
     },
     'Network': {

@@ -36,8 +36,13 @@ def write(path: Path, content: Iterable[bytes], times: tuple[int, int] | None = 
                 os.utime(descriptor, ns=times)
             os.replace(temporary, path)
     except OSError as error:
-        if error.errno not in _NO_MORE:
-            raise
+        check_room(path, error)
+        raise
+
+
+def check_room(path: Path, error: BaseException) -> None:
+    """Raises UserError if an error of writing a file means that no other can be written either."""
+    if isinstance(error, OSError) and error.errno in _NO_MORE:
         raise UserError(
             f'{path} cannot be written ({error.strerror}): make room there, or choose another '
             '--output.'

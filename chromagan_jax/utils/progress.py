@@ -40,9 +40,10 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
         unit: str = 'step',
+        rate_unit: str = 'img/s',
     ):
         """Starts the clock at `start_step`; `stream` is standard error by default."""
-        self._unit = unit
+        self._unit, self._rate_unit = unit, rate_unit
         self._total_steps = total_steps
         self._images_per_step = images_per_step
         self._stream = sys.stderr if stream is None else stream
@@ -82,7 +83,7 @@ class Progress:
         head = f'{self._unit} {step}/{self._total_steps} ({100 * step // self._total_steps}%)'
         names = sorted(scalars, key=lambda name: name not in _SHORT)
         values = [f'{_SHORT.get(n, n.split("/")[-1])} {scalars[n]:.4g}' for n in names]
-        tail = [f'{rate:.1f} img/s']
+        tail = [f'{rate:.1f} {self._rate_unit}']
         if self._seconds_per_step is not None:
             left = max(0, self._total_steps - step) * self._seconds_per_step
             tail.append(f'{format_duration(left)} left')

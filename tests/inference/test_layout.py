@@ -69,7 +69,7 @@ def test_a_strip_is_seen_in_squares_whose_colours_are_blended_in_their_places(wi
     for start in starts:
         place = np.broadcast_to(np.arange(start, start + SIZE)[None, :, None], (SIZE, SIZE, 2))
         colors.append(np.float32(place.swapaxes(0, 1) if turned else place))
-    joined = layout._joined(view, colors)
+    joined = layout.joined(view, colors)
     assert joined.shape[:2] == view.small.shape[:2]
     expected = np.broadcast_to(np.arange(across)[None], (SIZE, across))
     np.testing.assert_allclose(joined[..., 0], expected.T if turned else expected, atol=1e-3)

@@ -1,0 +1,1 @@
+"""Films to colour ones without flicker: containers, scenes, carried colours, and the run."""

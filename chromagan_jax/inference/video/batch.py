@@ -1,0 +1,178 @@
+"""Films of a command one after the other: their results' names, progress, notes and outcomes."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import av
+
+from chromagan_jax.errors import UserError
+from chromagan_jax.inference import metadata, output, report, toning
+from chromagan_jax.inference.files import Listed, shown
+from chromagan_jax.inference.layout import Predict
+from chromagan_jax.inference.outcomes import Job, Outcome, Totals
+from chromagan_jax.inference.sharing import Claims, claimed
+from chromagan_jax.inference.video import mux, read
+from chromagan_jax.inference.video.read import Film
+from chromagan_jax.inference.video.run import Options, colorize_film
+
+_FAILURES = (OSError, read.UnreadableFilmError, av.error.FFmpegError, MemoryError)
+
+
+def plan(films: Sequence[Listed], folder: Path) -> tuple[list[Job], list[str]]:
+    """Which film becomes which file below a folder, and sentences about those that cannot be read.
+
+    `a.avi` becomes `a.mkv`; if another film has that name, it becomes `a.avi.mkv`.
+
+    Raises:
+        UserError: a result would replace a film.
+    """
+    jobs, failures = [], []
+    sources = {listed.source.resolve() for listed in films}
+    taken: set[str] = set()
+    for source, place, _ in dict.fromkeys(films):
+        try:
+            suffix = mux.choose_suffix(read.probe(source))[0]
+        except _FAILURES as error:
+            failures.append(f'{shown(source)} failed: {_reason(error)}')
+            continue
+        first, second = place.with_suffix(suffix), place.with_name(place.name + suffix)
+        if place.suffix.lower() == suffix:
+            first = place
+        owner = metadata.source_of(folder / first)
+        free = str(first).casefold() not in taken and owner in (None, place.name)
+        target = folder / (first if free else second)
+        taken.add(str(target.relative_to(folder)).casefold())
+        if target.resolve() in sources:
+            raise UserError(f'{target} is a film to be read: choose another --output.')
+        jobs.append(Job(source, target))
+    return jobs, failures
+
+
+def colorize_films(
+    jobs: Sequence[Job],
+    predict: Predict,
+    size: int,
+    network: str,
+    options: Options,
+    max_pixels: int,
+    stopping: Callable[[], bool],
+    skip_color: bool,
+    keep_date: bool,
+    previews: bool,
+    on_outcome: Callable[[Outcome], None],
+    claims: Claims,
+    overwrite: bool,
+) -> Totals:
+    """Colorizes films one after the other; reports progress and failures on standard error.
+
+    Args:
+        jobs: from `plan`.
+        predict: the network.
+        size: px, the side of the square that the network sees.
+        network: its name, by which work of another one is not continued.
+        options: of each film.
+        max_pixels: of a frame; a film with larger ones fails.
+        stopping: once it is true, the film ends and can be continued.
+        skip_color: whether films in colour are left out.
+        keep_date: whether results have the date of their films.
+        previews: whether outcomes have previews.
+        on_outcome: called with each outcome.
+        claims: on the results.
+        overwrite: whether results that other runs have written meanwhile are made again.
+
+    Raises:
+        UserError: if nothing more can be written.
+    """
+    counts = dict.fromkeys(Totals._fields, 0)
+
+    def collect(outcome: Outcome) -> None:
+        counts[outcome.status] += 1
+        on_outcome(outcome)
+
+    def others(job: Job) -> None:
+        collect(Outcome(job, 'skipped'))
+
+    for job in claimed(jobs, claims, overwrite, others):
+        if stopping():
+            break
+        if job is None:
+            continue
+        with claims.releasing(job.target):
+            try:
+                outcome = _outcome(
+                    job, predict, size, network, options, max_pixels, stopping, skip_color
+                )
+                if outcome and outcome.status == 'colorized':
+                    if keep_date:
+                        stat = job.source.stat()
+                        os.utime(job.target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+                    if previews:
+                        outcome = outcome._replace(preview=_preview(job))
+            except _FAILURES as error:
+                output.check_room(job.target, error)
+                outcome = Outcome(job, 'failed', _reason(error))
+                _say(job, f' failed: {outcome.reason}')
+        if outcome is None:
+            break
+        collect(outcome)
+    return Totals(**counts)
+
+
+def _outcome(
+    job: Job,
+    predict: Predict,
+    size: int,
+    network: str,
+    options: Options,
+    max_pixels: int,
+    stopping: Callable[[], bool],
+    skip_color: bool,
+) -> Outcome | None:
+    """Colorizes a film; None if it was stopped."""
+    film = read.probe(job.source)
+    if film.width * film.height > max_pixels:
+        raise read.UnreadableFilmError(
+            f'its frames have {film.width} x {film.height} px: raise --max_megapixels to '
+            f'{-(-film.width * film.height // 10**6)}'
+        )
+    _, copied, notes = mux.choose_suffix(film)
+    notes = (*film.notes, *notes)
+    in_color = _is_color(film)
+    if in_color and skip_color:
+        _say(job, ': left out, in colour already')
+        return Outcome(job, 'in_color')
+    _say(job, f': {film.frames} frames of {film.width} x {film.height} px')
+    for note in notes:
+        _say(job, f': {note}')
+    lost = colorize_film(film, job.target, copied, predict, size, network, options, stopping)
+    if lost is None:
+        return None
+    if lost:
+        _say(job, f': {lost}')
+        notes = (*notes, lost)
+    return Outcome(job, 'colorized', '', notes, in_color)
+
+
+def _say(job: Job, text: str) -> None:
+    print(f'{shown(job.source)}{text}', file=sys.stderr, flush=True)
+
+
+def _is_color(film: Film) -> bool:
+    """Whether most frames of a film are in colour already."""
+    found = [toning.is_color(pixels) for _, pixels in read.samples(film)]
+    return sum(found) * 2 > len(found)
+
+
+def _preview(job: Job) -> report.Preview:
+    """Of the middle of a film."""
+    before, after = (
+        next(pixels for _, pixels in read.samples(read.probe(path), 1))
+        for path in (job.source, job.target)
+    )
+    return report.make_preview(before, after)
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, 'strerror', None) or str(error) or 'not enough memory'
