@@ -13,7 +13,6 @@ bucket did not answer: start it again.
 import contextlib
 import functools
 import importlib.util
-import os
 import sys
 import types
 import warnings
@@ -29,13 +28,10 @@ from absl import flags, logging
 from chromagan_jax import sharding
 from chromagan_jax.config.fields import check_types, flatten
 from chromagan_jax.config.postprocess import OFF, PostProcess
-from chromagan_jax.data.decode import UnreadableImage
 from chromagan_jax.errors import PreemptedError, UserError, is_outage
-from chromagan_jax.inference import batch, files, headers, metadata, naming, options, output
+from chromagan_jax.inference import batch, files, metadata, naming, options, output, plan
 from chromagan_jax.inference.encode import Encoding
 from chromagan_jax.inference.files import Listed
-from chromagan_jax.inference.hints import Hint
-from chromagan_jax.inference.hints import read as read_hints
 from chromagan_jax.inference.layout import Predict
 from chromagan_jax.inference.outcomes import Job, Outcome, Totals
 from chromagan_jax.inference.predictor import load, make_predict
@@ -78,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], bool]) -> int:
     _check(values)
     if values.list is not None:
-        paths = [*paths, *_listed(values.list)]
+        paths = [*paths, *plan.listed(values.list)]
     for name, value, example in (
         ('output', values.output, '--output=colorized'),
         ('photograph', paths, 'a file or a folder'),
@@ -100,14 +96,14 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
         found.photographs, folder, values.format, values.samples, metadata.source_of
     )
     if values.hints is not None:
-        planned = _with_hints(planned, Path(values.hints))
+        planned = plan.with_hints(planned, Path(values.hints))
     if films:
         planned += _plan_films(values, films, results)
     wanted = []
     for job in planned:
         if not values.overwrite and job.target.exists():
             results.add(Outcome(job, 'skipped'))
-        elif reason := _too_large(job):
+        elif reason := plan.too_large(job):
             print(f'{files.shown(job.source)} failed: {reason}', file=sys.stderr)
             results.add(Outcome(job, 'failed', reason))
         else:
@@ -153,37 +149,6 @@ def _check(values: flags.FlagValues) -> None:
         )
 
 
-def _listed(name: str) -> list[str]:
-    """The paths in a file, one a line, with any line ends; or NUL between them.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        content = sys.stdin.buffer.read() if name == '-' else Path(name).read_bytes()
-    except OSError as error:
-        raise UserError(f'--list={name} cannot be read ({error.strerror}).') from error
-    if content[:2] in (b'\xff\xfe', b'\xfe\xff'):  # of Windows
-        content = content.decode('utf-16', 'replace').encode()
-    content = content.removeprefix(b'\xef\xbb\xbf')
-    if b'\0' in content:
-        lines = content.split(b'\0')
-    else:
-        lines = content.replace(b'\r', b'\n').split(b'\n')
-    return [os.fsdecode(line) for line in lines if line.strip()]
-
-
-def _too_large(job: Job) -> str:
-    """Why a photograph is too large for the kind of its result; '' if it is not."""
-    if is_film(job.source) or not headers.is_limited(job.target.suffix):
-        return ''
-    try:
-        headers.check_side(max(headers.size(job.source) or (0,)), job.target.suffix)
-    except UnreadableImage as error:
-        return str(error)
-    return ''
-
-
 def _colorize(
     values: flags.FlagValues,
     wanted: Sequence[Job],
@@ -195,7 +160,7 @@ def _colorize(
     sharding.disable_async_cpu_dispatch()
     trained = load(values.workdir, values.checkpoint)
     post = _postprocess(values, trained.config.colorize)
-    sizes = _sizes(values.size) if values.size is not None else (trained.size,)
+    sizes = plan.parse_sizes(values.size) if values.size is not None else (trained.size,)
     shown = ' and '.join(map(str, sizes))
     network = f'{trained.title}, step {trained.step}, at {shown} px'
     make = functools.partial(make_predict, trained.generator, trained.variables, sizes)
@@ -316,42 +281,12 @@ def _exit_code(
     return 1 if earlier + totals.failed else 0
 
 
-def _with_hints(jobs: Sequence[Job], path: Path) -> list[Job]:
-    """The jobs with the hints of a file; raises UserError if the file does not fit them."""
-    hints = read_hints(path)
-    sources = {job.source for job in jobs}
-    if '' in hints and len(sources) > 1:
-        raise UserError(
-            f'--hints={path} is a list, for one photograph: for several, write an object with a '
-            'list under each file name.'
-        )
-    names = {name for source in sources for name in (source.name, str(source))}
-    if unknown := sorted(hints.keys() - names - {''}):
-        raise UserError(
-            f'--hints={path} names {unknown[0]}, which is not among the photographs: correct the '
-            'name.'
-        )
-
-    def hints_of(source: Path) -> tuple[Hint, ...]:
-        return hints.get('') or hints.get(str(source)) or hints.get(source.name) or ()
-
-    return [job._replace(hints=hints_of(job.source)) for job in jobs]
-
-
 def _postprocess(values: flags.FlagValues, config: PostProcess) -> PostProcess:
     """The options of the config, replaced by those that flags set."""
     given = {name: values[name].value for name in flatten(OFF)}
     post = replace(config, **{name: v for name, v in given.items() if v is not None})
     check_types(post, '--')
     return post
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    """The numbers of --size, without repeats."""
-    parts = [part.strip() for part in text.split(',')]
-    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
-        raise UserError(f'--size must be px, as 256 or 192,256, not {text!r}.')
-    return tuple(dict.fromkeys(map(int, parts)))
 
 
 class _Command(types.ModuleType):

@@ -1,0 +1,74 @@
+"""What a call of `colorize` asks for: paths, hints, sizes."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from chromagan_jax.data.decode import UnreadableImage
+from chromagan_jax.errors import UserError
+from chromagan_jax.inference import headers
+from chromagan_jax.inference.hints import Hint, read
+from chromagan_jax.inference.outcomes import Job
+from chromagan_jax.inference.video.suffixes import is_film
+
+
+def listed(name: str) -> list[str]:
+    """The paths in a file, one a line, with any line ends; or NUL between them.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        content = sys.stdin.buffer.read() if name == '-' else Path(name).read_bytes()
+    except OSError as error:
+        raise UserError(f'--list={name} cannot be read ({error.strerror}).') from error
+    if content[:2] in (b'\xff\xfe', b'\xfe\xff'):  # of Windows
+        content = content.decode('utf-16', 'replace').encode()
+    content = content.removeprefix(b'\xef\xbb\xbf')
+    if b'\0' in content:
+        lines = content.split(b'\0')
+    else:
+        lines = content.replace(b'\r', b'\n').split(b'\n')
+    return [os.fsdecode(line) for line in lines if line.strip()]
+
+
+def with_hints(jobs: Sequence[Job], path: Path) -> list[Job]:
+    """The jobs with the hints of a file; raises UserError if the file does not fit them."""
+    hints = read(path)
+    sources = {job.source for job in jobs}
+    if '' in hints and len(sources) > 1:
+        raise UserError(
+            f'--hints={path} is a list, for one photograph: for several, write an object with a '
+            'list under each file name.'
+        )
+    names = {name for source in sources for name in (source.name, str(source))}
+    if unknown := sorted(hints.keys() - names - {''}):
+        raise UserError(
+            f'--hints={path} names {unknown[0]}, which is not among the photographs: correct the '
+            'name.'
+        )
+
+    def hints_of(source: Path) -> tuple[Hint, ...]:
+        return hints.get('') or hints.get(str(source)) or hints.get(source.name) or ()
+
+    return [job._replace(hints=hints_of(job.source)) for job in jobs]
+
+
+def too_large(job: Job) -> str:
+    """Why a photograph is too large for the kind of its result; '' if it is not."""
+    if is_film(job.source) or not headers.is_limited(job.target.suffix):
+        return ''
+    try:
+        headers.check_side(max(headers.size(job.source) or (0,)), job.target.suffix)
+    except UnreadableImage as error:
+        return str(error)
+    return ''
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """The numbers of --size, px, without repeats; raises UserError for another text."""
+    parts = [part.strip() for part in text.split(',')]
+    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        raise UserError(f'--size must be px, as 256 or 192,256, not {text!r}.')
+    return tuple(dict.fromkeys(map(int, parts)))
