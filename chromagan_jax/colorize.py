@@ -13,7 +13,6 @@ bucket did not answer: start it again.
 import contextlib
 import functools
 import importlib.util
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -76,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], bool]) -> int:
     _check(values)
     if values.list is not None:
-        paths = [*paths, *_listed(values.list)]
+        paths = [*paths, *files.read_list(values.list)]
     for name, value, example in (
         ('output', values.output, '--output=colorized'),
         ('photograph', paths, 'a file or a folder'),
@@ -149,26 +148,6 @@ def _check(values: flags.FlagValues) -> None:
         raise UserError(
             f'--depth=16 is not possible with --format={values.format}: choose png, tif or same.'
         )
-
-
-def _listed(name: str) -> list[str]:
-    """The paths in a file, one a line, with any line ends; or NUL between them.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        content = sys.stdin.buffer.read() if name == '-' else Path(name).read_bytes()
-    except OSError as error:
-        raise UserError(f'--list={name} cannot be read ({error.strerror}).') from error
-    if content[:2] in (b'\xff\xfe', b'\xfe\xff'):  # of Windows
-        content = content.decode('utf-16', 'replace').encode()
-    content = content.removeprefix(b'\xef\xbb\xbf')
-    if b'\0' in content:
-        lines = content.split(b'\0')
-    else:
-        lines = content.replace(b'\r', b'\n').split(b'\n')
-    return [os.fsdecode(line) for line in lines if line.strip()]
 
 
 def _too_large(job: Job) -> str:
