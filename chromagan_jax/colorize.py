@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], bool]) -> int:
     _check(values)
     if values.list is not None:
-        paths = [*paths, *plan.listed(values.list)]
+        paths = [*paths, *files.read_list(values.list)]
     for name, value, example in (
         ('output', values.output, '--output=colorized'),
         ('photograph', paths, 'a file or a folder'),

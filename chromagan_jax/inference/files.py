@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +57,26 @@ def find(paths: Sequence[str], output: Path, all_pages: bool = False) -> Found:
     unique = list(dict.fromkeys(found.photographs))
     found.photographs[:] = [p for one in unique for p in (_pages(one) if all_pages else [one])]
     return found
+
+
+def read_list(name: str) -> list[str]:
+    """The paths in a file, one a line, with any line ends; or NUL between them.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        content = sys.stdin.buffer.read() if name == '-' else Path(name).read_bytes()
+    except OSError as error:
+        raise UserError(f'--list={name} cannot be read ({error.strerror}).') from error
+    if content[:2] in (b'\xff\xfe', b'\xfe\xff'):  # of Windows
+        content = content.decode('utf-16', 'replace').encode()
+    content = content.removeprefix(b'\xef\xbb\xbf')
+    if b'\0' in content:
+        lines = content.split(b'\0')
+    else:
+        lines = content.replace(b'\r', b'\n').split(b'\n')
+    return [os.fsdecode(line) for line in lines if line.strip()]
 
 
 def _search(folder: Path, output: Path, found: Found) -> None:

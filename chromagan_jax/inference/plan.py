@@ -1,7 +1,5 @@
-"""What a call of `colorize` asks for: paths, hints, sizes."""
+"""What a call of `colorize` asks for: hints, sizes, limits."""
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,26 +9,6 @@ from chromagan_jax.inference import headers
 from chromagan_jax.inference.hints import Hint, read
 from chromagan_jax.inference.outcomes import Job
 from chromagan_jax.inference.video.suffixes import is_film
-
-
-def listed(name: str) -> list[str]:
-    """The paths in a file, one a line, with any line ends; or NUL between them.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        content = sys.stdin.buffer.read() if name == '-' else Path(name).read_bytes()
-    except OSError as error:
-        raise UserError(f'--list={name} cannot be read ({error.strerror}).') from error
-    if content[:2] in (b'\xff\xfe', b'\xfe\xff'):  # of Windows
-        content = content.decode('utf-16', 'replace').encode()
-    content = content.removeprefix(b'\xef\xbb\xbf')
-    if b'\0' in content:
-        lines = content.split(b'\0')
-    else:
-        lines = content.replace(b'\r', b'\n').split(b'\n')
-    return [os.fsdecode(line) for line in lines if line.strip()]
 
 
 def with_hints(jobs: Sequence[Job], path: Path) -> list[Job]:
