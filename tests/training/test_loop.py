@@ -59,6 +59,9 @@ def test_a_run_leaves_what_the_readme_says(small, trained):
     assert sorted(p.name for p in (trained / 'checkpoints').iterdir()) == ['2', '4']
     assert len(list((trained / 'best').iterdir())) == 1
     assert list((trained / 'tensorboard').rglob('events.*'))
+    page = (trained / 'report.html').read_text()
+    assert 'data-label="step 4"' in page  # the sample grid of the last step
+    assert f'{lines[-1]["eval/psnr"]:.2f}' in page
 
 
 def test_metrics_of_a_step_are_read_after_the_next_is_dispatched(small, tmp_path, monkeypatch):
