@@ -51,7 +51,12 @@ def at_once(agreed):
 
 @pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize(
-    'name', [pytest.param(name, marks=pytest.mark.slow) for name in ('small', *SMALLEST)]
+    'name',
+    [
+        # `best` trains the generator of `lite_unet`, too.
+        pytest.param(name, marks=pytest.mark.cluster if name == 'lite_unet' else pytest.mark.slow)
+        for name in ('small', *SMALLEST)
+    ],
 )
 def test_a_config_trains_resumes_evaluates_and_colorizes(name, small, tmp_path, monkeypatch, capfd):
     config = small

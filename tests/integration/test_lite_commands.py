@@ -14,7 +14,7 @@ from skimage import data
 from tests.integration.test_distributed import assert_same_lines
 from tests.integration.test_resume import ROOT, assert_same_run, newest, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster  # test_configs_run.py trains the same networks in CI
 
 STEPS = 12
 FLAGS = [
@@ -75,7 +75,6 @@ def test_a_run_killed_between_checkpoints_ends_in_the_same_bits(run, tmp_path):
     assert_same_run(run, tmp_path)
 
 
-@pytest.mark.cluster
 def test_shared_out_over_four_devices_and_without_remat_it_follows_the_same_trajectory(
     run, tmp_path
 ):
