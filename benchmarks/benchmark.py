@@ -69,6 +69,7 @@ def main(config: Config) -> None:
         'dtype': config.dtype,
         'device': jax.devices()[0].device_kind,
         'devices': jax.device_count(),
+        **command.describe(),
     }
     found: dict[str, Line] = {}
     for name in _ONLY.value or PARTS:

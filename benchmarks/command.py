@@ -1,13 +1,39 @@
 """The command line of the benchmarks that take --config."""
 
+import importlib.metadata
+import os
+import platform
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 
 from chromagan_jax.config import Config, command_line
 from chromagan_jax.errors import UserError
 from chromagan_jax.utils import cli
+
+
+def describe() -> dict[str, Any]:
+    """The machine and the versions that a result depends on, for its JSON line."""
+    info = Path('/proc/cpuinfo')  # Linux only
+    models = [
+        line.partition(':')[2].strip()
+        for line in (info.read_text().splitlines() if info.exists() else [])
+        if line.startswith('model name')
+    ]
+    return {
+        'machine': models[0] if models else platform.machine(),
+        'cores': os.cpu_count(),
+        'versions': {
+            'python': platform.python_version(),
+            **{
+                name: importlib.metadata.version(name)
+                for name in ('flax', 'jax', 'jaxlib', 'numpy')
+            },
+        },
+    }
 
 
 def run(main: Callable[[Config], None]) -> None:

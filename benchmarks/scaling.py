@@ -99,7 +99,7 @@ def main(config: Config) -> None:
 def compiled(config: Config) -> tuple[Any, list[tuple[str, int]]]:
     """The compiled train step, and the collectives that its program asks for itself."""
     mesh = sharding.make_mesh(config.mesh.fsdp)
-    lowered = loop.lower_step(make_model(config, mesh), config, mesh, steps.train_step)
+    lowered = loop.trace_step(make_model(config, mesh), config, mesh, steps.train_step).lower()
     return lowered.compile(), explicit_collectives(lowered.as_text())
 
 

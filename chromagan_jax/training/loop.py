@@ -133,13 +133,13 @@ def step_functions(config: Config) -> dict[int, Callable[..., Any]]:
     return functions
 
 
-def lower_step(
+def trace_step(
     model: GanModel,
     config: Config,
     mesh: Mesh,
     step: Callable[..., tuple[GanState, dict[str, jax.Array]]],
 ) -> Any:
-    """A step function of `gan.steps`, traced for the devices of a mesh and not yet compiled."""
+    """A step function of `gan.steps`, traced for the devices of a mesh and not yet lowered."""
 
     def call(state: GanState, batch: PyTree, frozen: PyTree) -> tuple[GanState, PyTree]:
         return step(model, state, batch, frozen)
@@ -155,7 +155,7 @@ def lower_step(
         state_lib.abstract_batch(config, mesh),
         state_lib.abstract_frozen(model, config, mesh),
     )
-    return jitted.lower(state, *inputs)
+    return jitted.trace(state, *inputs)
 
 
 def compile_step(
@@ -167,7 +167,7 @@ def compile_step(
 ) -> Step:
     """Compiles a step function of `gan.steps` ahead of its first call."""
     began = time.monotonic()
-    compiled = lower_step(model, config, mesh, step).compile()
+    compiled = trace_step(model, config, mesh, step).lower().compile()
     name = step.__name__.replace('_', ' ')
     log(f'compiled the {name} in {time.monotonic() - began:.1f} s')
     return compiled

@@ -1,0 +1,117 @@
+"""Compares two results of the benchmarks and names what became slower or larger.
+
+    python -m benchmarks.benchmark --config=configs/base.py >before.jsonl
+    python -m benchmarks.benchmark --config=configs/base.py >after.jsonl
+    python -m benchmarks.compare before.jsonl after.jsonl
+
+The files hold JSON lines as the benchmarks print them. Lines with the same `name` and the same
+settings are compared, in the figures of `BETTER`. A change counts if it is larger than the noise:
+--noise, or the spread that a line states for its seconds, if that is larger.
+
+Exit codes: 0 nothing became worse; 1 something did, or an error in one sentence.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chromagan_jax.errors import UserError
+from tools.compare import Parser
+
+# Figures, and whether more is better.
+BETTER = {
+    'images_per_second': True,
+    'frames_per_second': True,
+    'photographs_per_second': True,
+    'seconds': False,
+    'cold_seconds': False,
+    'cached_seconds': False,
+    'memory_bytes': False,
+    'peak_bytes': False,
+}
+SETTINGS = ('name', 'size', 'batch_size', 'dtype', 'photographs', 'megapixels')
+MACHINE = ('machine', 'cores', 'device', 'devices')
+
+Line = Mapping[str, Any]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        args = parse(argv)
+        before, after = read(Path(args.before)), read(Path(args.after))
+        shared = [key for key in before if key in after]
+        changes = [c for key in shared for c in compare(before[key], after[key], args.noise)]
+        if not shared:
+            raise UserError(f'{args.before} and {args.after} have no measurement in common.')
+    except UserError as error:
+        print(f'compare: {error}', file=sys.stderr)
+        return 1
+    for line in warnings(before, after):
+        print(line, file=sys.stderr)
+    worse = [text for text, is_worse in changes if is_worse]
+    print('\n'.join([text for text, _ in changes] or ['no change beyond the noise']))
+    return 1 if worse else 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The flags; raises UserError if one is missing or impossible."""
+    parser = Parser(
+        usage='python -m benchmarks.compare BEFORE AFTER [--noise=0.05]',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument('before', help='JSON lines')
+    parser.add_argument('after', help='JSON lines')
+    parser.add_argument('--noise', default=0.05, type=float, help='share (0.05)')
+    return parser.parse_args(argv)
+
+
+def read(path: Path) -> dict[tuple[Any, ...], Line]:
+    """The measurements in a file, by name and settings; raises UserError if it has none."""
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} cannot be read as JSON lines ({error}).') from error
+    found = {tuple(line.get(name) for name in SETTINGS): line for line in lines if 'name' in line}
+    if not found:
+        raise UserError(f'{path} holds no measurement: redirect the output of a benchmark to it.')
+    return found
+
+
+def compare(before: Line, after: Line, noise: float) -> list[tuple[str, bool]]:
+    """A sentence for each figure that changed by more than the noise, and whether it is worse."""
+    changes = []
+    for figure, more_is_better in BETTER.items():
+        if figure not in before or figure not in after or not before[figure]:
+            continue
+        allowed = noise
+        if 'seconds_spread' in before and figure in ('seconds', 'images_per_second'):
+            spreads = [line['seconds_spread'] / line['seconds'] for line in (before, after)]
+            allowed = max(noise, *spreads)
+        ratio = after[figure] / before[figure]
+        if abs(ratio - 1) > allowed:
+            worse = (ratio < 1) == more_is_better
+            text = f'{before["name"]}: {figure} {before[figure]:.4g} -> {after[figure]:.4g}'
+            changes.append((f'{text}, {ratio:.2f} x, {"worse" if worse else "better"}', worse))
+    return changes
+
+
+def warnings(
+    before: Mapping[tuple[Any, ...], Line], after: Mapping[tuple[Any, ...], Line]
+) -> list[str]:
+    """Sentences about differences of the machine, which make a comparison useless."""
+    ours, theirs = next(iter(before.values())), next(iter(after.values()))
+    return [
+        f'the {name} differs: {ours.get(name)!r} and {theirs.get(name)!r}'
+        for name in MACHINE
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""What became slower between two results, and what is noise."""
+
+import json
+
+import pytest
+
+from benchmarks import compare
+
+STEP = {'name': 'train_step', 'size': 128, 'images_per_second': 20.0, 'seconds': 0.4}
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    def run(before, after, *flags):
+        for name, lines in (('before', before), ('after', after)):
+            (tmp_path / name).write_text(''.join(f'{json.dumps(line)}\n' for line in lines))
+        code = compare.main([str(tmp_path / 'before'), str(tmp_path / 'after'), *flags])
+        return code, capsys.readouterr()
+
+    return run
+
+
+def test_what_became_slower_is_named_and_the_exit_code_is_1(run):
+    code, said = run([STEP], [STEP | {'images_per_second': 18.0}])
+    assert code == 1
+    assert said.out == 'train_step: images_per_second 20 -> 18, 0.90 x, worse\n'
+
+
+def test_what_became_faster_is_named_and_the_exit_code_is_0(run):
+    code, said = run([STEP], [STEP | {'seconds': 0.2}])
+    assert code == 0
+    assert said.out == 'train_step: seconds 0.4 -> 0.2, 0.50 x, better\n'
+
+
+@pytest.mark.parametrize('flags', [['--noise=0.2'], []])
+def test_changes_within_the_noise_do_not_count(run, flags):
+    spread = {} if flags else {'seconds_spread': 0.1}
+    code, said = run([STEP | spread], [STEP | {'images_per_second': 17.0} | spread], *flags)
+    assert code == 0
+    assert said.out == 'no change beyond the noise\n'
+
+
+def test_only_equal_settings_are_compared(run):
+    code, said = run([STEP], [STEP | {'size': 256}])
+    assert code == 1
+    assert 'have no measurement in common' in said.err
+
+
+def test_another_machine_is_named(run):
+    _, said = run([STEP | {'machine': 'A'}], [STEP | {'machine': 'B'}])
+    assert said.err == "the machine differs: 'A' and 'B'\n"
+
+
+def test_a_file_without_measurements_ends_in_a_sentence(run):
+    code, said = run([], [STEP])
+    assert code == 1
+    assert 'holds no measurement' in said.err
