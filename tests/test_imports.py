@@ -22,6 +22,7 @@ MAY_IMPORT = {
     'evaluation': {'gan', 'config', 'data', 'models', 'utils'},
     'training': {'evaluation', 'gan', 'config', 'data', 'models', 'utils'},
     'inference': {'gan', 'config', 'data', 'models', 'utils'},
+    'app': {'inference', 'config', 'data', 'utils'},
     'prepare': {'data', 'utils'},
     'colorize': {'inference', 'config', 'data', 'utils'},
     'main': {'training', 'evaluation', 'config', 'utils'},
