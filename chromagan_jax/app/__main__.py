@@ -10,7 +10,6 @@ Exit codes: 75 ended by Ctrl-C or SIGTERM; 1 an error in one sentence.
 """
 
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -38,7 +37,7 @@ _HELP = {
     'queue': 'Requests that wait at most; others are asked to try again (64).',
 }
 _MAX_FILE = '512mb'
-_SAMPLES = ('camera.png', 'astronaut.png', 'coffee.png', 'chelsea.png')  # of scikit-image
+_SAMPLES = ('astronaut.png', 'camera.png', 'coffee.png', 'rocket.jpg')  # of scikit-image
 
 
 def main(argv: Sequence[str]) -> int:
@@ -126,14 +125,16 @@ def _serve(values: flags.FlagValues, folder: Path, stopped: threading.Event) -> 
             "`pip install 'chromagan_jax[app]'`."
         ) from error
     from chromagan_jax.app import page as page_lib
+    from chromagan_jax.app import photograph
     from chromagan_jax.app.events import Page
 
     print('loading the network ...', file=sys.stderr, flush=True)
     network, post, title = _network(values)
+    examples = _examples(folder / 'page')
+    welcome = photograph.add(examples[0], folder / 'page' / 'welcome', network, post)
+    after = photograph.preview(welcome, post)
     with ThreadPoolExecutor(1) as worker:
-        page = Page(
-            network, post, folder / 'sessions', _examples(folder), worker, secrets.token_bytes(32)
-        )
+        page = Page(network, post, folder, examples, (str(welcome.before), str(after)), worker, {})
         blocks = page_lib.build(page, title).queue(max_size=values.queue)
         page_lib.launch(blocks, values.host, values.port, _MAX_FILE)
         try:
@@ -171,12 +172,11 @@ def _examples(folder: Path) -> list[Path]:
     import skimage
 
     paths = []
-    (folder / 'examples').mkdir()
+    (folder / 'examples').mkdir(parents=True)
     for name in _SAMPLES:
         source = Path(skimage.__file__).parent / 'data' / name
         gray = cv2.imread(str(source), cv2.IMREAD_GRAYSCALE)
-        path = folder / 'examples' / name
-        path = path.with_suffix('.jpg')
+        path = (folder / 'examples' / name).with_suffix('.jpg')
         cv2.imwrite(str(path), gray, [cv2.IMWRITE_JPEG_QUALITY, 92])
         paths.append(path)
     return paths

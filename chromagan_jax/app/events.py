@@ -4,8 +4,9 @@ Work on photographs is done by one thread, in the order in which it was asked fo
 that of one photograph, whatever the number of visitors.
 """
 
-import hashlib
 import html
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,25 +31,27 @@ class Page(NamedTuple):
 
     network: Network
     default: PostProcess
-    folder: Path  # of the sessions
-    examples: Sequence[Path]
+    folder: Path  # of all files
+    examples: Sequence[Path]  # gray photographs
+    welcome: tuple[str, str]  # before and after, shown at first
     worker: ThreadPoolExecutor  # of one thread
-    key: bytes  # of the names of the sessions' folders
+    sessions: dict[str, Session]
 
     def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls a function in the worker's thread."""
         return self.worker.submit(function, *arguments).result()
 
-    def session_folder(self, request: gr.Request) -> Path:
-        """A folder whose name only this process can tell."""
-        name = str(request.session_hash).encode()
-        return self.folder / hashlib.blake2b(name, key=self.key, digest_size=16).hexdigest()
+    def session(self, request: gr.Request) -> Session:
+        """That of a visitor. Nobody can guess its folder."""
+        new = Session(self.folder / 'page' / 'sessions' / secrets.token_hex(16))
+        current = self.sessions.setdefault(str(request.session_hash), new)
+        current.used = time.monotonic()
+        return current
 
 
 class View(NamedTuple):
     """The parts of the page that show a session."""
 
-    state: gr.State
     status: gr.HTML
     slider: gr.ImageSlider
     caption: gr.HTML
@@ -84,46 +87,44 @@ def connect(page: Page, blocks: gr.Blocks, view: View, inputs: Inputs) -> None:
     def post_of(values: Sequence[Any]) -> PostProcess:
         return controls.post_process(page.default, names, values)
 
-    def add(
-        uploads: Sequence[str], current: Session | None, request: gr.Request, *values: Any
-    ) -> Iterator[list[Any]]:
-        current = current or Session(page.session_folder(request))
+    def add(uploads: Sequence[str], request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+        current, post = page.session(request), post_of(values)
+        page.work(session.remove_idle, page.sessions, page.folder)
         paths = [Path(upload) for upload in uploads or ()]
-        for step in session.add_all(current, paths, page.network, post_of(values), page.work):
-            yield [None, *show(page, step.session, post_of(values), step.problems)]
+        for problems in session.add_all(current, paths, page.network, post, page.work):
+            yield [None, *show(page, current, post, problems)]
 
-    def add_example(
-        index: int, current: Session | None, request: gr.Request, *values: Any
-    ) -> list[Any]:
-        *_, last = add([str(page.examples[index])], current, request, *values)
+    def add_example(index: int, request: gr.Request, *values: Any) -> list[Any]:
+        *_, last = add([str(page.examples[index])], request, *values)
         return last[1:]
 
-    def adjust(current: Session | None, *values: Any) -> list[Any]:
-        return update(page, current, post_of(values))
+    def adjust(request: gr.Request, *values: Any) -> list[Any]:
+        return update(page, page.session(request), post_of(values))
 
-    def choose(current: Session | None, event: gr.SelectData, *values: Any) -> list[Any]:
-        if current is None or not 0 <= event.index < len(current.photographs):
-            return show(page, current, post_of(values))
-        return update(page, current._replace(index=event.index), post_of(values))
+    def choose(request: gr.Request, event: gr.SelectData, *values: Any) -> list[Any]:
+        current = page.session(request)
+        if 0 <= event.index < len(current.photographs):
+            current.index = event.index
+        return update(page, current, post_of(values))
 
     def reset() -> list[Any]:
         return [getattr(page.default, name) for name in names]
 
-    drop, state = inputs.drop, view.state
-    drop.upload(add, [drop, state, *controlled], [drop, *outputs], api_name='colorize', **queue)
-    inputs.examples.click(add_example, [inputs.examples, state, *controlled], outputs, **private)
-    view.gallery.select(choose, [state, *controlled], outputs, **private)
-    changes = [control.input for control in controlled]
-    gr.on(changes, adjust, [state, *controlled], outputs, **quiet)
+    def end(request: gr.Request) -> None:
+        current = page.sessions.pop(str(request.session_hash), None)
+        if current is not None:
+            page.work(session.remove, current.folder, page.folder)
+
+    drop = inputs.drop
+    drop.upload(add, [drop, *controlled], [drop, *outputs], api_name='colorize', **queue)
+    inputs.examples.click(add_example, [inputs.examples, *controlled], outputs, **private)
+    view.gallery.select(choose, controlled, outputs, **private)
+    gr.on([control.input for control in controlled], adjust, controlled, outputs, **quiet)
     inputs.reset.click(reset, None, controlled, api_visibility='private').then(
-        adjust, [state, *controlled], outputs, **quiet
+        adjust, controlled, outputs, **quiet
     )
     _connect_hints(page, view, inputs, post_of, private)
     _connect_downloads(page, view, inputs, post_of, queue)
-
-    def end(request: gr.Request) -> None:
-        page.work(session.remove, page.session_folder(request))
-
     blocks.unload(end)
 
 
@@ -134,22 +135,24 @@ def _connect_hints(
     post_of: Callable[[Sequence[Any]], PostProcess],
     private: dict[str, Any],
 ) -> None:
-    def point(current: Session | None, color: str, event: gr.SelectData, *values: Any) -> list[Any]:
+    def point(color: str, request: gr.Request, event: gr.SelectData, *values: Any) -> list[Any]:
+        current = page.session(request)
+
         def with_point(hints: tuple[Hint, ...]) -> tuple[Hint, ...]:
             return (*hints, photograph_lib.hint_at(current.shown, *event.index, color))
 
         return update(page, current, post_of(values), with_point)
 
-    def undo(current: Session | None, *values: Any) -> list[Any]:
-        return update(page, current, post_of(values), lambda hints: hints[:-1])
+    def undo(request: gr.Request, *values: Any) -> list[Any]:
+        return update(page, page.session(request), post_of(values), lambda hints: hints[:-1])
 
-    def clear(current: Session | None, *values: Any) -> list[Any]:
-        return update(page, current, post_of(values), lambda hints: ())
+    def clear(request: gr.Request, *values: Any) -> list[Any]:
+        return update(page, page.session(request), post_of(values), lambda hints: ())
 
     controlled, outputs = list(inputs.options.values()), list(view)
-    view.canvas.select(point, [view.state, inputs.color, *controlled], outputs, **private)
-    inputs.undo.click(undo, [view.state, *controlled], outputs, **private)
-    inputs.clear.click(clear, [view.state, *controlled], outputs, **private)
+    view.canvas.select(point, [inputs.color, *controlled], outputs, **private)
+    inputs.undo.click(undo, controlled, outputs, **private)
+    inputs.clear.click(clear, controlled, outputs, **private)
 
 
 def _connect_downloads(
@@ -159,26 +162,24 @@ def _connect_downloads(
     post_of: Callable[[Sequence[Any]], PostProcess],
     queue: dict[str, Any],
 ) -> None:
-    def save(current: Session | None, kind: str, keep: bool, *values: Any) -> list[Any]:
-        return saved(page, current, kind, keep, post_of(values), session.save)
+    def save(kind: str, keep: bool, request: gr.Request, *values: Any) -> list[Any]:
+        return saved(page, page.session(request), kind, keep, post_of(values), session.save)
 
-    def save_all(current: Session | None, kind: str, keep: bool, *values: Any) -> list[Any]:
-        return saved(page, current, kind, keep, post_of(values), session.save_all)
+    def save_all(kind: str, keep: bool, request: gr.Request, *values: Any) -> list[Any]:
+        return saved(page, page.session(request), kind, keep, post_of(values), session.save_all)
 
-    given = [view.state, inputs.kind, inputs.keep, *inputs.options.values()]
+    given = [inputs.kind, inputs.keep, *inputs.options.values()]
     for button, function, name in (
         (view.save, save, 'download'),
         (view.save_all, save_all, 'download_all'),
     ):
-        outputs = [inputs.saver, view.status]
-        button.click(function, given, outputs, api_name=name, **queue).success(
-            None, None, None, js=_SAVE
-        )
+        event = button.click(function, given, [inputs.saver, view.status], api_name=name, **queue)
+        event.success(None, None, None, js=_SAVE)
 
 
 def saved(
     page: Page,
-    current: Session | None,
+    current: Session,
     kind: str,
     keep: bool,
     post: PostProcess,
@@ -189,7 +190,7 @@ def saved(
     Raises:
         gr.Error: nothing could be written.
     """
-    if current is None or current.shown is None:
+    if current.shown is None:
         raise gr.Error('Add a photograph first.', print_exception=False)
     try:
         done = write(current, kind, page.network, post, keep, page.work)
@@ -200,7 +201,7 @@ def saved(
 
 def update(
     page: Page,
-    current: Session | None,
+    current: Session,
     post: PostProcess,
     change: Callable[[tuple[Hint, ...]], tuple[Hint, ...]] = lambda hints: hints,
 ) -> list[Any]:
@@ -208,37 +209,31 @@ def update(
 
     The network runs again only if hints or `denoise_before` are others.
     """
-    if current is None or current.shown is None:
+    photograph = current.shown
+    if photograph is None:
         return show(page, current, post)
     try:
-        photograph = current.shown
         hints = change(photograph.hints)
         if hints != photograph.hints or post.denoise_before != photograph.denoised:
-            photograph = page.work(
-                photograph_lib.colorize_again, photograph, hints, page.network, post
-            )
-        return show(page, current.with_shown(photograph), post)
+            new = page.work(photograph_lib.colorize_again, photograph, hints, page.network, post)
+            current.replace(photograph, new)
+        return show(page, current, post)
     except FAILURES as error:
-        return [
-            gr.skip(),
-            status([photograph_lib.reason(error)]),
-            *[gr.skip()] * (len(View._fields) - 2),
-        ]
+        return [status([photograph_lib.reason(error)]), *[gr.skip()] * (len(View._fields) - 1)]
 
 
 def show(
-    page: Page, current: Session | None, post: PostProcess, problems: Sequence[str] = ()
+    page: Page, current: Session, post: PostProcess, problems: Sequence[str] = ()
 ) -> list[Any]:
     """Values of `View`."""
-    if current is None or current.shown is None:
-        return [current, status(problems), *[gr.skip()] * (len(View._fields) - 2)]
+    if current.shown is None:
+        return [status(problems), *[gr.skip()] * (len(View._fields) - 1)]
     photograph = current.shown
     after = page.work(photograph_lib.preview, photograph, post)
     several = len(current.photographs) > 1
     size = f'{photograph.width} × {photograph.height} px'
     lines = [f'{photograph.source.name} · {size}', *photograph.notes]
     return [
-        current,
         status(problems),
         (str(photograph.before), str(after)),
         f'<div class="caption">{"<br>".join(map(html.escape, lines))}</div>',

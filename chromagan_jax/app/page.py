@@ -37,11 +37,10 @@ def theme() -> gr.Theme:
 def build(page: Page, title: str) -> gr.Blocks:
     """The page. `title` names the network."""
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=_ORPHANS) as blocks:
-        state = gr.State(None)
         gr.Markdown(_INTRO)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                drop = gr.File(label='Your photographs', file_count='multiple', height=160)
+                drop = gr.File(label='Your photographs', file_count='multiple', height=190)
                 examples = gr.Dataset(
                     label='None at hand? Click one of these',
                     components=[gr.Image(type='filepath', visible=False)],
@@ -54,14 +53,18 @@ def build(page: Page, title: str) -> gr.Blocks:
             with gr.Column(scale=5, min_width=320):
                 status = gr.HTML(visible=False)
                 slider = gr.ImageSlider(
-                    label='Drag the line to compare',
+                    page.welcome,
+                    show_label=False,
                     interactive=False,
                     type='filepath',
                     height=560,
                     max_height=560,
                     buttons=['fullscreen'],
                 )
-                caption = gr.HTML()
+                caption = gr.HTML(
+                    '<div class="caption">An example. Add your photographs on the left; drag the '
+                    'line to compare.</div>'
+                )
                 with gr.Row(equal_height=True):
                     kind = gr.Dropdown(_KINDS, value='png', label='File format')
                     keep = gr.Checkbox(True, label='Keep date, place and other metadata')
@@ -80,7 +83,7 @@ def build(page: Page, title: str) -> gr.Blocks:
         gr.Markdown(
             f'Colours by {title}. Closing or reloading this page deletes your photographs here.'
         )
-        view = View(state, status, slider, caption, save, save_all, gallery, canvas)
+        view = View(status, slider, caption, save, save_all, gallery, canvas)
         inputs = Inputs(drop, examples, options, reset, kind, keep, saver, color, undo, clear)
         events.connect(page, blocks, view, inputs)
     return blocks

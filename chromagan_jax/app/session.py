@@ -3,10 +3,13 @@
 A session is a folder, with a folder for each photograph and one for the last download.
 """
 
+import contextlib
 import secrets
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,58 +23,60 @@ from chromagan_jax.app.photograph import (
     write,
 )
 from chromagan_jax.config.postprocess import PostProcess
+from chromagan_jax.data.decode import UnreadableImage
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import files, naming
 
 MAX_PHOTOGRAPHS = 200  # of a session
+_MAX_IDLE = 6 * 3600.0  # s
 KINDS = ('png', 'jpg', 'tif', 'webp', 'same')  # of results
 
 
-class Session(NamedTuple):
+@dataclass
+class Session:
     """The photographs of a visitor, and which of them is shown."""
 
     folder: Path
-    photographs: tuple[Photograph, ...] = ()
+    photographs: list[Photograph] = field(default_factory=list)
     index: int = 0
+    used: float = field(default_factory=time.monotonic)  # s, when last
 
     @property
     def shown(self) -> Photograph | None:
+        """The photograph that is shown; None before the first one is added."""
         return self.photographs[self.index] if self.photographs else None
 
-    def with_shown(self, photograph: Photograph) -> 'Session':
-        """This session with another version of the photograph that is shown."""
-        before, after = self.photographs[: self.index], self.photographs[self.index + 1 :]
-        return self._replace(photographs=(*before, photograph, *after))
+    def replace(self, old: Photograph, new: Photograph) -> None:
+        """Puts another version of a photograph in its place."""
+        self.photographs[self.photographs.index(old)] = new
 
 
 Work = Callable[..., Any]  # calls a function with arguments, as the one worker allows
 
 
-class Progress(NamedTuple):
-    """Where `add_all` is."""
-
-    session: Session
-    done: int
-    problems: tuple[str, ...]  # sentences
-
-
 def add_all(
     session: Session, uploads: Sequence[Path], network: Network, post: PostProcess, work: Work
-) -> Iterator[Progress]:
-    """Adds uploads one after the other, and shows the first of them; files that fail are named."""
+) -> Iterator[tuple[str, ...]]:
+    """Adds uploads one after the other, and shows the first of them.
+
+    Yields:
+        After each upload, sentences about those that failed.
+    """
     problems: tuple[str, ...] = ()
     first = len(session.photographs)
-    for done, upload in enumerate(uploads, 1):
+    for upload in uploads:
         try:
             if len(session.photographs) >= MAX_PHOTOGRAPHS:
                 raise UserError(
                     f'a page takes {MAX_PHOTOGRAPHS} photographs: download them, then reload it.'
                 )
-            photograph = work(add, upload, session.folder, network, post)
-            session = session._replace(photographs=(*session.photographs, photograph), index=first)
+            session.photographs.append(work(add, upload, session.folder, network, post))
+            session.index = first
         except FAILURES as error:
+            if isinstance(error, UnreadableImage):
+                upload.unlink(missing_ok=True)
             problems += (f'{plain_name(upload.name)}: {reason(error)}',)
-        yield Progress(session, done, problems)
+        yield problems
 
 
 class Saved(NamedTuple):
@@ -102,10 +107,11 @@ def save_all(
     Raises:
         OSError: the zip cannot be written.
     """
-    targets, problems = _targets(session, kind), []
+    photographs, problems = tuple(session.photographs), []
+    targets = _targets(session, kind)
     path = targets[0].parent / 'colorized.zip'
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as archive:  # they are compressed already
-        for photograph, target in zip(session.photographs, targets, strict=True):
+        for photograph, target in zip(photographs, targets, strict=True):
             try:
                 work(write, photograph, target, network, post, keep)
             except FAILURES as error:
@@ -128,6 +134,25 @@ def _targets(session: Session, kind: str) -> list[Path]:
     return [job.target for job in naming.plan(listed, folder, kind)]
 
 
-def remove(folder: Path) -> None:
-    """Removes the folder of a session."""
+def remove(folder: Path, uploads: Path) -> None:
+    """Removes the folder of a session, and the uploads that it took.
+
+    Args:
+        folder: of the session.
+        uploads: folder with a folder of each upload. A file that another session has uploaded
+            again meanwhile is another one, and stays.
+    """
+    taken = {path.stat().st_ino for path in folder.glob('*/*')}
     shutil.rmtree(folder, ignore_errors=True)
+    for path in uploads.glob('*/*'):
+        with contextlib.suppress(FileNotFoundError):  # Gradio removes old ones
+            if path.is_file() and path.stat().st_ino in taken:
+                path.unlink()
+
+
+def remove_idle(sessions: dict[str, Session], uploads: Path) -> None:
+    """Removes sessions that were not used for hours: the end of some is never told."""
+    for name, one in list(sessions.items()):
+        if time.monotonic() - one.used > _MAX_IDLE:
+            sessions.pop(name, None)
+            remove(one.folder, uploads)
