@@ -20,12 +20,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import cv2
+import skimage
 from absl import flags, logging
+from PIL import Image
 
 from chromagan_jax import sharding
+from chromagan_jax.app import photograph
+from chromagan_jax.app.photograph import Network
+from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.errors import UserError
+from chromagan_jax.inference.predictor import load, make_predict
 from chromagan_jax.utils import cli
 
 _HELP = {
@@ -36,7 +42,6 @@ _HELP = {
     'max_megapixels': 'Larger photographs are refused; memory is 20 bytes a pixel of it (100).',
     'queue': 'Requests that wait at most; others are asked to try again (64).',
 }
-_MAX_FILE = '512mb'
 _SAMPLES = ('astronaut.png', 'camera.png', 'coffee.png', 'rocket.jpg')  # of scikit-image
 
 
@@ -62,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    options = {'flag_values': values}
+    options: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_string('host', '127.0.0.1', _HELP['host'], **options)
     flags.DEFINE_integer('port', 7860, _HELP['port'], 1, 65535, **options)
     flags.DEFINE_string('workdir', None, _HELP['workdir'], **options)
@@ -125,18 +130,17 @@ def _serve(values: flags.FlagValues, folder: Path, stopped: threading.Event) -> 
             "`pip install 'chromagan_jax[app]'`."
         ) from error
     from chromagan_jax.app import page as page_lib
-    from chromagan_jax.app import photograph
     from chromagan_jax.app.events import Page
 
     print('loading the network ...', file=sys.stderr, flush=True)
     network, post, title = _network(values)
-    examples = _examples(folder / 'page')
+    examples = _examples(folder / 'page' / 'examples')
     welcome = photograph.add(examples[0], folder / 'page' / 'welcome', network, post)
     after = photograph.preview(welcome, post)
     with ThreadPoolExecutor(1) as worker:
         page = Page(network, post, folder, examples, (str(welcome.before), str(after)), worker, {})
         blocks = page_lib.build(page, title).queue(max_size=values.queue)
-        page_lib.launch(blocks, values.host, values.port, _MAX_FILE)
+        page_lib.launch(blocks, values.host, values.port, folder)
         try:
             shown = values.host if values.host not in ('0.0.0.0', '::') else 'localhost'
             print(
@@ -152,10 +156,8 @@ def _serve(values: flags.FlagValues, folder: Path, stopped: threading.Event) -> 
     return 75
 
 
-def _network(values: flags.FlagValues):
-    from chromagan_jax.app.photograph import Network
-    from chromagan_jax.inference.predictor import load, make_predict
-
+def _network(values: flags.FlagValues) -> tuple[Network, PostProcess, str]:
+    """Loads the network; returns it, the options of its config and its name."""
     sharding.disable_async_cpu_dispatch()
     trained = load(values.workdir, values.checkpoint)
     post, hints = trained.config.colorize, bool(getattr(trained.generator, 'hints', False))
@@ -168,16 +170,13 @@ def _network(values: flags.FlagValues):
 
 
 def _examples(folder: Path) -> list[Path]:
-    """Writes gray sample photographs of scikit-image; returns their paths."""
-    import skimage
-
+    """Writes sample photographs of scikit-image in gray; returns their paths."""
+    folder.mkdir(parents=True)
     paths = []
-    (folder / 'examples').mkdir(parents=True)
     for name in _SAMPLES:
-        source = Path(skimage.__file__).parent / 'data' / name
-        gray = cv2.imread(str(source), cv2.IMREAD_GRAYSCALE)
-        path = (folder / 'examples' / name).with_suffix('.jpg')
-        cv2.imwrite(str(path), gray, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        path = folder / f'{name.split(".")[0]}.jpg'
+        with Image.open(Path(skimage.__file__).parent / 'data' / name) as image:
+            image.convert('L').save(path, quality=92)
         paths.append(path)
     return paths
 

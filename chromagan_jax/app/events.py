@@ -16,9 +16,10 @@ import gradio as gr
 
 from chromagan_jax.app import controls, session
 from chromagan_jax.app import photograph as photograph_lib
-from chromagan_jax.app.photograph import FAILURES, Network
+from chromagan_jax.app.photograph import FAILURES, Network, Photograph
 from chromagan_jax.app.session import Session
 from chromagan_jax.config.postprocess import PostProcess
+from chromagan_jax.errors import UserError
 from chromagan_jax.inference.hints import Hint
 
 _AT_ONCE = 8  # requests that are begun; the others wait in the queue
@@ -85,7 +86,10 @@ def connect(page: Page, blocks: gr.Blocks, view: View, inputs: Inputs) -> None:
     outputs = list(view)
 
     def post_of(values: Sequence[Any]) -> PostProcess:
-        return controls.post_process(page.default, names, values)
+        try:
+            return controls.post_process(page.default, names, values)
+        except (UserError, TypeError, ValueError) as error:  # a program, not the page, sent them
+            raise gr.Error(str(error), print_exception=False) from error
 
     def add(uploads: Sequence[str], request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         current, post = page.session(request), post_of(values)
@@ -138,16 +142,17 @@ def _connect_hints(
     def point(color: str, request: gr.Request, event: gr.SelectData, *values: Any) -> list[Any]:
         current = page.session(request)
 
-        def with_point(hints: tuple[Hint, ...]) -> tuple[Hint, ...]:
-            return (*hints, photograph_lib.hint_at(current.shown, *event.index, color))
+        def with_point(one: Photograph) -> tuple[Hint, ...]:
+            x, y = event.index
+            return (*one.hints, photograph_lib.hint_at(one, x, y, color))
 
         return update(page, current, post_of(values), with_point)
 
     def undo(request: gr.Request, *values: Any) -> list[Any]:
-        return update(page, page.session(request), post_of(values), lambda hints: hints[:-1])
+        return update(page, page.session(request), post_of(values), lambda one: one.hints[:-1])
 
     def clear(request: gr.Request, *values: Any) -> list[Any]:
-        return update(page, page.session(request), post_of(values), lambda hints: ())
+        return update(page, page.session(request), post_of(values), lambda one: ())
 
     controlled, outputs = list(inputs.options.values()), list(view)
     view.canvas.select(point, [inputs.color, *controlled], outputs, **private)
@@ -203,7 +208,7 @@ def update(
     page: Page,
     current: Session,
     post: PostProcess,
-    change: Callable[[tuple[Hint, ...]], tuple[Hint, ...]] = lambda hints: hints,
+    change: Callable[[Photograph], tuple[Hint, ...]] = lambda one: one.hints,
 ) -> list[Any]:
     """`View` of a session with other options or hints.
 
@@ -213,7 +218,7 @@ def update(
     if photograph is None:
         return show(page, current, post)
     try:
-        hints = change(photograph.hints)
+        hints = change(photograph)
         if hints != photograph.hints or post.denoise_before != photograph.denoised:
             new = page.work(photograph_lib.colorize_again, photograph, hints, page.network, post)
             current.replace(photograph, new)

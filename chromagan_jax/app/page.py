@@ -1,6 +1,12 @@
-"""What is on the page."""
+"""What is on the page, and how it is served."""
+
+import shutil
+from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chromagan_jax.app import controls, events
 from chromagan_jax.app.events import Inputs, Page, View
@@ -25,6 +31,8 @@ _KINDS = [
     ('WebP (small)', 'webp'),
     ('As the photograph', 'same'),
 ]
+_MAX_FILE = '512mb'  # of an upload
+_LEAST_FREE = 2**30  # bytes on the disk, below which no uploads are taken
 _ORPHANS = (60, 1800)  # s: how often, and after which time, files outside sessions are removed
 
 
@@ -102,8 +110,8 @@ def _hints(visible: bool) -> tuple[gr.Image, gr.ColorPicker, gr.Button, gr.Butto
     return canvas, color, undo, clear
 
 
-def launch(blocks: gr.Blocks, host: str, port: int, max_file: str) -> None:
-    """Shows a page; returns at once.
+def launch(blocks: gr.Blocks, host: str, port: int, folder: Path) -> None:
+    """Serves a page; returns at once. `folder` is that of the uploads.
 
     Raises:
         UserError: the port cannot be used.
@@ -112,7 +120,8 @@ def launch(blocks: gr.Blocks, host: str, port: int, max_file: str) -> None:
         blocks.launch(
             server_name=host,
             server_port=port,
-            max_file_size=max_file,
+            max_file_size=_MAX_FILE,
+            app_kwargs={'middleware': [Middleware(_refusing, folder)]},
             prevent_thread_lock=True,
             quiet=True,
             share=False,
@@ -126,3 +135,17 @@ def launch(blocks: gr.Blocks, host: str, port: int, max_file: str) -> None:
         )
     except OSError as error:
         raise UserError(f'Port {port} cannot be used: choose another --port.') from error
+
+
+def _refusing(app: ASGIApp, folder: Path) -> ASGIApp:
+    """Refuses uploads while the disk is nearly full."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        upload = scope['type'] == 'http' and scope['path'].endswith('/upload')
+        if upload and shutil.disk_usage(folder).free < _LEAST_FREE:
+            full = PlainTextResponse('The server has no room for now: try again later.', 507)
+            await full(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return answer

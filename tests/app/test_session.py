@@ -159,14 +159,14 @@ def test_names_have_no_folders_and_no_control_characters(name, kept):
 
 
 def test_hints_and_denoising_of_the_photograph_run_the_network_again(tmp_path, session, network):
-    add(session, network, photo(tmp_path / 'u' / 'a.png', 2560, 256))
+    add(session, network, photo(tmp_path / 'u' / 'a.png', 2560, 1290))
     hint = photograph_lib.hint_at(session.shown, 100, 50, 'rgb(200, 40, 60)')
     assert hint == Hint(201, 101, (200, 40, 60))  # a preview is half as large
-    before = session_lib.save(session, 'png', network, OFF, True, call).path.read_bytes()
+    before = session_lib.save(session, 'jpg', network, OFF, True, call).path.read_bytes()
     hinted = photograph_lib.colorize_again(session.shown, [hint], network, OFF)
     assert network.predict.inputs == 2
     session.replace(session.shown, hinted)
-    path = session_lib.save(session, 'png', network, OFF, True, call).path
+    path = session_lib.save(session, 'jpg', network, OFF, True, call).path
     assert path.read_bytes() != before
     with Image.open(photograph_lib.draw_points(hinted)) as drawn:
         rgb = np.asarray(drawn)[50, 100]
