@@ -42,7 +42,7 @@ _HELP = {
     'max_megapixels': 'Larger photographs are refused; memory is 20 bytes a pixel of it (100).',
     'queue': 'Requests that wait at most; others are asked to try again (64).',
 }
-_SAMPLES = ('astronaut.png', 'camera.png', 'coffee.png', 'rocket.jpg')  # of scikit-image
+_SAMPLES = ('camera.png', 'coffee.png', 'chelsea.png')  # of scikit-image
 
 
 def main(argv: Sequence[str]) -> int:

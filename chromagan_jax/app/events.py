@@ -238,11 +238,13 @@ def show(
     several = len(current.photographs) > 1
     size = f'{photograph.width} × {photograph.height} px'
     lines = [f'{photograph.source.name} · {size}', *photograph.notes]
+    if several:
+        lines.append('Click a photograph below to show it. Adjustments apply to all.')
     return [
         status(problems),
         (str(photograph.before), str(after)),
         f'<div class="caption">{"<br>".join(map(html.escape, lines))}</div>',
-        gr.Button('Download this photograph' if several else 'Download', interactive=True),
+        gr.Button(interactive=True),
         gr.Button(visible=several),
         gr.Gallery([str(p.thumbnail) for p in current.photographs], visible=several),
         str(photograph_lib.draw_points(photograph)) if page.network.takes_hints else gr.skip(),

@@ -1,10 +1,12 @@
 """What is on the page, and how it is served."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
 import gradio as gr
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,6 +24,7 @@ CSS = """
 .problems { color: #9a3412; background: #fff7ed; border-left: 4px solid #f97316;
   padding: .5rem 1rem; border-radius: 4px; overflow-wrap: anywhere; }
 .dark .problems { color: #fed7aa; background: #431407; }
+#gallery .grid-wrap { min-height: 0; height: auto; }
 .caption { color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 """
 _KINDS = [
@@ -77,11 +80,15 @@ def build(page: Page, title: str) -> gr.Blocks:
                     kind = gr.Dropdown(_KINDS, value='png', label='File format')
                     keep = gr.Checkbox(True, label='Keep date, place and other metadata')
                     save = gr.Button('Download', variant='primary', interactive=False)
-                    save_all = gr.Button('Download all as a zip', visible=False)
+                    save_all = gr.Button('Download all (zip)', visible=False)
                 saver = gr.DownloadButton(elem_id='saver', visible='hidden')
                 gallery = gr.Gallery(
-                    label='Click a photograph to show it',
-                    columns=6,
+                    elem_id='gallery',
+                    show_label=False,
+                    columns=5,
+                    fit_columns=False,
+                    height='auto',
+                    object_fit='cover',
                     allow_preview=False,
                     interactive=False,
                     visible=False,
@@ -146,6 +153,9 @@ def _refusing(app: ASGIApp, folder: Path) -> ASGIApp:
             full = PlainTextResponse('The server has no room for now: try again later.', 507)
             await full(scope, receive, send)
         else:
-            await app(scope, receive, send)
+            with contextlib.suppress(
+                ClientDisconnect
+            ):  # a visitor left: nobody waits for an answer
+                await app(scope, receive, send)
 
     return answer

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from chromagan_jax.models.lite_unet import LiteUNet
 from chromagan_jax.training import loop
 from tests.app.server import serving
 from tests.conftest import small_config
@@ -58,7 +59,7 @@ def upload(page, *paths):
 
 def downloaded(page, button):
     with page.expect_download() as waiting:
-        page.get_by_role('button', name=button).click()
+        page.get_by_role('button', name=button, exact=True).click()
     return waiting.value.suggested_filename, waiting.value.path()
 
 
@@ -93,7 +94,7 @@ def test_a_visitor_colorizes_adjusts_and_downloads(browser, tmp_path):
         letter.write_text('Dear all')
         upload(page, photograph(tmp_path, 'a second.jpg'), letter)
         page.get_by_role('alert').get_by_text('letter.jpg: not a JPEG').wait_for()
-        name, path = downloaded(page, 'Download all as a zip')
+        name, path = downloaded(page, 'Download all (zip)')
         assert name == 'colorized.zip'
         with zipfile.ZipFile(path) as archive:
             assert archive.namelist() == ['grandmother.png', 'a second.png']
@@ -116,7 +117,8 @@ def test_a_visitor_colorizes_adjusts_and_downloads(browser, tmp_path):
 
 def test_a_visitor_chooses_colours_where_the_weights_take_them(browser, tmp_path):
     config = small_config()
-    config.generator = config.generator.clone(hints=True)
+    config.generator = LiteUNet(decoder_widths=(8, 8, 8, 8, 8), hints=True)
+    config.data.size = 64
     loop.train_and_evaluate(config, tmp_path / 'run')
     with serving(tmp_path / 'served', f'--workdir={tmp_path}/run') as server:
         page, _ = opened(browser, server.url)
