@@ -2,17 +2,18 @@
 
 import io
 import shutil
+import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 from skimage import data
 
-from chromagan_jax.models.lite_unet import LiteUNet
-from chromagan_jax.training import loop
-from tests.app.server import serving
-from tests.conftest import small_config
+from chromagan_jax.app.photograph import Network
+from chromagan_jax.config.postprocess import OFF
+from tests.app.server import free_port, serving
 
 playwright = pytest.importorskip('playwright.sync_api')
 pytest.importorskip('gradio')
@@ -115,18 +116,46 @@ def test_a_visitor_colorizes_adjusts_and_downloads(browser, tmp_path):
         other.close()
 
 
-def test_a_visitor_chooses_colours_where_the_weights_take_them(browser, tmp_path):
-    config = small_config()
-    config.generator = LiteUNet(decoder_widths=(8, 8, 8, 8, 8), hints=True)
-    config.data.size = 64
-    loop.train_and_evaluate(config, tmp_path / 'run')
-    with serving(tmp_path / 'served', f'--workdir={tmp_path}/run') as server:
-        page, _ = opened(browser, server.url)
-        upload(page, photograph(tmp_path))
-        first = after(page)
-        page.locator('img[src*="points."]').click(position={'x': 60, 'y': 60})
-        page.wait_for_function(
-            f'!document.querySelector("img[src*=\'{first.rsplit("/", 1)[1]}\']")'
-        )
-        page.get_by_role('button', name='Remove all points').wait_for()
-        page.close()
+@pytest.fixture
+def hinted(tmp_path, monkeypatch):
+    """Serves a page in this process whose network gives all pixels the mean colour of the hints."""
+    monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path / 'served'))
+    from chromagan_jax.app import page as page_lib
+    from chromagan_jax.app.events import Page
+
+    def predict(images, samples, points):
+        means = [p[..., :2].sum((0, 1)) / max(p[..., 2].sum(), 1) * 110 for p in points]
+        return np.stack([np.broadcast_to(m, (64, 64, 2)).astype(np.float32) for m in means])
+
+    welcome = str(photograph(tmp_path, 'welcome.jpg'))
+    port = free_port()
+    with ThreadPoolExecutor(1) as worker:
+        network = Network(predict, 64, 10**7, takes_hints=True)
+        page = Page(network, OFF, tmp_path / 'served', [], (welcome, welcome), worker, {})
+        (tmp_path / 'served').mkdir()
+        monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))  # so that `welcome` is served
+        blocks = page_lib.build(page, 'a stand-in').queue()
+        page_lib.launch(blocks, '127.0.0.1', port, tmp_path / 'served')
+        yield f'http://127.0.0.1:{port}/'
+        blocks.close(verbose=False)
+
+
+def test_a_visitor_chooses_colours_where_the_weights_take_them(browser, hinted, tmp_path):
+    page, _ = opened(browser, hinted)
+    upload(page, photograph(tmp_path))
+    assert spread(downloaded(page, 'Download')[1]) <= 1  # gray without hints
+    first = after(page)
+    page.locator('img[src*="points."]').click(position={'x': 60, 'y': 60})
+    gone = f'!document.querySelector("img[src*=\'{first.rsplit("/", 1)[1]}\']")'
+    page.wait_for_function(gone)
+    assert spread(downloaded(page, 'Download')[1]) > 30
+    first = after(page)
+    page.get_by_role('button', name='Remove all points').click()
+    page.wait_for_function(gone.replace(gone.split("'")[1], first.rsplit('/', 1)[1]))
+    assert spread(downloaded(page, 'Download')[1]) <= 1
+    page.close()
+
+
+def spread(path):
+    """The largest difference of R, G and B in a pixel."""
+    return np.ptp(np.asarray(Image.open(path)).astype(int), axis=2).max()
