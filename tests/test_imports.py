@@ -22,6 +22,7 @@ MAY_IMPORT = {
     'evaluation': {'gan', 'config', 'data', 'models', 'utils'},
     'training': {'evaluation', 'gan', 'config', 'data', 'models', 'utils'},
     'inference': {'gan', 'config', 'data', 'models', 'utils'},
+    'app': {'inference', 'config', 'data', 'utils'},
     'prepare': {'data', 'utils'},
     'api': {'inference', 'gan', 'config', 'data'},
     'colorize': {'api', 'inference', 'config', 'data', 'utils'},
