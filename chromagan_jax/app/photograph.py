@@ -35,6 +35,7 @@ from chromagan_jax.inference.layout import Predict, View, predict_views
 from chromagan_jax.inference.photos import Box
 
 _PREVIEW_SIDE, _THUMBNAIL_SIDE = 1280, 240  # px, at most
+_LOADING = 30.0  # s that a page takes to load a preview, at most
 _QUALITY = 90  # of a preview's JPEG
 _MAX_NAME = 120  # characters of a file name that are kept
 # Errors of one photograph, after which the page goes on.
@@ -157,14 +158,11 @@ def preview(photograph: Photograph, post: PostProcess) -> Path:
 
 
 def _replaced(folder: Path, name: str, save: Callable[[Path], None]) -> Path:
-    """Saves a JPEG under a new name, and removes those before its last predecessor.
-
-    The page may still be loading the predecessor.
-    """
-    old = sorted(folder.glob(f'{name}.*.jpg'), key=lambda path: int(path.suffixes[-2][1:]))
+    """Saves a JPEG under a new name, and removes the earlier ones that no page is still loading."""
+    old = [p for p in folder.glob(f'{name}.*.jpg') if time.time() - p.stat().st_mtime > _LOADING]
     path = folder / f'{name}.{time.monotonic_ns()}.jpg'
     save(path)
-    for other in old[:-1]:
+    for other in old:
         other.unlink(missing_ok=True)
     return path
 
