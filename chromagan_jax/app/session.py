@@ -142,12 +142,14 @@ def remove(folder: Path, uploads: Path) -> None:
         uploads: folder with a folder of each upload. A file that another session has uploaded
             again meanwhile is another one, and stays.
     """
+    # The folder goes last: as long as it holds its files, their inode numbers are not given to
+    # uploads of other sessions.
     taken = {path.stat().st_ino for path in folder.glob('*/*')}
-    shutil.rmtree(folder, ignore_errors=True)
     for path in uploads.glob('*/*'):
         with contextlib.suppress(FileNotFoundError):  # Gradio removes old ones
             if path.is_file() and path.stat().st_ino in taken:
                 path.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_idle(sessions: dict[str, Session], uploads: Path) -> None:
