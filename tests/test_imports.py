@@ -24,6 +24,7 @@ MAY_IMPORT = {
     'inference': {'gan', 'config', 'data', 'models', 'utils'},
     'prepare': {'data', 'utils'},
     'colorize': {'inference', 'config', 'data', 'utils'},
+    'export': {'inference', 'utils'},
     'main': {'training', 'evaluation', 'config', 'utils'},
     '__init__': set(),
 }
