@@ -26,6 +26,7 @@ MAY_IMPORT = {
     'prepare': {'data', 'utils'},
     'api': {'inference', 'gan', 'config', 'data'},
     'colorize': {'api', 'inference', 'config', 'data', 'utils'},
+    'export': {'inference', 'utils'},
     'main': {'training', 'evaluation', 'config', 'utils'},
     '__init__': {'api'},
 }

@@ -9,7 +9,7 @@ from flax import linen as nn
 from chromagan_jax import color
 from chromagan_jax.models import hints as hints_lib
 from chromagan_jax.models import layers
-from chromagan_jax.models.ops import bands
+from chromagan_jax.models.ops import bands, resize
 from chromagan_jax.models.ops.conv import Conv, conv
 from chromagan_jax.models.pretrained import efficientnet_lite
 
@@ -61,7 +61,8 @@ class LiteUNet(nn.Module):
         height, width = condition.shape[1:3]
         condition, given = hints_lib.split(condition)
         extra = ((0, 0), (0, -height % _COARSEST), (0, -width % _COARSEST), (0, 0))
-        padded = jnp.pad(condition, extra, mode='edge')
+        fits = not (height % _COARSEST or width % _COARSEST)
+        padded = condition if fits else jnp.pad(condition, extra, mode='edge')
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
 
         gray = color.gray_of_condition(padded, self.channels)
@@ -94,8 +95,7 @@ class LiteUNet(nn.Module):
         )
         colors = layers.output_activation(out(x), self.channels)
         if stride > 1:
-            shape = (*padded.shape[:3], self.channels)
-            colors = jax.image.resize(colors, shape, 'linear')
+            colors = resize.upsample(colors, stride)
         return colors[:, :height, :width]
 
     def _with_context(self, x: Array) -> Array:

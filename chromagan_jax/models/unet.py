@@ -11,6 +11,7 @@ from flax import linen as nn
 from chromagan_jax import color
 from chromagan_jax.errors import UserError
 from chromagan_jax.models import layers
+from chromagan_jax.models.ops import resize
 from chromagan_jax.models.ops.conv import Conv
 from chromagan_jax.models.pretrained import squeezenet
 from chromagan_jax.sharding import draw_rows
@@ -165,7 +166,7 @@ class UNet(nn.Module):
         colours = layers.output_activation(x, self.channels)
         if self.output_stride == 1:
             return colours
-        return jax.image.resize(colours, (*condition.shape[:3], self.channels), 'linear')
+        return resize.upsample(colours, self.output_stride)
 
     def _encoder_maps(self, condition: Array) -> dict[int, Array]:
         """Level -> the encoder's map of that level's size, from level 1 on."""

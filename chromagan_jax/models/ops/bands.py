@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from chromagan_jax.models.ops import winograd
+from chromagan_jax.models.ops import backend, winograd
 
 Array = jax.Array
 Grid = list[list[Array]]
@@ -39,7 +39,7 @@ class Layer(NamedTuple):
 def pays(x: Array) -> bool:
     """Whether `doubled_level` is the fastest formulation for `x`, (B, h, w, C), on this backend."""
     pixels = x.shape[1] * x.shape[2]
-    return jax.default_backend() == 'cpu' and x.dtype == jnp.float32 and pixels >= _PIXELS
+    return backend.is_cpu() and x.dtype == jnp.float32 and pixels >= _PIXELS
 
 
 def doubled_level(x: Array, skip: Array, first: Layer, second: Layer) -> Array:

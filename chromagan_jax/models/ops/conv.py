@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from chromagan_jax.models.ops import winograd
+from chromagan_jax.models.ops import backend, winograd
 
 Array = jax.Array
 Padding = tuple[int, int]  # before and after, of both rows and columns
@@ -35,7 +35,7 @@ def conv(x: Array, kernel: Array, padding: Padding = (0, 0)) -> Array:
 
     p is the sum of `padding`. Reverse-mode differentiable to any order.
     """
-    if jax.default_backend() != 'cpu':
+    if not backend.is_cpu():
         return _lax(x, kernel, padding)
     return _cpu(x, kernel, padding)
 

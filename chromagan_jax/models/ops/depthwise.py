@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from chromagan_jax.models.ops import backend
+
 Array = jax.Array
 Padding = tuple[tuple[int, int], tuple[int, int]]  # before and after, of rows and of columns
 
@@ -25,7 +27,7 @@ def depthwise_conv(x: Array, kernel: Array, stride: int = 1) -> Array:
     Returns:
         (B, ceil(H / stride), ceil(W / stride), C).
     """
-    if jax.default_backend() == 'cpu':
+    if backend.is_cpu():
         return _shifted(x, kernel, stride)
     return _grouped(x, kernel, stride)
 

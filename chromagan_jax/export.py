@@ -1,0 +1,99 @@
+"""Exports a generator to ONNX or StableHLO.
+
+    python -m chromagan_jax.export --format=onnx --output=colorizer.onnx
+    python -m chromagan_jax.export --format=stablehlo --workdir=DIR --output=colorizer.stablehlo
+
+Without --workdir it exports the released weights. The input `condition` is (B, H, W, 1) float32,
+L*/50 - 1; the output `ab` is (B, H, W, 2) float32, a* and b* of CIELAB. B is any number. In ONNX H
+and W are --size. In StableHLO they are any multiples of 32.
+
+Exit codes: 0 done; 1 an error in one sentence; 75 interrupted: start it again.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags, logging
+
+from chromagan_jax.errors import UserError
+from chromagan_jax.inference import export, predictor
+from chromagan_jax.utils import cli, files
+from chromagan_jax.utils.preemption import stop_requests
+
+_FORMATS = ['onnx', 'stablehlo']
+_HELP = {
+    'format': 'onnx or stablehlo.',
+    'output': 'File to write.',
+    'workdir': 'Run whose network is exported (the released weights).',
+    'checkpoint': 'newest, best, or a step of --workdir. (newest)',
+    'size': 'px, side of the input of an ONNX model (as evaluated).',
+    'dtype': 'float32 or float16, of the computation of an ONNX model. (float32)',
+}
+
+
+def make_flags() -> flags.FlagValues:
+    """The flags of the command, apart from absl's global ones."""
+    values = flags.FlagValues()
+    flags.DEFINE_enum('format', 'onnx', _FORMATS, _HELP['format'], flag_values=values)
+    flags.DEFINE_string('output', None, _HELP['output'], flag_values=values)
+    flags.DEFINE_string('workdir', None, _HELP['workdir'], flag_values=values)
+    flags.DEFINE_string('checkpoint', 'newest', _HELP['checkpoint'], flag_values=values)
+    flags.DEFINE_integer('size', None, _HELP['size'], lower_bound=1, flag_values=values)
+    types = ['float32', 'float16']
+    flags.DEFINE_enum('dtype', 'float32', types, _HELP['dtype'], flag_values=values)
+    return values
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    values = make_flags()
+    if cli.asks_for_help(argv):
+        print(f'{__doc__}\n{cli.flag_lines(_HELP.items())}')
+        return 0
+    try:
+        stray = cli.parse(values, argv)
+        if stray:
+            raise UserError(f'{stray[0]!r} is not a flag: name the file with --output=FILE.')
+        with stop_requests() as stopping:
+            _run(values, stopping)
+        return 0
+    except UserError as error:
+        cli.print_error(str(error))
+        return 1
+    except KeyboardInterrupt:
+        cli.print_error('Interrupted: start it again.')
+        return 75
+
+
+def _run(values: flags.FlagValues, stopping: Callable[[], bool]) -> None:
+    if not values.output:
+        raise UserError('No output is named: add --output=colorizer.onnx.')
+    if values.workdir is None and values['checkpoint'].present:
+        raise UserError('--checkpoint chooses among those of a run: add --workdir=runs/base.')
+    if values.format == 'stablehlo' and (values['size'].present or values['dtype'].present):
+        raise UserError('--size and --dtype are for --format=onnx: leave them out.')
+    output = Path(values.output)
+    if not output.parent.is_dir():
+        raise UserError(f'The folder {output.parent} does not exist: make it, or correct --output.')
+    trained = predictor.load(values.workdir, values.checkpoint)
+    network = export.make_network(trained)
+    if values.format == 'onnx':
+        content = export.to_onnx(network, values.size or trained.size, values.dtype)
+    else:
+        content = export.to_stablehlo(network)
+    if stopping():
+        raise KeyboardInterrupt
+    try:
+        files.write_atomically(output, content)
+    except OSError as error:
+        raise UserError(f'{output} cannot be written ({error.strerror}).') from error
+    print(
+        f'{output}: {trained.title}, step {trained.step}, {len(content) / 1e6:.1f} MB',
+        file=sys.stderr,
+    )
+
+
+if __name__ == '__main__':
+    logging.set_verbosity(logging.ERROR)
+    sys.exit(main(sys.argv))
