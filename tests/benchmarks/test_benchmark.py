@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -41,7 +42,11 @@ def test_every_part_is_measured_and_says_on_what(done, lines):
     for name, line in lines.items():
         assert (line['size'], line['batch_size'], line['devices']) == (16, 8, 8)
         assert line['device'] == 'cpu'
-        for key in line.keys() - {'name', 'size', 'batch_size', 'devices', 'device', 'dtype'}:
+        assert line['machine']
+        assert line['cores'] == os.cpu_count()
+        assert line['versions']['jax'] == jax.__version__
+        settings = {'name', 'size', 'batch_size', 'devices', 'device', 'dtype'}
+        for key in line.keys() - settings - {'machine', 'cores', 'versions'}:
             assert line[key] >= 0, key
             assert f'{name:12} {key:28} ' in done.stderr  # the table
 
