@@ -46,7 +46,14 @@ def to_stablehlo(network: Network) -> bytes:
     """The serialized `jax.export.Exported` of a network, for CPUs, GPUs and TPUs.
 
     B is any number, H and W are any multiples of 32.
+
+    Raises:
+        UserError: if flatbuffers is not installed.
     """
+    try:
+        import flatbuffers  # noqa: F401
+    except ImportError as error:
+        raise _missing('stablehlo', error) from error
     shape = jax.export.symbolic_shape('b, 32*h, 32*w, 1')
     condition = jax.ShapeDtypeStruct(shape, jnp.float32)
     exported = jax.export.export(jax.jit(network), platforms=PLATFORMS)(condition)
@@ -70,10 +77,7 @@ def to_onnx(network: Network, size: int, dtype: str = 'float32') -> bytes:
         import jax2onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
     except ImportError as error:
-        raise UserError(
-            f'--format=onnx needs {error.name}: install it with '
-            "`pip install 'chromagan_jax[export]'`."
-        ) from error
+        raise _missing('onnx', error) from error
     logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # of shapes without a type
     inputs = [('B', size, size, 1)]
     names = {'input_names': ['condition'], 'output_names': ['ab']}
@@ -81,3 +85,10 @@ def to_onnx(network: Network, size: int, dtype: str = 'float32') -> bytes:
     if dtype == 'float16':
         model = convert_float_to_float16(model, keep_io_types=True)
     return bytes(model.SerializeToString())
+
+
+def _missing(form: str, error: ImportError) -> UserError:
+    return UserError(
+        f'--format={form} needs {error.name}: install it with '
+        "`pip install 'chromagan_jax[export]'`."
+    )

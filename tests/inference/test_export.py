@@ -59,6 +59,7 @@ def test_onnxruntime_computes_the_ab_of_jax_for_any_batch(trained, condition, dt
 
 @pytest.mark.slow
 def test_stablehlo_runs_without_this_package_for_any_batch(trained, condition, tmp_path):
+    pytest.importorskip('flatbuffers')
     network = export_lib.make_network(trained)
     (tmp_path / 'network').write_bytes(export_lib.to_stablehlo(network))
     np.save(tmp_path / 'condition.npy', condition)

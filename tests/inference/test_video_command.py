@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chromagan_jax import colorize
+import chromagan_jax.colorize as colorize
 from tests.inference.test_colorize import make_run, photograph, save
 
 pytest.importorskip('av')
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 # The command, whose network ends the process at its n-th batch in the way that is asked for.
 PROGRAM = """
 import os, signal, sys
-from chromagan_jax import colorize
+import chromagan_jax.colorize as colorize
 from chromagan_jax.inference.video import run
 
 run.MAX_SEGMENT = 6
