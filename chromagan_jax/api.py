@@ -92,14 +92,14 @@ class Colorizer:
         hints: Sequence[Any] | None,
         options: dict[str, Any],
     ) -> list[np.ndarray | Image.Image]:
-        photographs = [_pixels(image) for image in images]
+        arrays = [_pixels(image) for image in images]
         post = self._post(options)
         if sample is None and post.sample_noise:
             sample = 1
         sizes = (size,) if isinstance(size, int) else tuple(size or (self.trained.size,))
         predict = self._predict(sizes, batch_size, sample is not None, any(hints or ()))
         results = predictor.colorize_with(
-            predict, photographs, max(sizes), batch_size, sample, post, hints
+            predict, arrays, max(sizes), batch_size, sample, post, hints
         )
         return [
             pixels if isinstance(image, np.ndarray) else Image.fromarray(pixels)

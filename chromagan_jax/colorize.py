@@ -30,6 +30,7 @@ from chromagan_jax.config.fields import check_types, flatten
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.errors import PreemptedError, UserError, is_outage
 from chromagan_jax.inference import batch, files, metadata, naming, options, output, plan
+from chromagan_jax.inference.conditions import Conditions
 from chromagan_jax.inference.encode import Encoding
 from chromagan_jax.inference.files import Listed
 from chromagan_jax.inference.layout import Predict
@@ -165,18 +166,21 @@ def _colorize(
     network = f'{trained.title}, step {trained.step}, at {shown} px'
     make = functools.partial(make_predict, trained.generator, trained.variables, sizes)
     films = [job for job in wanted if is_film(job.source)]
-    photographs = [job for job in wanted if not is_film(job.source)]
+    images = [job for job in wanted if not is_film(job.source)]
     totals = [Totals(0, 0, 0, 0)]
-    kinds: Sequence[tuple[list[Job], Callable[..., Totals]]] = (
-        (photographs, _colorize_photographs),
-        (films, _colorize_films),
-    )
     with contextlib.closing(Claims(Path(values.output))) as claims:
-        for jobs, run in kinds:
+        conditions = Conditions(
+            values.max_megapixels * 1_000_000,
+            stopping,
+            values.skip_color,
+            values.report is not None,
+            results.add,
+            claims,
+            values.overwrite,
+        )
+        for jobs, run in ((images, _colorize_photographs), (films, _colorize_films)):
             if jobs and not stopping():
-                totals.append(
-                    run(values, jobs, network, make, max(sizes), post, stopping, results, claims)
-                )
+                totals.append(run(values, jobs, network, make, max(sizes), post, conditions))
     return Totals(*map(sum, zip(*totals, strict=True)))
 
 
@@ -187,9 +191,7 @@ def _colorize_photographs(
     make: Callable[..., Predict],
     size: int,
     post: PostProcess,
-    stopping: Callable[[], bool],
-    results: Results,
-    claims: Claims,
+    conditions: Conditions,
 ) -> Totals:
     if post.sample_noise and not values.samples:
         wanted = [job._replace(sample=1) for job in wanted]
@@ -199,24 +201,11 @@ def _colorize_photographs(
     batch_size = -(-len(wanted) // batches)  # the same number of batches, of one size
     predict = make(batch_size, noise, hinted)
     _announce(values, network, wanted)
-    return batch.colorize_files(
-        wanted,
-        predict,
-        size,
-        batch_size,
-        values.threads,
-        # On a CPU as many networks as threads: few operations of one keep many cores busy.
-        max(2, values.threads) if jax.default_backend() == 'cpu' else 2,
-        values.max_megapixels * 1_000_000,
-        post,
-        stopping,
-        Encoding(values.quality, int(values.depth), values.metadata, values.keep_date),
-        values.skip_color,
-        values.report is not None,
-        results.add,
-        claims,
-        values.overwrite,
-    )
+    # On a CPU as many networks as threads: few operations of one keep many cores busy.
+    networks = max(2, values.threads) if jax.default_backend() == 'cpu' else 2
+    encoding = Encoding(values.quality, int(values.depth), values.metadata, values.keep_date)
+    sizes = size, batch_size, values.threads, networks
+    return batch.colorize_files(wanted, predict, *sizes, post, encoding, conditions)
 
 
 def _colorize_films(
@@ -226,9 +215,7 @@ def _colorize_films(
     make: Callable[..., Predict],
     size: int,
     post: PostProcess,
-    stopping: Callable[[], bool],
-    results: Results,
-    claims: Claims,
+    conditions: Conditions,
 ) -> Totals:
     from chromagan_jax.inference.video import batch as video  # needs the extra
     from chromagan_jax.inference.video.run import FRAMES_AT_ONCE, Options
@@ -236,21 +223,9 @@ def _colorize_films(
     batch_size = values.batch_size if values['batch_size'].present else FRAMES_AT_ONCE
     predict = make(batch_size)
     _announce(values, network, wanted)
-    return video.colorize_films(
-        wanted,
-        predict,
-        size,
-        network,
-        Options(batch_size, values.threads, post, values.crf, values.metadata),
-        values.max_megapixels * 1_000_000,
-        stopping,
-        values.skip_color,
-        values.keep_date,
-        values.report is not None,
-        results.add,
-        claims,
-        values.overwrite,
-    )
+    options = Options(batch_size, values.threads, post, values.crf, values.metadata)
+    rest = options, values.keep_date, conditions
+    return video.colorize_films(wanted, predict, size, network, *rest)
 
 
 def _announce(values: flags.FlagValues, network: str, wanted: Sequence[Job]) -> None:

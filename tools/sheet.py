@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     try:
         args = parse(argv)
-        photographs = [image for path in args.paths for image in read(path, args.each)]
-        files.write_atomically(Path(args.output), draw(photographs, networks(args.run), args.cell))
+        images = [image for path in args.paths for image in read(path, args.each)]
+        files.write_atomically(Path(args.output), draw(images, networks(args.run), args.cell))
     except UserError as error:
         print(f'sheet: {error}', file=sys.stderr)
         return 1
@@ -95,12 +95,12 @@ def networks(runs: Sequence[str]) -> dict[str, Trained]:
     return named
 
 
-def draw(photographs: Sequence[np.ndarray], networks: dict[str, Trained], cell: int) -> bytes:
+def draw(images: Sequence[np.ndarray], networks: dict[str, Trained], cell: int) -> bytes:
     """The figure as the bytes of a JPEG."""
-    columns = {'gray': [gray(photograph) for photograph in photographs]}
+    columns = {'gray': [gray(image) for image in images]}
     for name, trained in networks.items():
-        columns[name] = colorize(photographs, trained.generator, trained.variables, trained.size)
-    columns['original'] = list(photographs)
+        columns[name] = colorize(images, trained.generator, trained.variables, trained.size)
+    columns['original'] = list(images)
     rows = [[middle(image, cell) for image in row] for row in zip(*columns.values(), strict=True)]
     # Blocks of rows side by side make the figure a little wider than high.
     across = math.ceil((len(rows) / len(columns)) ** 0.5)

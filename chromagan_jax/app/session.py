@@ -153,7 +153,7 @@ def remove(folder: Path, uploads: Path) -> None:
 
 
 def remove_idle(sessions: dict[str, Session], uploads: Path) -> None:
-    """Removes sessions that were not used for hours: the end of some is never told."""
+    """Removes sessions that were not used for hours, such as those whose connection was lost."""
     for name, one in list(sessions.items()):
         if time.monotonic() - one.used > _MAX_IDLE:
             sessions.pop(name, None)

@@ -2,8 +2,7 @@
 
 A workdir holds the newest states in `checkpoints/`, and in `best/` the state with the best value of
 an evaluation metric. Each folder has its own manager, because a manager that ranks checkpoints by
-score never prunes the ones without a score. `config.json` holds the config and the data's
-fingerprint.
+score never prunes the ones without a score.
 """
 
 import contextlib
@@ -274,11 +273,8 @@ def load_generator(workdir: Path, which: str, mesh: Mesh) -> LoadedGenerator:
     config = config_lib.from_dict(Config, read_run(workdir)['config'])
     generator = make_generator(config)
     shapes = abstract_variables(generator, config.data.size)
-    abstract = jax.tree.map(
-        lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
-        shapes,
-        sharding.state_shardings(shapes, mesh),
-    )
+    place = lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
+    abstract = jax.tree.map(place, shapes, sharding.state_shardings(shapes, mesh))
     group = 'ema' if config.ema_decay else 'generator'
 
     def restore(manager: Manager, step: int, abstract: PyTree) -> PyTree:
@@ -301,9 +297,9 @@ def _opened(workdir: Path, which: str) -> Iterator[tuple[Manager, int]]:
     with orbax_manager.open_manager(folder, read_only=True) as manager:
         steps = sorted(manager.all_steps())
         if which not in ('newest', 'best', *map(str, steps)):
-            listed = ', '.join(map(str, steps)) or 'none'
+            known = ', '.join(map(str, steps)) or 'none'
             raise UserError(
-                f'{folder} holds no checkpoint {which!r}; choose newest, best or {listed}.'
+                f'{folder} holds no checkpoint {which!r}; choose newest, best or {known}.'
             )
         if not steps:
             raise UserError(f'{folder} holds no checkpoint yet.')

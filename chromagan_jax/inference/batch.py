@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from chromagan_jax.config.postprocess import OFF, PostProcess
-from chromagan_jax.data.decode import MAX_PIXELS, UnreadableImage, read
+from chromagan_jax.data.decode import UnreadableImage, read
 from chromagan_jax.inference import encode, headers, layout, metadata, output, report, toning
+from chromagan_jax.inference.conditions import Conditions
 from chromagan_jax.inference.encode import Encoding
 from chromagan_jax.inference.files import shown
 from chromagan_jax.inference.layout import Predict, predict_views
@@ -20,6 +21,7 @@ from chromagan_jax.inference.sharing import Claims, claimed
 
 # Errors of one photograph, after which the others are still colorized.
 _FAILURES = (OSError, UnreadableImage, MemoryError)
+ALL = Conditions()
 _BATCH_PIXELS = 2**25  # a batch ends early when its photographs have as many pixels
 
 
@@ -41,21 +43,16 @@ def colorize_files(
     batch_size: int = 1,
     threads: int = 2,
     networks: int = 2,
-    max_pixels: int = MAX_PIXELS,
     post: PostProcess = OFF,
-    stopping: Callable[[], bool] = lambda: False,
     encoding: Encoding = encode.DEFAULT,
-    skip_color: bool = False,
-    previews: bool = False,
-    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
-    claims: Claims | None = None,
-    overwrite: bool = True,
+    conditions: Conditions = ALL,
 ) -> Totals:
     """Reads, colorizes and writes photographs; reports failures on standard error.
 
     Threads read and write while the network runs on up to `networks` batches at once. The
-    photographs in flight have at most `max_pixels` together, at about 20 bytes a pixel (28 with 16
-    bits in the results), and there are at most `threads` before and `threads` after the network.
+    photographs in flight have at most `conditions.max_pixels` together, at about 20 bytes a pixel
+    (28 with 16 bits in the results), and there are at most `threads` before and `threads` after
+    the network.
 
     Args:
         jobs: the photographs.
@@ -64,24 +61,19 @@ def colorize_files(
         batch_size: images that the network sees at once.
         threads: that read, and that write.
         networks: batches at once.
-        max_pixels: of the photographs in flight; a larger photograph fails.
         post: processing before and after the network.
-        stopping: once it is true, no photograph is begun and those of the network are finished.
         encoding: of the results.
-        skip_color: whether photographs in colour are left out.
-        previews: whether outcomes have previews.
-        on_outcome: called with each outcome, in this thread.
-        claims: on the results, if other runs may write into the same folder at the same time.
-        overwrite: whether results that other runs have written meanwhile are made again.
+        conditions: of the run. After a stop the photographs of the network are finished.
 
     Raises:
         UserError: if nothing more can be written.
     """
-    tally, in_flight = Tally(len(jobs), on_outcome), InFlight(max_pixels)
-    claims = claims or Claims()
+    max_pixels, claims = conditions.max_pixels, conditions.claims
+    tally, in_flight = Tally(len(jobs), conditions.on_outcome), InFlight(max_pixels)
     network = functools.partial(_colorize, predict, batch_size, in_flight)
-    write = functools.partial(_write, post, encoding, previews, in_flight, claims)
-    wanted = claimed(jobs, claims, overwrite, lambda job: tally.collect(Outcome(job, 'skipped')))
+    write = functools.partial(_write, post, encoding, conditions.previews, in_flight, claims)
+    skip = lambda job: tally.collect(Outcome(job, 'skipped'))
+    wanted = claimed(jobs, claims, conditions.overwrite, skip)
 
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(networks) as network_pool:
 
@@ -93,7 +85,7 @@ def colorize_files(
 
         try:
             readings = _readings(wanted, load, in_flight, threads)
-            batches = _batches(readings, batch_size, tally, in_flight, claims, stopping, skip_color)
+            batches = _batches(readings, batch_size, tally, in_flight, conditions)
             futures = (network_pool.submit(start_writing, batch) for batch in batches)
             for outcome in _outcomes(futures, networks, threads):
                 tally.collect(outcome)
@@ -161,11 +153,10 @@ def _batches(
     batch_size: int,
     tally: Tally,
     in_flight: InFlight,
-    claims: Claims,
-    stopping: Callable[[], bool],
-    skip_color: bool,
+    conditions: Conditions,
 ) -> Iterator[list[Photograph]]:
-    """Batches of the photographs that can be read; once `stopping()`, no more."""
+    """Batches of the photographs that can be read; once the run is stopping, no more."""
+    stopping, claims = conditions.stopping, conditions.claims
     batch: list[Photograph] = []
     for reading in readings:
         if reading is None:
@@ -185,7 +176,7 @@ def _batches(
             claims.release(job.target)
             tally.collect(_failure(job, error))
             continue
-        if photograph.is_color and skip_color:
+        if photograph.is_color and conditions.skip_color:
             in_flight.leave(size)
             claims.release(job.target)
             tally.message(f'{shown(job.source)}: left out, in colour already')

@@ -206,7 +206,7 @@ def test_the_end_of_a_session_removes_its_files_and_its_uploads_only(tmp_path, n
     assert second.shown.source.exists()
 
 
-def test_sessions_whose_end_is_not_told_are_removed_after_hours(tmp_path, session, network):
+def test_sessions_that_were_not_used_are_removed_after_hours(tmp_path, session, network):
     add(session, network, photo(tmp_path / 'u' / 'a.png'))
     other = Session(tmp_path / 'other', used=time.monotonic() - 7 * 3600)
     other.folder.mkdir()

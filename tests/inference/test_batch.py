@@ -6,6 +6,7 @@ from PIL import Image
 from skimage import data
 
 from chromagan_jax.inference import batch, files, naming, output, report
+from chromagan_jax.inference.conditions import Conditions
 from chromagan_jax.inference.memory import InFlight
 from tests.data import fuzz
 
@@ -52,7 +53,12 @@ def test_once_stopping_no_photograph_is_begun_and_what_the_network_saw_is_writte
 
     asked = iter(range(12))  # once before each photograph is taken up
     counts = batch.colorize_files(
-        planned, predict, SIZE, batch_size, threads, stopping=lambda: next(asked) >= 4
+        planned,
+        predict,
+        SIZE,
+        batch_size,
+        threads,
+        conditions=Conditions(stopping=lambda: next(asked) >= 4),
     )
     expected = 4 // batch_size * batch_size  # what waits for the rest of its batch is left
     assert counts == (expected, 0, 0, 0)
@@ -64,7 +70,9 @@ def test_once_stopping_no_photograph_is_begun_and_what_the_network_saw_is_writte
 
 def test_stopping_before_the_first_leaves_nothing_behind(tmp_path):
     planned = plan([str(save(tmp_path / 'a.png'))], tmp_path / 'out', 'png')
-    assert batch.colorize_files(planned, gray, SIZE, stopping=lambda: True) == (0, 0, 0, 0)
+    assert batch.colorize_files(
+        planned, gray, SIZE, conditions=Conditions(stopping=lambda: True)
+    ) == (0, 0, 0, 0)
     assert not (tmp_path / 'out').exists()
 
 
@@ -79,7 +87,7 @@ def test_photographs_in_flight_never_exceed_the_bound(tmp_path, monkeypatch):
         most.append(self._pixels)
 
     monkeypatch.setattr(InFlight, 'enter', entering)
-    counts = batch.colorize_files(planned, gray, SIZE, 4, 4, max_pixels=1300)
+    counts = batch.colorize_files(planned, gray, SIZE, 4, 4, conditions=Conditions(1300))
     assert counts == (12, 0, 0, 0)
     assert max(most) <= 1300
     assert max(most) > 1200  # two at once
@@ -89,7 +97,7 @@ def test_one_of_exactly_the_bound_is_read_and_a_larger_one_fails(tmp_path, capsy
     for height in (20, 21):
         save(tmp_path / f'photos/{height}.png', height)
     planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', 'png')
-    assert batch.colorize_files(planned, gray, SIZE, max_pixels=600) == (1, 1, 0, 0)
+    assert batch.colorize_files(planned, gray, SIZE, conditions=Conditions(600)) == (1, 1, 0, 0)
     assert '21.png failed: 30 x 21 px are more than' in capsys.readouterr().err
 
 
@@ -137,7 +145,9 @@ def test_damaged_files_of_all_kinds_are_named_and_the_run_goes_on(tmp_path, caps
     for number, (_, damaged) in enumerate(fuzz.damaged(fuzz.originals(60), 60, 2)):
         (tmp_path / f'photos/{number:02}.jpg').write_bytes(damaged)
     planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', 'png')
-    colorized, failed, *_ = batch.colorize_files(planned, gray, SIZE, threads=2, max_pixels=10**6)
+    colorized, failed, *_ = batch.colorize_files(
+        planned, gray, SIZE, threads=2, conditions=Conditions(10**6)
+    )
     assert colorized + failed == 63
     lines = capsys.readouterr().err.splitlines()
     assert sum(' failed: ' in line for line in lines) == failed > 10

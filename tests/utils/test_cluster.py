@@ -72,7 +72,8 @@ def test_strangers_at_the_port_are_not_processes(port):
             except ConnectionRefusedError:  # it does not listen yet
                 threading.Event().wait(0.05)
     cluster.call_roll(place._replace(process=1), 60.0)
-    threads[0].join()
+    threads[0].join(60)
+    assert not threads[0].is_alive()  # it has counted process 1, and only that
 
 
 def test_a_port_of_another_program_is_a_sentence():

@@ -2,17 +2,18 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import metadata, output, report, toning
+from chromagan_jax.inference.conditions import Conditions
 from chromagan_jax.inference.files import Listed, shown
 from chromagan_jax.inference.layout import Predict
 from chromagan_jax.inference.outcomes import Job, Outcome, Totals
-from chromagan_jax.inference.sharing import Claims, claimed
+from chromagan_jax.inference.sharing import claimed
 from chromagan_jax.inference.video import mux, read
 from chromagan_jax.inference.video.read import Film
 from chromagan_jax.inference.video.run import Options, colorize_film
@@ -56,14 +57,8 @@ def colorize_films(
     size: int,
     network: str,
     options: Options,
-    max_pixels: int,
-    stopping: Callable[[], bool],
-    skip_color: bool,
     keep_date: bool,
-    previews: bool,
-    on_outcome: Callable[[Outcome], None],
-    claims: Claims,
-    overwrite: bool,
+    conditions: Conditions,
 ) -> Totals:
     """Colorizes films one after the other; reports progress and failures on standard error.
 
@@ -73,14 +68,8 @@ def colorize_films(
         size: px, the side of the square that the network sees.
         network: its name, by which work of another one is not continued.
         options: of each film.
-        max_pixels: of a frame; a film with larger ones fails.
-        stopping: once it is true, the film ends and can be continued.
-        skip_color: whether films in colour are left out.
         keep_date: whether results have the date of their films.
-        previews: whether outcomes have previews.
-        on_outcome: called with each outcome.
-        claims: on the results.
-        overwrite: whether results that other runs have written meanwhile are made again.
+        conditions: of the run. After a stop the film ends and can be continued.
 
     Raises:
         UserError: if nothing more can be written.
@@ -89,26 +78,24 @@ def colorize_films(
 
     def collect(outcome: Outcome) -> None:
         counts[outcome.status] += 1
-        on_outcome(outcome)
+        conditions.on_outcome(outcome)
 
     def others(job: Job) -> None:
         collect(Outcome(job, 'skipped'))
 
-    for job in claimed(jobs, claims, overwrite, others):
-        if stopping():
+    for job in claimed(jobs, conditions.claims, conditions.overwrite, others):
+        if conditions.stopping():
             break
         if job is None:
             continue
-        with claims.releasing(job.target):
+        with conditions.claims.releasing(job.target):
             try:
-                outcome = _outcome(
-                    job, predict, size, network, options, max_pixels, stopping, skip_color
-                )
+                outcome = _outcome(job, predict, size, network, options, conditions)
                 if outcome and outcome.status == 'colorized':
                     if keep_date:
                         stat = job.source.stat()
                         os.utime(job.target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-                    if previews:
+                    if conditions.previews:
                         outcome = outcome._replace(preview=_preview(job))
             except _FAILURES as error:
                 output.check_room(job.target, error)
@@ -126,13 +113,11 @@ def _outcome(
     size: int,
     network: str,
     options: Options,
-    max_pixels: int,
-    stopping: Callable[[], bool],
-    skip_color: bool,
+    conditions: Conditions,
 ) -> Outcome | None:
     """Colorizes a film; None if it was stopped."""
     film = read.probe(job.source)
-    if film.width * film.height > max_pixels:
+    if film.width * film.height > conditions.max_pixels:
         raise read.UnreadableFilmError(
             f'its frames have {film.width} x {film.height} px: raise --max_megapixels to '
             f'{-(-film.width * film.height // 10**6)}'
@@ -140,13 +125,14 @@ def _outcome(
     _, copied, notes = mux.choose_suffix(film)
     notes = (*film.notes, *notes)
     in_color = _is_color(film)
-    if in_color and skip_color:
+    if in_color and conditions.skip_color:
         _say(job, ': left out, in colour already')
         return Outcome(job, 'in_color')
     _say(job, f': {film.frames} frames of {film.width} x {film.height} px')
     for note in notes:
         _say(job, f': {note}')
-    lost = colorize_film(film, job.target, copied, predict, size, network, options, stopping)
+    rest = network, options, conditions.stopping
+    lost = colorize_film(film, job.target, copied, predict, size, *rest)
     if lost is None:
         return None
     if lost:

@@ -104,13 +104,20 @@ def colorize_film(
             if after is None:
                 return None
             done = after
+    _finish(work, film, done, target, copied, options.metadata)
+    return frames.note
+
+
+def _finish(
+    work: Work, film: Film, done: Done, target: Path, copied: list[int], metadata: bool
+) -> None:
+    """Joins the parts with the other streams of the film."""
     if not done.frames:
         raise read.UnreadableFilmError('none of its frames can be read')
     unfinished = work.folder / f'result{target.suffix}'
-    mux.mux(film, done.videos, copied, unfinished, options.metadata)
+    mux.mux(film, done.videos, copied, unfinished, metadata)
     unfinished.replace(target)
     work.remove()
-    return frames.note
 
 
 @contextlib.contextmanager
