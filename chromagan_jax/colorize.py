@@ -137,13 +137,7 @@ def _plan_films(values: flags.FlagValues, films: Sequence[Listed], results: Resu
 
 def _check(values: flags.FlagValues) -> None:
     """Raises UserError for flags that do not fit together."""
-    if values.workdir == '':  # such as a variable that a script did not set
-        raise UserError('--workdir is empty: name a run, or leave it out for the released weights.')
-    if values.workdir is None and values['checkpoint'].present:
-        raise UserError(
-            '--checkpoint chooses among those of a run: add --workdir=runs/base, or leave it out '
-            'for the released weights.'
-        )
+    options.check_network(values)
     if values.depth == '16' and values.format in ('jpg', 'webp'):
         raise UserError(
             f'--depth=16 is not possible with --format={values.format}: choose png, tif or same.'

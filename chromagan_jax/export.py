@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import flags, logging
 
 from chromagan_jax.errors import UserError
-from chromagan_jax.inference import export, predictor
+from chromagan_jax.inference import export, options, predictor
 from chromagan_jax.utils import cli, files
 from chromagan_jax.utils.preemption import stop_requests
 
@@ -69,8 +69,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(values: flags.FlagValues, stopping: Callable[[], bool]) -> None:
     if not values.output:
         raise UserError('No output is named: add --output=colorizer.onnx.')
-    if values.workdir is None and values['checkpoint'].present:
-        raise UserError('--checkpoint chooses among those of a run: add --workdir=runs/base.')
+    options.check_network(values)
     if values.format == 'stablehlo' and (values['size'].present or values['dtype'].present):
         raise UserError('--size and --dtype are for --format=onnx: leave them out.')
     output = Path(values.output)

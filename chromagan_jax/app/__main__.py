@@ -31,6 +31,7 @@ from chromagan_jax.app import photograph
 from chromagan_jax.app.photograph import Network
 from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.errors import UserError
+from chromagan_jax.inference import options
 from chromagan_jax.inference.predictor import load, make_predict
 from chromagan_jax.utils import cli
 
@@ -67,25 +68,19 @@ def main(argv: Sequence[str]) -> int:
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    options: dict[str, Any] = {'flag_values': values}
-    flags.DEFINE_string('host', '127.0.0.1', _HELP['host'], **options)
-    flags.DEFINE_integer('port', 7860, _HELP['port'], 1, 65535, **options)
-    flags.DEFINE_string('workdir', None, _HELP['workdir'], **options)
-    flags.DEFINE_string('checkpoint', 'newest', _HELP['checkpoint'], **options)
-    flags.DEFINE_integer('max_megapixels', 100, _HELP['max_megapixels'], 1, **options)
-    flags.DEFINE_integer('queue', 64, _HELP['queue'], 1, **options)
+    own: dict[str, Any] = {'flag_values': values}
+    flags.DEFINE_string('host', '127.0.0.1', _HELP['host'], **own)
+    flags.DEFINE_integer('port', 7860, _HELP['port'], 1, 65535, **own)
+    flags.DEFINE_string('workdir', None, _HELP['workdir'], **own)
+    flags.DEFINE_string('checkpoint', 'newest', _HELP['checkpoint'], **own)
+    flags.DEFINE_integer('max_megapixels', 100, _HELP['max_megapixels'], 1, **own)
+    flags.DEFINE_integer('queue', 64, _HELP['queue'], 1, **own)
     return values
 
 
 def _check(values: flags.FlagValues) -> None:
     """Raises UserError for flags that do not fit, a port in use, and a missing package."""
-    if values.workdir == '':  # such as a variable that a script did not set
-        raise UserError('--workdir is empty: name a run, or leave it out for the released weights.')
-    if values.workdir is None and values['checkpoint'].present:
-        raise UserError(
-            '--checkpoint chooses among those of a run: add --workdir=runs/base, or leave it out '
-            'for the released weights.'
-        )
+    options.check_network(values)
     try:
         family, _, _, _, address = socket.getaddrinfo(
             values.host, values.port, type=socket.SOCK_STREAM

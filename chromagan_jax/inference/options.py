@@ -8,6 +8,7 @@ from absl import flags
 from chromagan_jax.config.fields import flatten
 from chromagan_jax.config.postprocess import OFF
 from chromagan_jax.data.decode import MAX_PIXELS
+from chromagan_jax.errors import UserError
 from chromagan_jax.utils import cli
 
 
@@ -111,3 +112,14 @@ def help_text() -> str:
             described.append((shown, f'{flag.help}{default}'))
         parts.append(f'{title}:\n{cli.flag_lines(described)}')
     return '\n\n'.join(parts)
+
+
+def check_network(values: flags.FlagValues) -> None:
+    """Raises UserError for an empty --workdir, or a --checkpoint without one."""
+    if values.workdir == '':  # such as a variable that a script did not set
+        raise UserError('--workdir is empty: name a run, or leave it out for the released weights.')
+    if values.workdir is None and values['checkpoint'].present:
+        raise UserError(
+            '--checkpoint chooses among those of a run: add --workdir=runs/base, or leave it out '
+            'for the released weights.'
+        )
