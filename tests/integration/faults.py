@@ -13,18 +13,18 @@ from pathlib import Path
 from PIL import Image
 from skimage import data
 
+from tests.integration import saved
+
 DISK = 48  # MB
 
 
 def damage(kind: str, workdir: Path, rng: random.Random) -> bool:
     """Damages the newest checkpoint, if there is an older one to fall back to."""
-    saved = sorted(
-        (path.parent for path in (workdir / 'checkpoints').glob('*/commit_success.txt')),
-        key=lambda path: int(path.name) if path.name.isdigit() else -1,
-    )
-    if len(saved) < 2:
+    steps = saved.steps(workdir)
+    if len(steps) < 2:
         return False
-    found = [path for path in saved[-1].rglob('d/*') if path.is_file() and path.stat().st_size]
+    newest = workdir / 'checkpoints' / str(steps[-1])
+    found = [path for path in newest.rglob('d/*') if path.is_file() and path.stat().st_size]
     victim = rng.choice(sorted(found, key=lambda path: (path.stat().st_size, path.name))[-3:])
     if kind == 'missing file':
         victim.unlink()

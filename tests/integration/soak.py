@@ -32,8 +32,9 @@ import numpy as np
 from absl import logging
 
 from chromagan_jax.gan import checkpoints
+from tests.integration import saved
 from tests.integration.faults import damage, fill, relist, small_disk, write_photographs
-from tests.integration.test_resume import metrics, unfinished
+from tests.integration.test_resume import metrics
 
 ROOT = Path(__file__).parents[2]
 STEPS = 60
@@ -124,7 +125,7 @@ def disturb(kind: str, run: Run, workdir: Path, rng: random.Random) -> str:
         deadline = time.monotonic() + rng.uniform(0, 8)
         run.wait_until(lambda: time.monotonic() > deadline)
     elif kind == 'kill in save':
-        run.wait_until(lambda: lines() > 1 and bool(unfinished(workdir)))
+        run.wait_until(lambda: lines() > 1 and bool(saved.unfinished(workdir)))
     else:
         run.wait_until(lambda: lines() >= step)
     if kind == 'SIGTERM':
@@ -178,7 +179,7 @@ def live(
         if damaged and '\nresumed from step' in said:
             check_noticed(said, *damaged, faults)
             damaged = None
-        if STEPS in steps_saved(workdir):
+        if STEPS in saved.steps(workdir):
             return
         faults[kind] += 1
         print(f'  {kind} {how} ({processes} process{"es" * (processes > 1)})', flush=True)
@@ -188,7 +189,7 @@ def live(
         elif damaged or not damage(kind, workdir, rng):
             continue
         else:
-            damaged, said = (kind, max(steps_saved(workdir))), ''
+            damaged, said = (kind, saved.newest(workdir)), ''
         faults[kind] += 1
         print(f'  {kind}' + (f' in checkpoint {damaged[1]}' if damaged else ''), flush=True)
     raise LostError('the run never came to its end')
@@ -206,11 +207,6 @@ def check_noticed(said: str, kind: str, step: int, faults: collections.Counter) 
         faults['(damage where nothing is read)'] += 1
     else:
         raise LostError(f'after a {kind} in checkpoint {step}:\n{said[:3000]}')
-
-
-def steps_saved(workdir: Path) -> set[int]:
-    saved = (workdir / 'checkpoints').glob('*/commit_success.txt')
-    return {int(path.parent.name) for path in saved if path.parent.name.isdigit()}
 
 
 def compare(peaceful: Path, disturbed: Path, exact: bool) -> None:

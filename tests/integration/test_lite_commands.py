@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from tests.integration.saved import newest
 from tests.integration.test_distributed import assert_same_lines
-from tests.integration.test_resume import ROOT, assert_same_run, newest, wait_for
+from tests.integration.test_resume import ROOT, assert_same_run, wait_for
 
 pytestmark = pytest.mark.cluster  # test_configs_run.py trains the same networks in CI
 

@@ -19,6 +19,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from tests.integration.saved import newest, unfinished
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 STEPS = 12
@@ -180,21 +182,6 @@ def wait_for(process: Process, words: str) -> None:
 def said_by(process: Process) -> IO[str]:
     assert process.stderr
     return process.stderr
-
-
-def newest(workdir: Path, folder: str = 'checkpoints') -> int | None:
-    saved = [path.parent.name for path in (workdir / folder).glob('*/commit_success.txt')]
-    return max((int(name) for name in saved if name.isdigit()), default=None)
-
-
-def unfinished(workdir: Path) -> set[str]:
-    """Checkpoints that were being written, or removed."""
-    found = (path for folder in ('checkpoints', 'best') for path in (workdir / folder).glob('*'))
-    return {
-        f'{path.parent.name}/{path.name}'
-        for path in found
-        if not path.name.isdigit() or not (path / 'commit_success.txt').exists()
-    }
 
 
 def leaves(workdir: Path, folder: str) -> dict[str, np.ndarray]:
