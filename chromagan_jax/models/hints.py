@@ -23,7 +23,7 @@ from chromagan_jax.models.ops.conv import Conv
 Array = jax.Array
 
 CHANNELS = 3  # a, b and mask
-MAX_BLOCKS = 256  # hinted blocks of _BLOCK x _BLOCK feature pixels; further ones are ignored
+MAX_BLOCKS = 1024  # hinted blocks of _BLOCK x _BLOCK feature pixels: all of them up to 256 px
 _BLOCK = 2  # feature pixels
 _HEADS = 4
 _FEATURES = 32  # of a head
