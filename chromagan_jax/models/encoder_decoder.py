@@ -87,7 +87,7 @@ class EncoderDecoder(nn.Module):
             ((3, 8 * w), (3, 8 * w), (5, 4 * w)),
         )
         lost = sum(kernel - 1 for block in encoder for kernel, _ in block)
-        if min(condition.shape[1:3]) <= lost:
+        if any(side <= lost for side in condition.shape[1:3]):  # sides may be symbolic
             raise UserError(
                 f'The encoder-decoder needs pictures of more than {lost} px a side, not '
                 f'{condition.shape[1]} x {condition.shape[2]}: raise data.size.'
