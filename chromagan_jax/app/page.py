@@ -78,7 +78,9 @@ def build(page: Page, title: str) -> gr.Blocks:
                 )
                 with gr.Row(equal_height=True):
                     kind = gr.Dropdown(_KINDS, value='png', label='File format')
-                    keep = gr.Checkbox(True, label='Keep date, place and other metadata')
+                    with gr.Column(min_width=220):
+                        keep = gr.Checkbox(True, label='Keep date, place and other metadata')
+                        deep = gr.Checkbox(False, label='16 bits (PNG and TIFF, of a 16-bit scan)')
                     save = gr.Button('Download', variant='primary', interactive=False)
                     save_all = gr.Button('Download all (zip)', visible=False)
                 saver = gr.DownloadButton(elem_id='saver', visible='hidden')
@@ -99,7 +101,7 @@ def build(page: Page, title: str) -> gr.Blocks:
             f'Colours by {title}. Closing or reloading this page deletes your photographs here.'
         )
         view = View(status, slider, caption, save, save_all, gallery, canvas)
-        inputs = Inputs(drop, examples, options, reset, kind, keep, saver, color, undo, clear)
+        inputs = Inputs(drop, examples, options, reset, kind, keep, deep, saver, color, undo, clear)
         events.connect(page, blocks, view, inputs)
     return blocks
 

@@ -34,7 +34,7 @@ class Block(nn.Module):
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         for i, (kernel, features) in enumerate(self.convolutions):
             x = _conv(kernel, features, self.transposed, **types, name=f'conv_{i}')(x)
-            x = nn.leaky_relu(x, self.slope) if self.slope else nn.relu(x)
+            x = nn.leaky_relu(x, negative_slope=self.slope) if self.slope else nn.relu(x)
         return x
 
 
