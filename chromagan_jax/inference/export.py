@@ -41,7 +41,8 @@ def make_network(trained: Trained, size: int | None = None) -> Network:
 
     Args:
         trained: generator and weights.
-        size: px, the only H and W; None: any multiples. Some networks have only one.
+        size: px, the only H and W; None: any multiples. ChromaGAN's generator has only its own
+            size. A U-Net with SqueezeNet's encoder gets the size at which it was evaluated.
 
     Raises:
         UserError: if the network does not take that size.
@@ -58,9 +59,11 @@ def make_network(trained: Trained, size: int | None = None) -> Network:
         return color.to_lab(condition, target)[..., 1:].astype(jnp.float32)
 
     if isinstance(generator, TwoBranch):
-        size = size or generator.size
+        return Network(network, inputs, 1, generator.size)
     multiple = 2**generator.levels if isinstance(generator, UNet) else _MULTIPLE
-    if size and size % multiple and not isinstance(generator, TwoBranch):
+    if isinstance(generator, UNet) and generator.encoder == 'squeezenet':
+        size = size or trained.size  # ONNX has no strided slices of symbolic sizes
+    if size and size % multiple:
         raise UserError(f'--size must be a multiple of {multiple}, not {size}.')
     return Network(network, inputs, multiple, size)
 
