@@ -7,6 +7,7 @@ any multiples of 32, or of what the network needs.
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -104,22 +105,23 @@ def to_onnx(network: Network, dtype: str = 'float32') -> bytes:
         raise _missing('onnx', error) from error
     logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # of shapes without a type
     jax.clear_caches()  # symbolic sizes of an earlier export do not equal those of this one
-    names, channels = list(network.inputs), network.inputs.values()
-    if network.size:
-        shapes: list[tuple[Any, ...]] = [('B', network.size, network.size, c) for c in channels]
+    m = network.multiple
+
+    def of_blocks(*given: jax.Array) -> jax.Array:
+        b, h, _, w, *_ = given[0].shape
+        return network.function(*(x.reshape(b, m * h, m * w, x.shape[-1]) for x in given))
+
+    # jax2onnx knows h and w only if they are sides of an input.
+    sides = (network.size, network.size) if network.size else ('h', m, 'w', m)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Explicitly requested dtype')  # of jax2onnx's constants
         model = jax2onnx.to_onnx(
-            network.function, inputs=shapes, input_names=names, output_names=['ab']
+            network.function if network.size else of_blocks,
+            inputs=[('B', *sides, channels) for channels in network.inputs.values()],
+            input_names=list(network.inputs),
+            output_names=['ab'],
         )
-    else:
-        # jax2onnx finds h and w in the shape of an input only as a side of their own.
-        m = network.multiple
-        blocks = [('B', 'h', m, 'w', m, c) for c in channels]
-
-        def of_blocks(*given: jax.Array) -> jax.Array:
-            b, h, _, w, *_ = given[0].shape
-            return network.function(*(x.reshape(b, m * h, m * w, x.shape[-1]) for x in given))
-
-        model = jax2onnx.to_onnx(of_blocks, inputs=blocks, input_names=names, output_names=['ab'])
+    if not network.size:
         _take_images(model.graph, m)
     if dtype == 'float16':
         model = convert_float_to_float16(model, keep_io_types=True)
