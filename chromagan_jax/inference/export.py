@@ -63,7 +63,7 @@ def make_network(trained: Trained, size: int | None = None) -> Network:
         return Network(network, inputs, 1, generator.size)
     multiple = 2**generator.levels if isinstance(generator, UNet) else _MULTIPLE
     if isinstance(generator, UNet) and generator.encoder == 'squeezenet':
-        size = size or trained.size  # ONNX has no strided slices of symbolic sizes
+        size = size or trained.size  # for any size, onnxruntime fails in a Reshape
     if size and size % multiple:
         raise UserError(f'--size must be a multiple of {multiple}, not {size}.')
     return Network(network, inputs, multiple, size)
