@@ -97,7 +97,7 @@ class LiteUNet(nn.Module):
             colors = spread(colors, jnp.pad(given, extra), levels)
         if stride > 1:
             colors = resize.upsample(colors, stride)
-        return colors[:, :height, :width]
+        return colors if fits else colors[:, :height, :width]
 
     def _with_context(self, x: Array) -> Array:
         """Concatenates the context vector to (B, h, w, C) at every pixel."""
@@ -190,7 +190,7 @@ def conv_of_doubled(x: Array, kernel: Array) -> Array:
     """
     kernel = _summed_taps(_summed_taps(kernel, 0), 2)  # (b, p, d, q, C, F)
     kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, x.shape[-1], -1)
-    return layers.depth_to_space(conv(x, kernel, (1, 1)))[:, 1:-1, 1:-1]
+    return layers.without_edge(layers.depth_to_space(conv(x, kernel, (1, 1))))
 
 
 def _summed_taps(kernel: Array, axis: int) -> Array:
