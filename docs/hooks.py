@@ -1,5 +1,6 @@
-"""Hooks of mkdocs.yml: files outside docs/ become pages, and links to them lead there."""
+"""Hooks of mkdocs.yml: files outside docs/ and the notebook become pages, with links to them."""
 
+import json
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,7 +24,18 @@ def on_files(files: Files, config: Any) -> Files:
         folder = PurePosixPath(source).parent
         text = _LINK.sub(lambda link, folder=folder: _on_site(folder / link[0]), text)
         files.append(File.generated(config, page, content=text))
+    files.append(File.generated(config, 'quickstart.md', content=_notebook()))
     return files
+
+
+def _notebook() -> str:
+    """The cells of docs/quickstart.ipynb, which has no outputs, as Markdown."""
+    cells = json.loads((ROOT / 'docs/quickstart.ipynb').read_text())['cells']
+    texts = [''.join(cell['source']) for cell in cells]
+    return '\n\n'.join(
+        text if cell['cell_type'] == 'markdown' else f'```python\n{text}\n```'
+        for cell, text in zip(cells, texts, strict=True)
+    )
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
