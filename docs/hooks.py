@@ -13,6 +13,7 @@ PAGES = {  # in the repository -> on the site
     'CONTRIBUTING.md': 'contributing.md',
     'CHANGELOG.md': 'changelog.md',
     'chromagan_jax/weights/MODEL_CARD.md': 'model_card.md',
+    'docs/quickstart.ipynb': 'quickstart.md',
 }
 _LINK = re.compile(r'(?<=\]\()(?!https?:|#)([^)#\s]+)')
 
@@ -21,20 +22,19 @@ def on_files(files: Files, config: Any) -> Files:
     """Adds `PAGES`, with links that are relative to docs/."""
     for source, page in PAGES.items():
         text = (ROOT / source).read_text()
+        if source.endswith('.ipynb'):
+            text = _markdown(text)
         folder = PurePosixPath(source).parent
         text = _LINK.sub(lambda link, folder=folder: _on_site(folder / link[0]), text)
         files.append(File.generated(config, page, content=text))
-    files.append(File.generated(config, 'quickstart.md', content=_notebook()))
     return files
 
 
-def _notebook() -> str:
-    """The cells of docs/quickstart.ipynb, which has no outputs, as Markdown."""
-    cells = json.loads((ROOT / 'docs/quickstart.ipynb').read_text())['cells']
-    texts = [''.join(cell['source']) for cell in cells]
+def _markdown(notebook: str) -> str:
+    """The cells of a notebook without outputs, as Markdown."""
+    cells = [(cell['cell_type'], ''.join(cell['source'])) for cell in json.loads(notebook)['cells']]
     return '\n\n'.join(
-        text if cell['cell_type'] == 'markdown' else f'```python\n{text}\n```'
-        for cell, text in zip(cells, texts, strict=True)
+        text if kind == 'markdown' else f'```python\n{text}\n```' for kind, text in cells
     )
 
 
