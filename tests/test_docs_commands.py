@@ -22,8 +22,7 @@ from chromagan_jax.config import command_line
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import options
 from chromagan_jax.utils import cli
-from tools import encoder, try_prepare
-from tools.torch_twin import pack
+from tools import try_prepare
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / 'docs/quickstart.ipynb'
@@ -40,8 +39,11 @@ MAKE_FLAGS = {
     'chromagan_jax.prepare': chromagan_jax.prepare.__main__.make_flags,
     'tools.try_prepare': try_prepare.make_flags,
 }
-UNIMPORTABLE = {'tools.torch_twin.train': 'tools/torch_twin/options.py'}
-PARSERS = {'tools.encoder': encoder.main, 'tools.torch_twin.pack': pack.main}
+UNIMPORTABLE = {  # without PyTorch, and where their flags are
+    'tools.encoder': 'tools/encoder.py',
+    'tools.torch_twin.pack': 'tools/torch_twin/pack.py',
+    'tools.torch_twin.train': 'tools/torch_twin/options.py',
+}
 EXTRAS = configparser.ConfigParser()
 EXTRAS.read(ROOT / 'setup.cfg')
 
@@ -110,7 +112,7 @@ def parse(words: Sequence[str]) -> None:
     elif make_flags := MAKE_FLAGS.get(name):
         cli.parse(make_flags(), [name, *arguments])
     else:
-        _parse_argparse(PARSERS.get(name) or importlib.import_module(name).parse, arguments)
+        _parse_argparse(importlib.import_module(name).parse, arguments)
 
 
 def _own_flags(module: types.ModuleType) -> flags.FlagValues:
@@ -124,7 +126,7 @@ def _own_flags(module: types.ModuleType) -> flags.FlagValues:
 def _check_names(name: str, arguments: Sequence[str]) -> None:
     """Compares flags with the source, where a module cannot be imported.
 
-    Two benchmarks define the same flag, so only one can be imported; the twin needs PyTorch.
+    Two benchmarks define the same flag, so only one can be imported; some modules need PyTorch.
 
     Raises:
         UserError: for an unknown flag, or an invalid config.
@@ -134,7 +136,7 @@ def _check_names(name: str, arguments: Sequence[str]) -> None:
         path = ROOT / f'{other[0].replace(".", "/")}.py'
         path = path if path.exists() else ROOT / 'benchmarks' / f'{other[1]}.py'
         source += path.read_text()
-    known = set(re.findall(r"(?:DEFINE_\w+|add_argument|string)\(\s*'(?:--)?(\w+)'", source))
+    known = set(re.findall(r"(?:DEFINE_\w+\(\s*'|'--)(\w+)'", source))
     line = command_line.split(arguments)
     if line.spec:
         command_line.make_config(line)

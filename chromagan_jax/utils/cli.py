@@ -79,7 +79,7 @@ def flag_lines(described: Iterable[tuple[str, str]]) -> str:
     return '\n'.join(lines)
 
 
-def described(group: Iterable[flags.Flag]) -> list[tuple[str, str]]:
+def described(group: 'Iterable[flags.Flag[Any]]') -> list[tuple[str, str]]:
     """The names and descriptions of flags, for `flag_lines`."""
     lines = []
     for flag in group:
