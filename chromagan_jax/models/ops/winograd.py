@@ -56,14 +56,17 @@ def convolve(x: Array, kernel: Array, padding: Padding, m: int, transposed: bool
     a, g, b = matrices(m, k)
     size = x.shape[1] + sum(padding) - k + 1, x.shape[2] + sum(padding) - k + 1
     count = -(-size[0] // m), -(-size[1] // m)
-    images = both(b, _tiles(x, padding, k, m, count))
+    images = _transformed_tiles(b, x, padding, m, count)
     # The barrier keeps XLA from fusing this with a transposing product, which reads strided memory.
-    taps = [list(row) for row in (kernel[::-1, ::-1] if transposed else kernel)]
-    kernels = lax.optimization_barrier(both(g, taps))
-    product = 'tc,fc->tf' if transposed else 'tc,cf->tf'
-    pixels = both(a.T, _products(product, images, kernels))
-    pixels = [[pixel.reshape(x.shape[0], *count, -1) for pixel in row] for row in pixels]
-    y = jnp.stack([jnp.stack(row, 3) for row in pixels], 2)  # (B, h, m, w, m, F)
+    kernels = lax.optimization_barrier(
+        _transformed(g, kernel[::-1, ::-1] if transposed else kernel).reshape(-1, *kernel.shape[2:])
+    )
+    product = 'ntc,nfc->ntf' if transposed else 'ntc,ncf->ntf'
+    products = jnp.einsum(product, images, kernels)
+    products = products.reshape(len(b), len(b), x.shape[0], *count, -1)
+    rows = _stacked(a.T, products)  # (m, n, B, h, w, F)
+    columns = _combinations(a.T, rows.swapaxes(0, 1))
+    y = jnp.stack(columns, -2).transpose(1, 2, 0, 3, 4, 5)  # (B, h, m, w, m, F)
     return y.reshape(y.shape[0], m * count[0], m * count[1], -1)[:, : size[0], : size[1]]
 
 
@@ -71,10 +74,10 @@ def kernel_gradient(x: Array, dy: Array, k: int, padding: Padding, m: int) -> Ar
     """Kernel gradient (k, k, C, F) of `convolve`, from x (B, H, W, C) and dy (B, h, w, F)."""
     a, g, b = matrices(m, k)
     count = -(-dy.shape[1] // m), -(-dy.shape[2] // m)
-    images = both(b, _tiles(x, padding, k, m, count))
-    gradients = both(a, _tiles(dy, (0, 0), 1, m, count))
-    products = _products('tc,tf->cf', images, gradients)
-    return jnp.stack([jnp.stack(row) for row in both(g.T, products)])
+    images = _transformed_tiles(b, x, padding, m, count)
+    gradients = _transformed_tiles(a, dy, (0, 0), m, count)
+    products = jnp.einsum('ntc,ntf->ncf', images, gradients)
+    return _transformed(g.T, products.reshape(len(b), len(b), *products.shape[1:]))
 
 
 def _powers(points: Sequence[Fraction], count: int) -> list[list[Fraction]]:
@@ -98,25 +101,35 @@ def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
     return [row[n:] for row in rows]
 
 
-def _tiles(x: Array, padding: Padding, k: int, m: int, count: tuple[int, int]) -> list[list[Array]]:
-    """Element [i][j] is pixel (i, j) of all T tiles, (T, C): m apart, m + k - 1 px a side."""
-    after = [n * m + k - 1 - x.shape[i + 1] - padding[0] for i, n in enumerate(count)]
-    x = jnp.pad(x, ((0, 0), (padding[0], after[0]), (padding[0], after[1]), (0, 0)))
+def _transformed_tiles(
+    matrix: Matrix, x: Array, padding: Padding, m: int, count: tuple[int, int]
+) -> Array:
+    """Tiles of `x`, m px apart, with `matrix` (n, s) applied to their s rows and s columns.
+
+    Returns:
+        (n^2, T, C) for T tiles, B * count[0] * count[1].
+    """
+    side = matrix.shape[1]
     stops = [(n - 1) * m + 1 for n in count]
-    n = range(m + k - 1)
-    return [
-        [x[:, i : i + stops[0] : m, j : j + stops[1] : m].reshape(-1, x.shape[3]) for j in n]
-        for i in n
-    ]
+    after = [s - 1 + side - x.shape[i + 1] - padding[0] for i, s in enumerate(stops)]
+    x = jnp.pad(x, ((0, 0), (padding[0], after[0]), (padding[0], after[1]), (0, 0)))
+    columns = _stacked(matrix, [x[:, :, j : j + stops[1] : m] for j in range(side)])
+    tiles = _stacked(matrix, [columns[:, :, i : i + stops[0] : m] for i in range(side)])
+    return tiles.reshape(len(matrix) ** 2, -1, x.shape[3])
 
 
-def _products(
-    subscripts: str, left: list[list[Array]], right: list[list[Array]]
-) -> list[list[Array]]:
-    return [
-        [jnp.einsum(subscripts, *factors) for factors in zip(*rows, strict=True)]
-        for rows in zip(left, right, strict=True)
-    ]
+def _transformed(matrix: Matrix, grid: Array) -> Array:
+    """Applies `matrix` (r, s) to the rows and columns of an array (s, s, ...) -> (r, r, ...)."""
+    columns = _stacked(matrix, grid.swapaxes(0, 1))
+    return _stacked(matrix, columns.swapaxes(0, 1))
+
+
+def _stacked(matrix: Matrix, arrays: Sequence[Array] | Array) -> Array:
+    """`_combinations` in one array, which XLA computes in one loop.
+
+    A loop for each of the n^2 results would take several times longer to compile.
+    """
+    return jnp.stack(_combinations(matrix, list(arrays)))
 
 
 def both(matrix: Matrix, grid: Sequence[Sequence[Array]]) -> list[list[Array]]:
