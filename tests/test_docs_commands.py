@@ -97,7 +97,7 @@ def parse(words: Sequence[str]) -> None:
         words = ['python', '-m', 'chromagan_jax.main', '--config=configs/base.py', *words[1:]]
     name, arguments = words[2], [word for word in words[3:] if word != '...']
     if (
-        name in ('pytest', 'venv')
+        name in ('pytest', 'venv', 'http.server')
         or name.startswith('tests.')
         or not arguments
         or arguments == ['--help']
