@@ -40,7 +40,7 @@ _HELP = {
     'port': 'Port to answer at (7860).',
     'workdir': 'Run whose network colorizes (the released weights).',
     'checkpoint': 'newest, best, or a step of --workdir (newest).',
-    'max_megapixels': 'Larger photographs are refused; memory is 20 bytes a pixel of it (100).',
+    'max_megapixels': 'Larger ones are refused; memory: 20 bytes a pixel, 32 for 16 bits (100).',
     'queue': 'Requests that wait at most; others are asked to try again (64).',
 }
 _SAMPLES = ('camera.png', 'coffee.png', 'chelsea.png')  # of scikit-image
