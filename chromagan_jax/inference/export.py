@@ -1,9 +1,9 @@
 """Exports a generator as a file that other runtimes load: ONNX or StableHLO.
 
 The input `condition` is (B, H, W, 1) float32, L*/50 - 1. The output `ab` is (B, H, W, 2) float32,
-a* and b* of CIELAB. A network with hints has a second input `hints`, (B, H, W, 3) float32: a* and
-b* of CIELAB at hinted pixels, and a mask that is 1 there; 0 elsewhere. B is any number, H and W are
-any multiples of 32, or of what the network needs.
+a* and b* of CIELAB. The optional second input `hints` is (B, H, W, 3) float32: a* and b* of CIELAB
+at hinted pixels, and a mask that is 1 there; 0 elsewhere. B is any number, H and W are any
+multiples of 32, or of what the network needs.
 """
 
 import logging
@@ -37,24 +37,28 @@ class Network(NamedTuple):
     size: int | None = None  # the only H and W, px; None: all multiples
 
 
-def make_network(trained: Trained, size: int | None = None) -> Network:
+def make_network(trained: Trained, size: int | None = None, hints: bool = False) -> Network:
     """The function that is exported, and its inputs.
 
     Args:
         trained: generator and weights.
         size: px, the only H and W; None: any multiples. ChromaGAN's generator has only its own
-            size. A U-Net with SqueezeNet's encoder gets the size at which it was evaluated.
+            size. A U-Net with SqueezeNet's encoder gets the size at which it was evaluated: for any
+            size, onnxruntime fails in a Reshape.
+        hints: adds the input for hints. jax2onnx then needs a `size`.
 
     Raises:
-        UserError: if the network does not take that size.
+        UserError: if the network does not take that size, or takes no hints.
     """
     generator = trained.generator.clone(dtype=jnp.float32)
+    if hints and not getattr(generator, 'hints', False):
+        raise UserError(f'{trained.title} takes no hints: leave --hints out.')
     variables = jax.tree.map(np.asarray, trained.variables)
-    inputs = {'condition': 1} | ({'hints': CHANNELS} if getattr(generator, 'hints', False) else {})
+    inputs = {'condition': 1} | ({'hints': CHANNELS} if hints else {})
 
-    def network(condition: jax.Array, *hints: jax.Array) -> jax.Array:
+    def network(condition: jax.Array, *given_hints: jax.Array) -> jax.Array:
         scale = np.array([color.AB_SCALE, color.AB_SCALE, 1], np.float32)
-        given = jnp.concatenate([condition, *(points / scale for points in hints)], axis=-1)
+        given = jnp.concatenate([condition, *(points / scale for points in given_hints)], axis=-1)
         with backend.portable():
             target = steps.predict(generator, variables, given)
         return color.to_lab(condition, target)[..., 1:].astype(jnp.float32)
@@ -63,7 +67,7 @@ def make_network(trained: Trained, size: int | None = None) -> Network:
         return Network(network, inputs, 1, generator.size)
     multiple = 2**generator.levels if isinstance(generator, UNet) else _MULTIPLE
     if isinstance(generator, UNet) and generator.encoder == 'squeezenet':
-        size = size or trained.size  # for any size, onnxruntime fails in a Reshape
+        size = size or trained.size
     if size and size % multiple:
         raise UserError(f'--size must be a multiple of {multiple}, not {size}.')
     return Network(network, inputs, multiple, size)

@@ -10,14 +10,14 @@ to pixels with similar features. Edit propagation does the same with similar col
 2023, https://arxiv.org/abs/2207.06831).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from chromagan_jax.models.ops import resize
+from chromagan_jax.models.ops import backend, resize
 from chromagan_jax.models.ops.conv import Conv
 
 Array = jax.Array
@@ -45,8 +45,10 @@ def pool(values: Array, stride: int) -> Array:
     """
     b, h, w, c = values.shape
     sums = values.reshape(b, h // stride, stride, w // stride, stride, c).sum(axis=(2, 4))
-    mask = jnp.minimum(sums[..., -1:], 1)
-    return jnp.concatenate([sums[..., :-1] / jnp.maximum(sums[..., -1:], 1e-6) * mask, mask], -1)
+    count = sums[..., -1:]
+    mask = jnp.minimum(count, jnp.ones_like(count))
+    means = sums[..., :-1] / jnp.where(count > 0, count, jnp.ones_like(count))
+    return jnp.concatenate([means, mask], axis=-1)
 
 
 class SpreadHints(nn.Module):
@@ -62,31 +64,30 @@ class SpreadHints(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, ab: Array, hints: Array, maps: Sequence[Array]) -> Array:
+    def __call__(self, ab: Array, hints: Array, maps: Mapping[int, Array], stride: int) -> Array:
         """Returns (B, h, w, 2) in the units of the target.
 
         Args:
             ab: (B, h, w, 2), automatic.
-            hints: (B, H, W, 3) with H / h = W / w = 1, 2, 4 or 8.
-            maps: of the decoder, the finest last and of the size of `ab`; (B, h / s, w / s, C) each
-                for a power of two s.
+            hints: (B, H, W, 3).
+            maps: of the decoder, by stride s: (B, H / s, W / s, C).
+            stride: H / h and W / w, that of the finest map: 1, 2, 4 or 8.
         """
-        scale = hints.shape[1] // ab.shape[1]
-        known = pool(hints.astype(jnp.float32), scale)
+        known = pool(hints.astype(jnp.float32), stride)
         mask = known[..., 2:]
         errors = jnp.concatenate([(known[..., :2] - ab) * mask, mask], axis=-1)
-        coarse = max(1, 4 // scale)  # features have a stride of 4 px, or that of ab
-        features = self._features(maps, ab.shape[1] // coarse)
+        coarse = max(1, 4 // stride)  # features have a stride of 4 px, or that of ab
+        features = self._features(maps, coarse * stride)
         moved = self._attend(pool(errors, coarse), features)
         moved = resize.upsample(moved, coarse) if coarse > 1 else moved
-        return ab + self._refined(moved, jnp.concatenate([maps[-1], ab], axis=-1))
+        return ab + self._refined(moved, jnp.concatenate([maps[stride], ab], axis=-1))
 
-    def _features(self, maps: Sequence[Array], height: int) -> Array:
-        """Projected maps, resized to `height` and summed: (B, h, w, heads, features), norm 1."""
+    def _features(self, maps: Mapping[int, Array], stride: int) -> Array:
+        """Projected maps, resized to `stride` and summed: (B, h, w, heads, features), norm 1."""
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         total: Any = 0
-        for x in maps:
-            ratio = height // x.shape[1]
+        for stride_of_map, x in sorted(maps.items(), reverse=True):
+            ratio = stride_of_map // stride
             if ratio < 1:
                 continue  # finer than needed
             name = f'project_{ratio}'
@@ -102,22 +103,22 @@ class SpreadHints(nn.Module):
         """
         b, h, w = errors.shape[:3]
         mask, error, key, at = _hinted_blocks(errors, features)
-        query = features.reshape(b, h * w, _HEADS, _FEATURES)
+        query = features.reshape(b, -1, _HEADS, _FEATURES)
         similar = jnp.einsum('bqnf,bknf->bnqk', query, key)
         distance = jnp.square(_places(h, w).reshape(1, -1, 1, 2) - at[:, None]).sum(-1)
         logits = self._scale('sharpness') * similar - self._scale('nearness') * distance[:, None]
-        logits = jnp.where(mask[:, None, None] > 0, logits, _FAR)
+        logits = jnp.where(mask[:, None, None] > 0, logits, jnp.full_like(logits, _FAR))
 
         types = {'dtype': jnp.float32, 'param_dtype': self.param_dtype}
-        flat = query.reshape(b, h * w, -1)
+        flat = query.reshape(b, -1, _HEADS * _FEATURES)
         no_hint = nn.Dense(_HEADS, bias_init=nn.initializers.constant(4.0), name='none', **types)
         gate = nn.Dense(_HEADS, kernel_init=nn.initializers.zeros, name='gate', **types)
         columns = [no_hint(flat).transpose(0, 2, 1)[..., None], logits]
         weights = jax.nn.softmax(jnp.concatenate(columns, axis=-1), axis=-1)[..., 1:]
         heads = jax.nn.softmax(gate(flat)).transpose(0, 2, 1)[..., None]
-        values = jnp.concatenate([error, jnp.ones_like(error[..., :1])], axis=-1)
-        values = values * (mask[..., None] > 0)
-        return ((weights * heads).sum(axis=1) @ values).reshape(b, h, w, 3)
+        weights = (weights * heads).sum(axis=1)
+        moved = [weights @ error, weights.sum(axis=-1, keepdims=True)]
+        return jnp.concatenate(moved, axis=-1).reshape(b, h, w, 3)
 
     def _scale(self, name: str) -> Array:
         """A learned positive factor of each head, (heads, 1, 1)."""
@@ -150,14 +151,18 @@ def _hinted_blocks(errors: Array, features: Array) -> tuple[Array, Array, Array,
     shared = jnp.concatenate([features.reshape(b, h, w, -1) * there, errors], axis=-1)
     blocks = pool(shared, _BLOCK)
     blocks = blocks.reshape(b, -1, blocks.shape[-1])
-    mask, chosen = jax.lax.top_k(blocks[..., -1], min(MAX_BLOCKS, blocks.shape[1]))
-    blocks = jax.vmap(lambda values, index: values[index])(blocks, chosen)
-    places = _places(h, w)[::_BLOCK, ::_BLOCK] + 0.5 * (_BLOCK - 1) / max(h, w)
+    places = _places(h // _BLOCK, w // _BLOCK, _BLOCK)
+    places = jnp.broadcast_to(places.reshape(1, -1, 2), (b, blocks.shape[1], 2))
+    if not backend.is_portable():  # other runtimes have sizes that are not known here
+        _, chosen = jax.lax.top_k(blocks[..., -1], min(MAX_BLOCKS, blocks.shape[1]))
+        chosen = chosen[..., None]
+        blocks, places = (jnp.take_along_axis(x, chosen, axis=1) for x in (blocks, places))
     key = blocks[..., :-3].reshape(b, -1, *features.shape[3:])
-    return mask, blocks[..., -3:-1], key, places.reshape(-1, 2)[chosen]
+    return blocks[..., -1], blocks[..., -3:-1], key, places
 
 
-def _places(h: int, w: int) -> Array:
-    """Row and column of each pixel over the longer side, (h, w, 2)."""
-    grid = jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing='ij')
-    return jnp.stack(grid, axis=-1) / max(h, w)
+def _places(h: int, w: int, side: int = 1) -> Array:
+    """Centres of squares of `side` px: row and column over the longer side, (h, w, 2)."""
+    rows, columns = (side * jnp.arange(n, dtype=jnp.float32) + 0.5 * (side - 1) for n in (h, w))
+    grid = jnp.meshgrid(rows, columns, indexing='ij')
+    return jnp.stack(grid, axis=-1) / jnp.maximum(side * h, side * w).astype(jnp.float32)

@@ -72,7 +72,7 @@ class LiteUNet(nn.Module):
         maps = dict(zip(efficientnet_lite.STRIDES, encoder(gray), strict=True))
         maps[2] = jnp.concatenate([maps[2], layers.space_to_depth(padded.astype(self.dtype))], -1)
         maps[1] = padded.astype(self.dtype)
-        levels = []
+        levels = {}
         level = nn.remat(Level, static_argnums=(3,)) if self.remat else Level
         x, stride = self._with_context(maps[_COARSEST]), _COARSEST
         x = level(self.decoder_widths[0], 1, **types, name='level_32')(x, None, train)
@@ -80,7 +80,7 @@ class LiteUNet(nn.Module):
             x = self._dropped(x, stride)
             stride //= 2
             x = level(features, 2, **types, name=f'level_{stride}')(x, maps[stride], train)
-            levels.append(x)
+            levels[stride] = x
         out = Conv(
             self.channels,
             (3, 3),
@@ -94,7 +94,7 @@ class LiteUNet(nn.Module):
             given = jnp.zeros((*condition.shape[:3], hints_lib.CHANNELS))
         if self.hints and given is not None:
             spread = hints_lib.SpreadHints(**types, name='hints')
-            colors = spread(colors, jnp.pad(given, extra), levels)
+            colors = spread(colors, jnp.pad(given, extra), levels, stride)
         if stride > 1:
             colors = resize.upsample(colors, stride)
         return colors if fits else colors[:, :height, :width]

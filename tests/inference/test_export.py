@@ -80,7 +80,11 @@ def expected(trained, given):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'dtype', 'tolerance'),
-    [('plain', 'float16', 1.0), *((name, 'float32', 2e-3) for name in NETWORKS)],
+    [
+        ('plain', 'float16', 1.0),
+        ('plain', 'float32', 2e-3),
+        ('encoder-decoder', 'float32', 2e-3),
+    ],
 )
 def test_onnxruntime_computes_the_ab_of_jax_for_any_batch_height_and_width(
     make_trained, name, dtype, tolerance
@@ -96,6 +100,26 @@ def test_onnxruntime_computes_the_ab_of_jax_for_any_batch_height_and_width(
         ab = session.run(['ab'], given)[0]
         assert ab.dtype == np.float32
         np.testing.assert_allclose(ab, expected(trained, given), atol=tolerance)
+
+
+@pytest.mark.slow
+def test_hints_are_a_second_input_of_a_model_of_one_size(make_trained):
+    pytest.importorskip('jax2onnx')
+    runtime = pytest.importorskip('onnxruntime')
+    trained = make_trained(HINTED)
+    network = export_lib.make_network(trained, 64, hints=True)
+    session = runtime.InferenceSession(export_lib.to_onnx(network))
+    assert [one.name for one in session.get_inputs()] == ['condition', 'hints']
+    given = inputs(network, 2, 64, 64)
+    ab = session.run(['ab'], given)[0]
+    np.testing.assert_allclose(ab, expected(trained, given), atol=2e-3)
+    automatic = session.run(['ab'], {**given, 'hints': 0 * given['hints']})[0]
+    assert np.abs(ab - automatic).max() > 1
+
+
+def test_hints_of_a_network_without_them_are_an_error(make_trained):
+    with pytest.raises(UserError, match='plain takes no hints: leave --hints out'):
+        export_lib.make_network(make_trained('plain'), hints=True)
 
 
 @pytest.mark.slow
@@ -150,7 +174,7 @@ def test_stablehlo_runs_without_this_package_for_any_batch_height_and_width(
 ):
     pytest.importorskip('flatbuffers')
     trained = make_trained(name)
-    network = export_lib.make_network(trained)
+    network = export_lib.make_network(trained, hints=name == HINTED)
     (tmp_path / 'network').write_bytes(export_lib.to_stablehlo(network))
     given = inputs(network, 3, 64, 96)
     np.savez(tmp_path / 'given.npz', *given.values())

@@ -24,7 +24,7 @@ def test_pooled_hints_are_the_mean_colour_of_the_hinted_pixels_of_each_block():
 
 
 def spread(params, ab, hints, maps):
-    return np.asarray(hints_lib.SpreadHints().apply(params, ab, hints, maps))
+    return np.asarray(hints_lib.SpreadHints().apply(params, ab, hints, maps, 2))
 
 
 def scene(points):
@@ -34,12 +34,16 @@ def scene(points):
     hints = np.zeros((1, 32, 32, 3), np.float32)
     for row, column, *ab in points:
         hints[0, row, column] = *ab, 1
-    return np.zeros((1, 16, 16, 2), np.float32), hints, [fine[:, ::4, ::4], fine[:, ::2, ::2], fine]
+    return (
+        np.zeros((1, 16, 16, 2), np.float32),
+        hints,
+        {8: fine[:, ::4, ::4], 4: fine[:, ::2, ::2], 2: fine},
+    )
 
 
 @pytest.fixture(scope='module')
 def params():
-    return hints_lib.SpreadHints().init(jax.random.key(0), *scene([]))
+    return hints_lib.SpreadHints().init(jax.random.key(0), *scene([]), 2)
 
 
 def test_without_hints_the_colours_stay_as_they_are_in_any_state_of_training(params):
