@@ -44,6 +44,8 @@ The part `{part}` ({parameters:,} parameters) carries known colours to pixels wi
 It was trained alone, by L1 on photographs with random hints. All other weights stayed as they were,
 and so do the colours without hints.
 
+{note}
+
 {trained}
 
 ```bash
@@ -78,6 +80,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument('--workdir', default='', help='of a finished run of configs/hints.py')
     parser.add_argument('--val', default='', help='photographs to score on, as eval.source takes')
+    parser.add_argument('--note', default='', help='sentence about the photographs (none)')
     text = 'folder of the release (chromagan_jax/weights)'
     parser.add_argument('--release', default=str(released.WEIGHTS), help=text)
     args = parser.parse_args(argv)
@@ -118,7 +121,7 @@ def add(args: argparse.Namespace) -> None:
     lines = [line for line in own if line.get('part') != PART]
     lines += [{'part': PART, **line} for line in record.log([stage])]
     texts = {
-        'MODEL_CARD.md': with_section(text, run, section(run, stage, rows)),
+        'MODEL_CARD.md': with_section(text, run, section(run, stage, rows, args.note)),
         'LICENSE': (folder / 'LICENSE').read_text(),
         'log.jsonl': ''.join(f'{json.dumps(line)}\n' for line in lines),
     }
@@ -143,10 +146,11 @@ def check_unchanged(old: Trained, run: Trained) -> None:
         )
 
 
-def section(run: Trained, stage: record.Stage, rows: Sequence[Mapping[str, Any]]) -> str:
+def section(run: Trained, stage: record.Stage, rows: Sequence[Mapping[str, Any]], note: str) -> str:
     """The model card's section about hints."""
     return SECTION.format(
         part=PART,
+        note=note,
         parameters=table.count(run.variables['params'][PART]),
         trained=table.grid([record.row(stage)], card.TRAINED),
         command=record.command(stage.config),

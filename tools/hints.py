@@ -78,7 +78,7 @@ def score(
     if not getattr(trained.generator, 'hints', False):
         raise UserError(f'{trained.title} takes no hints: train one with generator.hints.')
     config, source = trained.config, make_source(val, 'validation')
-    config.eval.size = size
+    config.eval.size, config.eval.batch_size = size, 8  # attention to hints takes 70 MB an image
 
     @jax.jit
     def measured(condition: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
