@@ -17,7 +17,11 @@ from tools.record import Stage
 
 @pytest.fixture(scope='module')
 def release():
-    return released.load()
+    """The released generator without hints."""
+    whole = released.load()
+    params = {name: value for name, value in whole.variables['params'].items() if name != 'hints'}
+    generator = whole.generator.clone(hints=False)
+    return whole._replace(generator=generator, variables={**whole.variables, 'params': params})
 
 
 @pytest.fixture
