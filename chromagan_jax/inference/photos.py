@@ -19,6 +19,7 @@ from chromagan_jax.inference import postprocess
 from chromagan_jax.inference.gamut import lab_to_rgb_of_lightness
 
 _STRIP = 2**15  # pixels whose colours are computed at a time: their floats stay in a cache
+_ROWS = 16  # at least, that are widened at a time: OpenCV computes the weights of a row anew
 _NOISE = 4.0  # variance of L* that is taken for grain, not for an edge
 
 
@@ -115,7 +116,7 @@ def recolor(
     top, bottom, left, right = box or Box(0, height, 0, width)
     seen = lightness(small)
     maps = _guided_maps(seen, postprocess.treat_chroma(post, seen, ab))
-    tall = [_resized(image, image.shape[1], bottom - top) for image in maps]
+    enlarged = _enlarged(maps, bottom - top, right - left, _rows_of_strips(width))
     dtype = np.uint16 if deep else np.uint8
     result = np.empty((height, width, 4 if pixels.shape[2:] == (4,) else 3), dtype)
     change = _contrast_change(pixels, post) if post.contrast else None
@@ -125,11 +126,10 @@ def recolor(
         light = guide if change is None else np.clip(guide + change[strip], 0, 100)
         ab_planes = [np.zeros_like(guide) for _ in range(2)]
         if top <= strip.start < bottom:
-            rows = slice(strip.start - top, strip.stop - top)
-            wide = [_resized(image[rows], right - left, len(guide)) for image in tall]
+            rows = next(enlarged)
             inside = guide[:, left:right]
             for index, plane in enumerate(ab_planes):
-                plane[:, left:right] = _chroma(inside, *wide[4 * index : 4 * index + 4])
+                plane[:, left:right] = _chroma(inside, *rows[4 * index : 4 * index + 4])
         for index, plane in enumerate(lab_to_rgb_of_lightness(light, *ab_planes)):
             cv2.mixChannels([_quantized(plane, deep)], [result[strip]], [0, index])
     if result.shape[2] == 4:
@@ -163,10 +163,14 @@ def _chroma(
 
 def _strips(bounds: Sequence[int], width: int) -> Iterator[slice]:
     """Rows between the first and the last bound, with a few rows each; none crosses a bound."""
-    rows = max(1, _STRIP // width)
+    rows = _rows_of_strips(width)
     for start, end in itertools.pairwise(bounds):
         for top in range(start, end, rows):
             yield slice(top, min(top + rows, end))
+
+
+def _rows_of_strips(width: int) -> int:
+    return max(1, _STRIP // width)
 
 
 def _contrast_change(pixels: np.ndarray, post: PostProcess) -> np.ndarray:
@@ -224,6 +228,21 @@ def _guided_maps(guide: np.ndarray, ab: np.ndarray) -> list[np.ndarray]:
         rest = plane - slope * guide
         maps += [rest, slope, cv2.erode(plane, window), cv2.dilate(plane, window)]
     return maps
+
+
+def _enlarged(
+    maps: Sequence[np.ndarray], height: int, width: int, rows: int
+) -> Iterator[np.ndarray]:
+    """(n, rows, width) parts of n maps at (height, width), from the first row to the last one."""
+    tall = np.stack([_resized(image, image.shape[1], height) for image in maps])
+    block = rows * -(-_ROWS // rows)
+    for top in range(0, height, block):
+        part = tall[:, top : top + block]
+        number = part.shape[1]
+        wide = _resized(part.reshape(-1, part.shape[2]), width, len(maps) * number)
+        wide = wide.reshape(len(maps), number, width)
+        for start in range(0, number, rows):
+            yield wide[:, start : start + rows]
 
 
 def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
