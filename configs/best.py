@@ -38,6 +38,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     'seed': {'seed': 1},
     'continue': {  # from the released generator, with a new discriminator
         'init_from': 'released',
+        'generator.hints': True,  # the released part for hints is kept
+        'hints.none': 1.0,  # and not trained
         'discriminator_warmup_steps': 150,
         'generator_optimizer.learning_rate': 1e-4,
         'discriminator_optimizer.learning_rate': 1e-4,

@@ -135,7 +135,7 @@ class AugmentConfig:
 class HintsConfig:
     """Random colour hints for a generator with `hints`, in training."""
 
-    none: Fraction = 0.5  # share of images without a hint
+    none: Fraction = 0.5  # share of images without a hint; 1: hints are not trained
     mean: Annotated[float, Range('above 1', lambda x: x > 1)] = 8.0  # hints of the other images
     most: Positive = 32  # hints of an image
 

@@ -36,7 +36,7 @@ class GanModel(NamedTuple):
     grad_accum_steps: int  # micro-batches per step
     ema_decay: float  # of the generator's moving average; 0: no average
     augment: AugmentConfig  # random changes of the condition
-    hints: HintsConfig | None = None  # random hints; None: the generator takes none
+    hints: HintsConfig | None = None  # random hints; None: training has none
     encoder_frozen: bool = False  # whether the generator's backbone gets no gradient
     train_only: str = ''  # the generator's only submodule with a gradient; '': all
     teacher: nn.Module | None = None  # frozen; class head learns its probabilities
@@ -81,7 +81,7 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
         grad_accum_steps=config.grad_accum_steps,
         ema_decay=config.ema_decay,
         augment=dataclasses.replace(config.augment),
-        hints=dataclasses.replace(config.hints) if takes_hints(config) else None,
+        hints=dataclasses.replace(config.hints) if draws_hints(config) else None,
         encoder_frozen=config.generator_optimizer.encoder_lr_ratio == 0,
         train_only=config.generator_optimizer.train_only,
         teacher=vgg.VGG16(dtype=config.dtype) if targets == 'teacher' else None,
@@ -107,9 +107,9 @@ def make_per_device(config: Config, mesh: Mesh | None) -> PerDevice | None:
     return PerDevice(mesh, config.mesh.gradient_dtype, config.grad_accum_steps)
 
 
-def takes_hints(config: Config) -> bool:
-    """Whether the generator takes colour hints."""
-    return bool(getattr(config.generator, 'hints', False))
+def draws_hints(config: Config) -> bool:
+    """Whether training shows random colour hints to the generator."""
+    return bool(getattr(config.generator, 'hints', False)) and config.hints.none < 1
 
 
 def replicated(mesh: Mesh | None) -> NamedSharding | None:

@@ -1,21 +1,22 @@
-"""Training of one submodule, as in configs/hints.py."""
+"""Training of the part for hints alone, as in configs/hints.py, or of all but it."""
 
 from functools import partial
 
 import jax
 import pytest
 
+from chromagan_jax.config import check_same_networks
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import released, steps
 from chromagan_jax.gan import state as state_lib
-from chromagan_jax.gan import steps
 from chromagan_jax.gan.model import make_model
 from chromagan_jax.models.lite_unet import LiteUNet
 from chromagan_jax.models.patch import PatchGAN
-from configs import hints
+from configs import best, hints
 from tests.gan.test_steps import assert_same_bits, batch_of
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def config():
     config = hints.get_config()
     config.generator = LiteUNet(decoder_widths=(8, 8, 8, 8, 8), hints=True)
@@ -46,3 +47,14 @@ def test_an_unknown_submodule_is_an_error_that_names_the_others(config):
     with pytest.raises(UserError, match=r"train_only is 'hint', but .*encoder, hints, level_16"):
         state_lib.check_networks(make_model(config), config)
     config.generator_optimizer.train_only = 'hints'
+
+
+@pytest.mark.parametrize('config', [hints.get_config(), best.get_config('continue')])
+def test_a_config_that_starts_from_the_release_has_its_networks(config):
+    check_same_networks(config, released.load().config, 'the release', ('generator',))
+
+
+@pytest.mark.parametrize('none', [0.9, 1.0])
+def test_hints_are_drawn_unless_all_images_are_without(none, config):
+    config.hints.none = none
+    assert (make_model(config).hints is None) == (none == 1)
