@@ -25,6 +25,10 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.models.lite_unet import LiteUNet
 from chromagan_jax.models.projected import ProjectedDiscriminator
 
+KEEP_HINTS = {  # the part for hints that the first weights have is kept, and not trained
+    'generator.hints': True,
+    'hints.none': 1.0,
+}
 CHANGES: dict[str, dict[str, Any]] = {
     'frozen_encoder': {'generator_optimizer.encoder_lr_ratio': 0.0},
     'chroma_85': {'loss.steering.chroma_share': 0.85},
@@ -36,11 +40,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     'px_192': {'data.size': 192, 'data.max_resize_ratio': 1 / 0.85},
     'px_256': {'data.size': 256, 'data.max_resize_ratio': 1 / 0.85},
     'seed': {'seed': 1},
+    'keep_hints': KEEP_HINTS,
     'continue': {  # from the released generator, with a new discriminator
         'init_from': 'released',
-        'generator.hints': True,  # the released part for hints is kept
-        'hints.none': 1.0,  # and not trained
+        **KEEP_HINTS,
         'discriminator_warmup_steps': 150,
+        'eval.size': 256,  # as the released weights
         'generator_optimizer.learning_rate': 1e-4,
         'discriminator_optimizer.learning_rate': 1e-4,
     },

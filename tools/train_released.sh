@@ -78,7 +78,8 @@ for stage in "${!SIZES[@]}"; do
         "--config.steps=${STEPS[$stage]}" "--config.batch_size=$BATCH" \
         "--config.generator_optimizer.learning_rate=$RATE" \
         "--config.discriminator_optimizer.learning_rate=$RATE" ${start:+"$start"}
-    changes='' start=--config.init_from=$workdir
+    [[ +$CHANGES+ == *+continue+* ]] && changes=:keep_hints || changes=
+    start=--config.init_from=$workdir
 done
 run "$PYTHON" -m tools.release "--workdir=$workdir" "--val=$VAL" "--features=$FEATURES" \
     "--output=$OUTPUT"

@@ -54,6 +54,10 @@ def test_a_config_that_starts_from_the_release_has_its_networks(config):
     check_same_networks(config, released.load().config, 'the release', ('generator',))
 
 
+def test_a_run_that_continues_the_release_evaluates_and_colorizes_at_its_size():
+    assert best.get_config('continue').eval.size == released.load().size
+
+
 @pytest.mark.parametrize('none', [0.9, 1.0])
 def test_hints_are_drawn_unless_all_images_are_without(none, config):
     config.hints.none = none

@@ -372,7 +372,7 @@ def test_the_released_weights_are_trained_in_stages_each_from_the_one_before(run
     rows = zip(trainings, (0, 1, 2), (32, 64, 128), (5, 6, 7), starts, strict=True)
     for line, stage, size, steps, start in rows:
         assert f'WORKDIR=r/{stage}-{size}' in line
-        config = 'configs/best.py' if stage else 'configs/best.py:continue'
+        config = 'configs/best.py:keep_hints' if stage else 'configs/best.py:continue'
         assert f'CONFIG={config}' in line
         wanted = {
             'data.size': size,
