@@ -29,6 +29,14 @@ KEEP_HINTS = {  # the part for hints that the first weights have is kept, and no
     'generator.hints': True,
     'hints.none': 1.0,
 }
+CONTINUE = {  # from the released generator, with a new discriminator
+    'init_from': 'released',
+    **KEEP_HINTS,
+    'discriminator_warmup_steps': 150,
+    'eval.size': 256,  # as the released weights
+    'generator_optimizer.learning_rate': 1e-4,
+    'discriminator_optimizer.learning_rate': 1e-4,
+}
 CHANGES: dict[str, dict[str, Any]] = {
     'frozen_encoder': {'generator_optimizer.encoder_lr_ratio': 0.0},
     'chroma_85': {'loss.steering.chroma_share': 0.85},
@@ -41,13 +49,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     'px_256': {'data.size': 256, 'data.max_resize_ratio': 1 / 0.85},
     'seed': {'seed': 1},
     'keep_hints': KEEP_HINTS,
-    'continue': {  # from the released generator, with a new discriminator
-        'init_from': 'released',
-        **KEEP_HINTS,
-        'discriminator_warmup_steps': 150,
-        'eval.size': 256,  # as the released weights
-        'generator_optimizer.learning_rate': 1e-4,
-        'discriminator_optimizer.learning_rate': 1e-4,
+    'continue': CONTINUE,
+    'subject': {  # a short run on a few hundred photographs of one kind
+        **CONTINUE,
+        'steps': 500,
+        'log_every': 25,
+        'discriminator_warmup_steps': 0,
+        'generator_optimizer.learning_rate': 4e-4,
+        'discriminator_optimizer.learning_rate': 2e-4,
     },
 }
 
