@@ -180,12 +180,12 @@ def _pixels(image: Photograph) -> np.ndarray:
                 f'{image.shape} of {image.dtype}: convert it.'
             )
         return image
-    if not isinstance(image, _ONE):
+    if isinstance(image, str | os.PathLike):
+        return decode.read(Path(image)).pixels
+    if not isinstance(image, Image.Image):
         raise UserError(
             f'{type(image).__name__} is no photograph: give a path, a PIL image or an array.'
         )
-    if not isinstance(image, Image.Image):
-        return decode.read(Path(image)).pixels
     if image.mode not in ('L', 'RGB', 'RGBA', 'CMYK', 'I;16'):
         image = image.convert('RGBA' if image.has_transparency_data else 'RGB')
     file = io.BytesIO()  # the decoder knows colour profiles
