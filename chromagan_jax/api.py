@@ -3,7 +3,7 @@
 import functools
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,6 +20,7 @@ from chromagan_jax.inference.layout import Predict
 
 File = str | os.PathLike[str]
 Photograph = np.ndarray | Image.Image | File
+_ONE = (np.ndarray, Image.Image, str, os.PathLike)
 Hints = Sequence[Any]  # of one photograph: (x, y, color), or {'x', 'y', 'color'}
 
 
@@ -78,10 +79,10 @@ class Colorizer:
             UnreadableImage: if a file is damaged or no image.
             OSError: if a file cannot be read.
         """
-        if isinstance(images, (np.ndarray, Image.Image, str, os.PathLike)):
+        if isinstance(images, _ONE) or not isinstance(images, Iterable):
             one = self._colorize([images], size, batch_size, sample, hints and [hints], options)
             return one[0]
-        return self._colorize(images, size, batch_size, sample, hints, options)
+        return self._colorize(list(images), size, batch_size, sample, hints, options)
 
     def _colorize(
         self,
@@ -96,7 +97,11 @@ class Colorizer:
         post = self._post(options)
         if sample is None and post.sample_noise:
             sample = 1
-        sizes = (size,) if isinstance(size, int) else tuple(size or (self.trained.size,))
+        sizes = _sizes(self.trained.size if size is None else size)
+        if batch_size < 1:
+            raise UserError(f'batch_size must be 1 or more, not {batch_size}.')
+        if hints and (not isinstance(hints, Sequence) or len(hints) != len(images)):
+            raise UserError(f'hints must hold a list for each of the {len(images)} photographs.')
         predict = self._predict(sizes, batch_size, sample is not None, any(hints or ()))
         results = predictor.colorize_with(
             predict, arrays, max(sizes), batch_size, sample, post, hints
@@ -157,18 +162,30 @@ def colorize(images: Any, **options: Any) -> Any:
     return released().colorize(images, **options)
 
 
+def _sizes(size: Any) -> tuple[int, ...]:
+    sizes = tuple(size) if isinstance(size, Sequence) else (size,)
+    if not sizes or not all(isinstance(side, int | np.integer) and side > 0 for side in sizes):
+        raise UserError(f'size must be px, as 256 or (192, 256), not {size!r}.')
+    return tuple(map(int, sizes))
+
+
 def _pixels(image: Photograph) -> np.ndarray:
     """The pixels of a photograph, as `predictor.colorize` takes them."""
     if isinstance(image, np.ndarray):
         color = image.ndim == 3 and image.shape[2] in (3, 4)
-        if (image.ndim != 2 and not color) or image.dtype not in (np.uint8, np.uint16):
+        known = image.dtype in (np.uint8, np.uint16)
+        if (image.ndim != 2 and not color) or not known or not image.size:
             raise UserError(
                 f'An array must be (H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16, not '
                 f'{image.shape} of {image.dtype}: convert it.'
             )
         return image
-    if not isinstance(image, Image.Image):
+    if isinstance(image, str | os.PathLike):
         return decode.read(Path(image)).pixels
+    if not isinstance(image, Image.Image):
+        raise UserError(
+            f'{type(image).__name__} is no photograph: give a path, a PIL image or an array.'
+        )
     if image.mode not in ('L', 'RGB', 'RGBA', 'CMYK', 'I;16'):
         image = image.convert('RGBA' if image.has_transparency_data else 'RGB')
     file = io.BytesIO()  # the decoder knows colour profiles

@@ -19,6 +19,7 @@ from absl import flags, logging
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import export, options, predictor
+from chromagan_jax.inference.output import check_writable
 from chromagan_jax.utils import cli, files
 from chromagan_jax.utils.preemption import stop_requests
 
@@ -76,8 +77,7 @@ def _run(values: flags.FlagValues, stopping: Callable[[], bool]) -> None:
     if values.format == 'stablehlo' and (values['size'].present or values['dtype'].present):
         raise UserError('--size and --dtype are for --format=onnx: leave them out.')
     output = Path(values.output)
-    if not output.parent.is_dir():
-        raise UserError(f'The folder {output.parent} does not exist: make it, or correct --output.')
+    _check(output)
     trained = predictor.load(values.workdir, values.checkpoint)
     onnx = values.format == 'onnx'
     size = values.size or (trained.size if onnx and values.hints else None)
@@ -88,12 +88,24 @@ def _run(values: flags.FlagValues, stopping: Callable[[], bool]) -> None:
     try:
         files.write_atomically(output, content)
     except OSError as error:
-        raise UserError(f'{output} cannot be written ({error.strerror}).') from error
+        raise UserError(
+            f'{output} cannot be written ({error.strerror}): make room there, or choose another '
+            '--output.'
+        ) from error
     print(
         f'{output}: {trained.title}, step {trained.step}, {len(content) / 1e6:.1f} MB; H and W: '
         + (f'{network.size}' if network.size else f'any multiples of {network.multiple}'),
         file=sys.stderr,
     )
+
+
+def _check(output: Path) -> None:
+    """Raises UserError if the file cannot be written, before the long work."""
+    if output.is_dir():
+        raise UserError(f'{output} is a folder: name a file, as --output={output}/colorizer.onnx.')
+    if not output.parent.is_dir():
+        raise UserError(f'The folder {output.parent} does not exist: make it, or correct --output.')
+    check_writable(output.parent)
 
 
 if __name__ == '__main__':

@@ -97,6 +97,15 @@ def test_options_of_the_post_processing_take_effect(colorizer):
         (GRAY, {'saturation': -1.0}, 'saturation must be 0 <= x <= 10'),
         (GRAY / 255, {}, 'must be .* of uint8 or uint16, not .* of float64'),
         (GRAY[None], {}, r'not \(1, 120, 160\) of uint8'),
+        (GRAY[:0], {}, r'not \(0, 160\) of uint8'),
+        (None, {}, 'NoneType is no photograph: give a path'),
+        ([GRAY, 5], {}, 'int is no photograph: give a path'),
+        (GRAY, {'size': 0}, r'size must be px, as 256 or \(192, 256\), not 0'),
+        (GRAY, {'size': 2.5}, 'size must be px, .* not 2.5'),
+        (GRAY, {'size': []}, r'size must be px, .* not \[\]'),
+        (GRAY, {'batch_size': 0}, 'batch_size must be 1 or more, not 0'),
+        ([GRAY, GRAY], {'hints': [[(1, 1, 'red')]]}, 'a list for each of the 2 photographs'),
+        ([GRAY], {'hints': 5}, 'a list for each of the 1 photographs'),
     ],
 )
 def test_what_cannot_be_used_is_named(colorizer, image, options, sentence):

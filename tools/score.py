@@ -183,8 +183,11 @@ def load_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location='cpu', weights_only=True)
         return {name: tensor.detach() for name, tensor in state.items()}
     except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError, EOFError) as error:
+        # PyTorch's own words advise to run the code in the file.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        reason = 'it holds more than tensors, or is damaged' if unsafe else _first_line(error)
         raise UserError(
-            f'{path} cannot be read ({_first_line(error)}): name a state dict of PyTorch.'
+            f'{path} cannot be read ({reason}): name a state dict of PyTorch.'
         ) from error
 
 

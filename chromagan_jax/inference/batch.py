@@ -10,6 +10,7 @@ import numpy as np
 
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import UnreadableImage, read
+from chromagan_jax.errors import UserError
 from chromagan_jax.inference import encode, headers, layout, metadata, output, report, toning
 from chromagan_jax.inference.conditions import Conditions
 from chromagan_jax.inference.encode import Encoding
@@ -171,7 +172,7 @@ def _batches(
         job, size, future = reading
         try:
             photograph = future.result()
-        except _FAILURES as error:
+        except (*_FAILURES, UserError) as error:  # a hint that lies outside is the user's
             in_flight.leave(size)
             claims.release(job.target)
             tally.collect(_failure(job, error))

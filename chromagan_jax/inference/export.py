@@ -64,6 +64,8 @@ def make_network(trained: Trained, size: int | None = None, hints: bool = False)
         return color.to_lab(condition, target)[..., 1:].astype(jnp.float32)
 
     if isinstance(generator, TwoBranch):
+        if size not in (None, generator.size):
+            raise UserError(f'--size must be {generator.size} for this network, not {size}.')
         return Network(network, inputs, 1, generator.size)
     multiple = 2**generator.levels if isinstance(generator, UNet) else _MULTIPLE
     if isinstance(generator, UNet) and generator.encoder == 'squeezenet':

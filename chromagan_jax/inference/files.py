@@ -48,15 +48,28 @@ def find(paths: Sequence[str], output: Path, all_pages: bool = False) -> Found:
     """
     found = Found([], [], [])
     for path in map(Path, paths):
-        if path.is_dir():
+        if os.path.isdir(path):  # Path.is_dir raises errors of a name that is too long
             if path.resolve() == output.resolve():
                 raise UserError(f'{path} is both read and written: choose another --output.')
             _search(path, output, found)
+        elif sentence := _missing(path):
+            found.failures.append(f'{shown(path)} failed: {sentence}')
         else:
             found.photographs.append(Listed(path, Path(path.name)))
     unique = list(dict.fromkeys(found.photographs))
     found.photographs[:] = [p for one in unique for p in (_pages(one) if all_pages else [one])]
     return found
+
+
+def _missing(path: Path) -> str:
+    """Why a path cannot be that of a photograph; '' if it may be."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return 'there is no such file: correct the path'
+    except OSError as error:
+        return f'{error.strerror}'
+    return ''
 
 
 def read_list(name: str) -> list[str]:

@@ -59,11 +59,23 @@ def _flag_error(values: flags.FlagValues, text: str) -> str:
     name, _, value = flag.removeprefix('flag --').partition('=')
     if 'other than None' in reason:
         return f'--{name} is missing: add --{name}=VALUE.'
-    kind = values[name].flag_type() if name in values else ''
-    wanted = {'int': 'a whole number', 'float': 'a number', 'bool': 'true or false'}
-    if kind not in wanted or 'must' in reason:  # absl already describes choices and ranges
+    if name not in values or 'must' in reason:
         return text
-    return f'--{name} must be {wanted[kind]}, not {value!r}.'
+    kind, parser = values[name].flag_type(), values[name].parser
+    wanted = {'int': 'a whole number', 'float': 'a number', 'bool': 'true or false'}
+    if choices := getattr(parser, 'enum_values', None):
+        return f'--{name} must be one of {", ".join(choices)}, not {value!r}.'
+    if kind not in wanted:
+        return text
+    return f'--{name} must be {wanted[kind]}{_range(parser)}, not {value!r}.'
+
+
+def _range(parser: Any) -> str:
+    """The bounds of a number that absl checks."""
+    least, most = (getattr(parser, f'{side}_bound', None) for side in ('lower', 'upper'))
+    if least is None:
+        return ''
+    return f', {least} or more' if most is None else f' from {least} to {most}'
 
 
 def flag_lines(described: Iterable[tuple[str, str]]) -> str:

@@ -37,7 +37,9 @@ def test_the_help_has_the_commands_own_flags_first(run):
     ('flag', 'sentence'),
     [
         ('--prot=1', 'did you mean --port'),
-        ('--port=x', '--port must be a whole number'),
+        ('--port=x', "--port must be a whole number from 1 to 65535, not 'x'."),
+        ('--port=0', "--port must be a whole number from 1 to 65535, not '0'."),
+        ('--queue=0', "--queue must be a whole number, 1 or more, not '0'."),
         ('--workdir=', '--workdir is empty'),
         ('--checkpoint=best', '--checkpoint chooses among those of a run'),
         ('photo.jpg', "'photo.jpg' is not a flag"),

@@ -304,6 +304,7 @@ def test_whatever_cannot_be_decoded_raises_one_exception_with_a_short_reason():
         with pytest.raises(UnreadableImage) as raised:
             decode(data)
         assert str(raised.value)
+        assert data or str(raised.value) == 'the file is empty'
         assert '\n' not in str(raised.value)
 
 

@@ -7,6 +7,7 @@ from skimage import data
 
 from chromagan_jax.inference import batch, files, naming, output, report
 from chromagan_jax.inference.conditions import Conditions
+from chromagan_jax.inference.hints import Hint
 from chromagan_jax.inference.memory import InFlight
 from tests.data import fuzz
 
@@ -99,6 +100,19 @@ def test_one_of_exactly_the_bound_is_read_and_a_larger_one_fails(tmp_path, capsy
     planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', 'png')
     assert batch.colorize_files(planned, gray, SIZE, conditions=Conditions(600)) == (1, 1, 0, 0)
     assert '21.png failed: 30 x 21 px are more than' in capsys.readouterr().err
+
+
+def test_a_hint_outside_its_photograph_fails_that_one_alone(tmp_path, capsys):
+    for name in 'ab':
+        save(tmp_path / f'photos/{name}.png')
+    planned = plan([str(tmp_path / 'photos')], tmp_path / 'out', 'png')
+    planned[0] = planned[0]._replace(hints=(Hint(30, 5, (0, 0, 0)),))
+    assert batch.colorize_files(planned, gray, SIZE) == (1, 1, 0, 0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        'a.png failed: The hint at x=30, y=5 lies outside the photograph of 30 x 20 px: correct it.'
+    )
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['b.png']
 
 
 def test_leftovers_of_killed_runs_are_removed_and_files_in_use_are_not(tmp_path):

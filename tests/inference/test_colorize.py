@@ -555,7 +555,7 @@ def test_failing_files_are_named_the_rest_go_on_and_the_exit_code_says_so(workdi
     assert process.returncode == 1
     lines = process.stderr.splitlines()
     assert any(line.startswith(f'{names[0]} failed: it is damaged (') for line in lines)
-    assert f'{names[1]} failed: No such file or directory' in lines
+    assert f'{names[1]} failed: there is no such file: correct the path' in lines
     assert any(line.startswith(f'{names[2]} failed: ') for line in lines)
     assert lines[-1] == '1 colorized, 3 failed, 0 skipped'
     assert len(lines) == 6

@@ -140,6 +140,8 @@ def test_a_network_of_one_size_is_exported_at_that_size(trained):
     variables = trained.variables
     chromagan = Trained('', Config(), TwoBranch(size=24), variables, 0)
     assert export_lib.make_network(chromagan).size == 24
+    with pytest.raises(UserError, match='--size must be 24 for this network, not 48'):
+        export_lib.make_network(chromagan, 48)
     squeezenet = Trained('', Config(), UNet(depth=5, encoder='squeezenet'), variables, 0)
     assert export_lib.make_network(squeezenet).size == squeezenet.size
 
@@ -199,6 +201,9 @@ def test_stablehlo_runs_without_this_package_for_any_batch_height_and_width(
         ((), 'No output is named'),
         (('--output=x', '--checkpoint=best'), 'add --workdir'),
         (('--output=no/folder/x',), 'does not exist'),
+        (('--output=/proc/x',), '/proc cannot be written'),
+        (('--output=/tmp',), '/tmp is a folder: name a file'),
+        (('--output=x', '--format=tflite'), "must be one of onnx, stablehlo, not 'tflite'"),
         (('x',), 'is not a flag'),
         (('--output=x', '--format=stablehlo', '--size=64'), 'leave them out'),
     ],

@@ -37,6 +37,18 @@ def test_a_folder_is_mirrored_and_other_kinds_are_counted_by_suffix(tmp_path):
     ) or ('4 files' in note and '.txt 2' in note and 'without a suffix 1' in note)
 
 
+def test_paths_that_are_no_files_fail_before_the_network_is_loaded(tmp_path):
+    photo = save(tmp_path / 'a.png')
+    wrong = [str(tmp_path / 'b.png'), str(photo / 'c.png'), str(tmp_path / ('d' * 300))]
+    found = files.find([*wrong, str(photo)], tmp_path / 'out')
+    assert places(found) == ['a.png']
+    missing = 'failed: there is no such file: correct the path'
+    assert found.failures == [
+        *(f'{path} {missing}' for path in wrong[:2]),
+        f'{wrong[2]} failed: File name too long',
+    ]
+
+
 def test_a_kind_whose_package_is_missing_is_counted_with_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(formats, 'is_available', lambda kind: not kind.module)
     for name in ('a.heic', 'b.JXL', 'c.dng'):

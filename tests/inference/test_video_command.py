@@ -101,17 +101,21 @@ def test_films_and_photographs_on_one_command_line(workdir, film, tmp_path, caps
         pixels='yuv420p10le',
         audio='pcm_s16le',
     )
+    empty = tmp_path / 'empty.mp4'
+    empty.touch()
     photo = save(photograph(), tmp_path / 'photo.png')
     output, page = tmp_path / 'out', tmp_path / 'page.html'
     flags = [f'--workdir={workdir}', f'--output={output}', '--json', f'--report={page}']
-    code = colorize.main(['', *flags, *map(str, (film, text, photo, rotated))])
+    code = colorize.main(['', *flags, *map(str, (film, text, empty, photo, rotated))])
     printed = capsys.readouterr()
     assert code == 1
     assert 'text.mp4 failed: it is not a film that FFmpeg can read' in printed.err
+    assert 'empty.mp4 failed: the file is empty' in printed.err
     lines = [json.loads(line) for line in printed.out.splitlines()]
     assert {Path(one['source']).name: one['status'] for one in lines} == {
         'film.mp4': 'colorized',
         'text.mp4': 'failed',
+        'empty.mp4': 'failed',
         'photo.png': 'colorized',
         'rotated.mov': 'colorized',
     }
@@ -142,5 +146,6 @@ def test_flags_for_photographs_are_refused_for_films(tmp_path, capsys, flag):
 
 def test_without_pyav_the_extra_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(colorize.importlib.util, 'find_spec', lambda name: None)
+    (tmp_path / 'film.mp4').touch()
     assert colorize.main(['', f'--output={tmp_path / "out"}', str(tmp_path / 'film.mp4')]) == 1
     assert "pip install 'chromagan_jax[video]'" in capsys.readouterr().err

@@ -240,7 +240,7 @@ def test_a_file_in_the_place_of_the_workdir_is_named(inside: str, tmp_path: Path
             "--num_processes must be a whole number, not 'two'.",
         ),
         (['--config.steps=3'], 'No config is named: add --config=configs/base.py.'),
-        ([TINY, '--mode=x'], 'flag --mode=x: value should be one of <train|eval>'),
+        ([TINY, '--mode=x'], "--mode must be one of train, eval, not 'x'."),
         (
             ['--config=nope.py', '--config.steps=3'],
             'There is no config nope.py: name a file, or one of base, best, chromagan, '

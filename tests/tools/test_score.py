@@ -203,7 +203,7 @@ def test_weights_of_another_network_are_named(folders, capsys, tmp_path):
     for flag, file, sentence in (
         ('--inception', 'x.pth', 'does not fit the Inception network'),
         ('--lpips', 'x.pth', 'does not fit --net=alex (it has no fitting features.0.weight)'),
-        ('--lpips', 'y.pth', 'cannot be read'),
+        ('--lpips', 'y.pth', 'y.pth cannot be read (it holds more than tensors, or is damaged)'),
     ):
         code, said = run(folders, capsys, f'{flag}={tmp_path / file}')
         assert code == 1

@@ -60,3 +60,24 @@ def test_a_flag_is_described_with_its_default_and_a_missing_one_named():
     }
     with pytest.raises(UserError, match=r'^--photos is missing: add --photos=VALUE\.$'):
         cli.parse(values, ['command'])
+
+
+@pytest.mark.parametrize(
+    ('argument', 'sentence'),
+    [
+        ('--kind=c', "--kind must be one of a, b, not 'c'."),
+        ('--port=0', "--port must be a whole number from 1 to 9, not '0'."),
+        ('--port=x', "--port must be a whole number from 1 to 9, not 'x'."),
+        ('--seed=x', "--seed must be a whole number, not 'x'."),
+        ('--json=x', "--json must be true or false, not 'x'."),
+    ],
+)
+def test_a_value_that_a_flag_does_not_take_is_named_with_those_that_it_takes(
+    values, argument, sentence
+):
+    flags.DEFINE_enum('kind', 'a', ['a', 'b'], 'A kind.', flag_values=values)
+    flags.DEFINE_integer('port', 1, 'A port.', 1, 9, flag_values=values)
+    flags.DEFINE_integer('seed', 0, 'A number.', flag_values=values)
+    with pytest.raises(UserError) as error:
+        cli.parse(values, ['command', argument])
+    assert str(error.value) == sentence

@@ -124,6 +124,8 @@ def original_size(data: bytes, pixels: np.ndarray) -> tuple[int, int]:
 
 def _kind(data: bytes) -> Format:
     kind = identify(data)
+    if not data:
+        raise UnreadableImage('the file is empty', 'no_image')
     if kind is None:
         *names, last = (kind.name for kind in FORMATS)
         raise UnreadableImage(f'not a {", ".join(names)} or {last} image', 'no_image')

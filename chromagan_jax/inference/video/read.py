@@ -61,8 +61,9 @@ def open_input(path: Path) -> av.container.InputContainer:
         UnreadableFilmError: FFmpeg cannot read it.
         OSError: it cannot be opened.
     """
-    with path.open('rb'):  # the error of a missing file in the words of the system
-        pass
+    with path.open('rb') as file:  # the error of a missing file in the words of the system
+        if not file.read(1):
+            raise UnreadableFilmError('the file is empty')
     try:
         return av.open(
             f'file:{path}',
