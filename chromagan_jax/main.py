@@ -11,9 +11,7 @@ Exit codes:
 
 import inspect
 import logging as standard_logging
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,7 @@ from chromagan_jax.errors import (
 )
 from chromagan_jax.evaluation import job
 from chromagan_jax.training import loop
-from chromagan_jax.utils import cli, cluster, paths, progress
+from chromagan_jax.utils import cli, cluster, paths, programs, progress
 
 _WORKDIR = flags.DEFINE_string(
     'workdir',
@@ -58,7 +56,7 @@ _STARTUP_TIMEOUT = flags.DEFINE_integer(
 )
 _COMPILATION_CACHE = flags.DEFINE_string(
     'compilation_cache',
-    '~/.cache/chromagan_jax/xla',
+    programs.FOLDER,
     "Folder that caches compiled functions for the next start; '' for no cache.",
 )
 
@@ -136,21 +134,11 @@ def _join_processes() -> None:
 def _use_compilation_cache() -> None:
     """Sets the folder of compiled functions; says so if it cannot be used."""
     folder = _COMPILATION_CACHE.value
-    if not folder or os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-        return
-    try:
-        path = paths.expand(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except (OSError, UserError) as error:
-        reason = getattr(error, 'strerror', None) or 'there is no home folder'
+    if reason := programs.use_cache(folder):
         progress.announcer()(
             f'no cache of compiled functions, {folder} cannot be written ({reason}): '
             '--compilation_cache names another folder'
         )
-    else:
-        jax.config.update('jax_compilation_cache_dir', str(path))
 
 
 def _help() -> str:

@@ -57,6 +57,15 @@ def check_resume(config: Config, saved: Mapping[str, Any]) -> None:
             )
 
 
+def fields_of_step(config: Config) -> dict[str, Any]:
+    """The fields that affect the result of a train step, by their dotted names."""
+    return {
+        field: value
+        for field, value in flatten(config).items()
+        if not any(field == f or field.startswith(f + '.') for f in MUTABLE_ON_RESUME)
+    }
+
+
 def schedule_depends_on_steps(config: Config) -> bool:
     """Whether a learning-rate schedule depends on `steps`, so that `steps` must not change."""
     optimizers = (config.generator_optimizer, config.discriminator_optimizer)

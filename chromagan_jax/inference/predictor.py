@@ -21,7 +21,7 @@ from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference import layout
 from chromagan_jax.inference.hints import parse
 from chromagan_jax.inference.layout import Predict, predict_views
-from chromagan_jax.utils import paths
+from chromagan_jax.utils import paths, programs
 
 PyTree = Any
 
@@ -185,8 +185,8 @@ def _make_predict_at(
 ) -> Callable[[Sequence[np.ndarray], Sequence[int], Sequence[np.ndarray]], np.ndarray]:
     """Compiles (n, size, size, 3) uint8 images, seeds and hints -> ab, (n, size, size, 2)."""
     shape = jax.ShapeDtypeStruct((batch_size, size, size, 4 if hints else 1), jnp.float32)
-    target = jax.eval_shape(partial(steps.predict, generator), variables, shape)
-    space = {channels: name for name, channels in color.TARGET_CHANNELS.items()}[target.shape[-1]]
+    space = {n: name for name, n in color.TARGET_CHANNELS.items()}[_channels(generator, variables, shape)]
+    weights = programs.digest(variables)
 
     # The weights are constants of the program. So the compiler computes the transformed kernels of
     # Winograd's convolutions once.
@@ -204,32 +204,44 @@ def _make_predict_at(
 
     def compiled(number: int) -> jax.stages.Compiled:
         image = jax.ShapeDtypeStruct((number, *shape.shape[1:]), jnp.float32)
-        return _compile(colors.lower(image, jax.ShapeDtypeStruct((number,), jnp.uint32)))
+        seeds = jax.ShapeDtypeStruct((number,), jnp.uint32)
+        make = lambda: _compile(colors.lower(image, seeds))
+        if not programs.is_known(generator):
+            return make()
+        made_from = generator, weights, image, noise
+        return programs.cached('network', made_from, jax.local_devices()[:1], make)
 
     # Compiled here and under a lock, since threads that call it at once would each compile it.
-    programs, lock = {batch_size: compiled(batch_size)}, threading.Lock()
+    networks, lock = {batch_size: compiled(batch_size)}, threading.Lock()
 
     def run(
         images: Sequence[np.ndarray], seeds: Sequence[int], points: Sequence[np.ndarray]
     ) -> np.ndarray:
         with lock:
-            if len(images) not in programs:
-                programs[len(images)] = compiled(len(images))
+            if len(images) not in networks:
+                networks[len(images)] = compiled(len(images))
         condition = _condition(np.stack(images), space)
         if hints:
             condition = np.concatenate([condition, np.stack(points)], axis=-1)
-        return np.array(programs[len(images)](condition, np.array(seeds, np.uint32)))
+        return np.array(networks[len(images)](condition, np.array(seeds, np.uint32)))
 
     def predict(
         small: Sequence[np.ndarray], seeds: Sequence[int], points: Sequence[np.ndarray]
     ) -> np.ndarray:
-        if len(small) in programs:
+        if len(small) in networks:
             return run(small, seeds, points)
         # One at a time: another program for each number would take longer to compile.
         ones = [slice(index, index + 1) for index in range(len(small))]
         return np.concatenate([run(small[one], seeds[one], points[one]) for one in ones])
 
     return predict
+
+
+def _channels(generator: nn.Module, variables: PyTree, condition: Any) -> int:
+    """Channels of the target, from the field of that name if the generator has it."""
+    if channels := getattr(generator, 'channels', None):
+        return int(channels)
+    return int(jax.eval_shape(partial(steps.predict, generator), variables, condition).shape[-1])
 
 
 def _condition(images: np.ndarray, space: str) -> np.ndarray:

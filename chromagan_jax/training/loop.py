@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax import sharding
 from chromagan_jax.config import Config
+from chromagan_jax.config.resume import fields_of_step
 from chromagan_jax.data.gray import warn_if_gray
 from chromagan_jax.data.inputs import training_input
 from chromagan_jax.errors import PreemptedError
@@ -21,7 +22,7 @@ from chromagan_jax.gan.state import GanState
 from chromagan_jax.training.periodic import Evaluation, Reporting, Sampling, Saving, is_due
 from chromagan_jax.training.setup import Run, open_run, place_frozen, starting_state
 from chromagan_jax.training.train_logger import TrainLogger
-from chromagan_jax.utils import paths, writers
+from chromagan_jax.utils import paths, programs, writers
 
 PyTree = Any
 Step = Callable[[GanState, PyTree, PyTree], tuple[GanState, dict[str, jax.Array]]]
@@ -167,7 +168,15 @@ def compile_step(
 ) -> Step:
     """Compiles a step function of `gan.steps` ahead of its first call."""
     began = time.monotonic()
-    compiled = trace_step(model, config, mesh, step).lower().compile()
+
+    def make() -> Any:
+        return trace_step(model, config, mesh, step).lower().compile()
+
+    if programs.is_known(config.generator, config.discriminator):
+        made_from = step.__name__, fields_of_step(config), mesh
+        compiled = programs.cached('step', made_from, mesh.devices.ravel().tolist(), make)
+    else:
+        compiled = make()
     name = step.__name__.replace('_', ' ')
     log(f'compiled the {name} in {time.monotonic() - began:.1f} s')
     return compiled
