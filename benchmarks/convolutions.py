@@ -14,8 +14,8 @@ from typing import Any
 from unittest import mock
 
 import jax
-from absl import app
 
+from benchmarks import command
 from chromagan_jax.models.ops import conv
 
 # (batch, px, kernel, channels, features, padding)
@@ -74,4 +74,4 @@ def milliseconds(function: Callable[..., Any], *args: Any, runs: int = 7) -> flo
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command.start(main)

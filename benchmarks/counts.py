@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 from jax.extend import core
 
+from benchmarks import command
 from benchmarks.scaling import explicit_collectives
 from chromagan_jax import config as config_lib
 from chromagan_jax import sharding
@@ -110,4 +111,4 @@ def exceeded(found: dict[str, dict[str, int]], bounds: dict[str, dict[str, int]]
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command.start(main)

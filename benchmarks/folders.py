@@ -19,8 +19,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
-from absl import app, flags
+from absl import flags
 
+from benchmarks import command
 from chromagan_jax.data.decode import decode
 from chromagan_jax.data.listing import Ignored, image_names
 
@@ -116,4 +117,4 @@ def memory(pid: int) -> int:
 
 if __name__ == '__main__':
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-    app.run(main)
+    command.start(main)

@@ -27,6 +27,8 @@ _LISTS = {
     'size': flags.DEFINE_list('sizes', ['32', '64', '128', '256'], 'Resolutions, px.'),
     'width': flags.DEFINE_list('widths', ['8', '16', '32', '64'], 'Widths of both networks.'),
 }
+flags.declare_key_flag('rounds')  # of benchmark
+flags.declare_key_flag('steps')
 
 Row = dict[str, float]
 

@@ -1,4 +1,4 @@
-"""Images/s of the generator of configs/lite_unet.py at inference, or of its PyTorch twin.
+r"""Images/s of the generator of configs/lite_unet.py at inference, or of its PyTorch twin.
 
     python -m benchmarks.inference --size=256 --batch=1
     python -m benchmarks.ratio --rounds=5 --ours='python -m benchmarks.inference' \
@@ -16,8 +16,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from benchmarks import command
 from chromagan_jax.config import load
 from chromagan_jax.gan.model import make_generator
 
@@ -68,4 +69,4 @@ def _twin(condition: np.ndarray) -> Callable[[], Any]:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command.start(main)

@@ -16,7 +16,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
+
+from benchmarks import command
 
 _OURS = flags.DEFINE_string('ours', None, 'Command of the numerator.', required=True)
 _THEIRS = flags.DEFINE_string('theirs', None, 'Command of the denominator.', required=True)
@@ -50,4 +52,4 @@ def rate(command: str) -> float:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command.start(main)

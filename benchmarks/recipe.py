@@ -1,4 +1,4 @@
-"""Images/s of the train step of configs/best.py, or of its PyTorch twin.
+r"""Images/s of the train step of configs/best.py, or of its PyTorch twin.
 
     python -m benchmarks.recipe --size=128 --batch=16
     python -m benchmarks.ratio --rounds=5 --ours='python -m benchmarks.recipe' \
@@ -17,8 +17,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from benchmarks import command
 from chromagan_jax import sharding
 from chromagan_jax.config import Config, load
 from chromagan_jax.gan import state as state_lib
@@ -105,4 +106,4 @@ def _twin() -> Callable[[], Any]:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command.start(main)

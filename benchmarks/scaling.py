@@ -1,4 +1,4 @@
-"""The communication of a train step between devices, and its estimated cost on many of them.
+r"""The communication of a train step between devices, and its estimated cost on many of them.
 
     python -m benchmarks.scaling --config=configs/pix2pix.py --config.data.source=sample \
         --batch_per_device=16 --config.dtype=bfloat16

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from benchmarks import command
 from chromagan_jax.data.decode import decode
 from chromagan_jax.data.listing import Ignored, image_names
 from chromagan_jax.inference import photos
@@ -96,4 +97,4 @@ def others() -> Iterator[tuple[str, Detector]]:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command.start(main)

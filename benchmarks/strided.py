@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
 from jax import lax
 
+from benchmarks import command
 from benchmarks.benchmark import timed
 from chromagan_jax.models import layers
 from chromagan_jax.models.ops import conv
@@ -95,4 +96,4 @@ def row(
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command.start(main)

@@ -17,8 +17,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from jax.profiler import ProfileData
+
+from benchmarks import command
 
 _TOP = flags.DEFINE_integer('top', 25, 'Rows of each table.', lower_bound=0)
 
@@ -59,4 +61,4 @@ def operations(trace: Path) -> Iterator[tuple[str, float]]:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command.start(main)

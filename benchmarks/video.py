@@ -29,8 +29,9 @@ from typing import NamedTuple
 import av
 import cv2
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from benchmarks import command
 from chromagan_jax import color, sharding
 from chromagan_jax.config.postprocess import OFF
 from chromagan_jax.data.decode import decode
@@ -245,4 +246,4 @@ def speed(predict: Predict, size: int, width: int, height: int) -> dict[str, flo
 
 if __name__ == '__main__':
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-    app.run(main)
+    command.start(main)

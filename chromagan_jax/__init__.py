@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from chromagan_jax.api import Colorizer, colorize, load
 
 __all__ = ['Colorizer', '__version__', 'colorize', 'load']
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 
 def __getattr__(name: str) -> Any:

@@ -3,8 +3,8 @@
     python -m chromagan_jax.colorize --output=OUT PATH...
     python -m chromagan_jax.colorize --workdir=DIR --output=OUT PATH...
 
-A PATH is a photograph, a film, or a folder of photographs, whose sub-folders are mirrored below
-OUT. The first form uses the released weights, the second those of a run. The lightness is kept.
+A PATH is a photograph, a film, or a folder of photographs. OUT gets the same sub-folders. The
+first form uses the released weights, the second those of a run. The lightness is kept.
 
 Exit codes: 0 done; 1 a photograph failed, or an error in one sentence; 75 interrupted, or a
 bucket did not answer: start it again.

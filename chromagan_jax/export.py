@@ -4,8 +4,9 @@
     python -m chromagan_jax.export --format=stablehlo --workdir=DIR --output=colorizer.stablehlo
 
 Without --workdir it exports the released weights. The input `condition` is (B, H, W, 1) float32,
-L*/50 - 1; the output `ab` is (B, H, W, 2) float32, a* and b* of CIELAB. B is any number. In ONNX H
-and W are --size. In StableHLO they are any multiples of 32.
+L*/50 - 1; the output `ab` is (B, H, W, 2) float32, a* and b* of CIELAB. --hints adds the
+input `hints`, (B, H, W, 3) float32: a*, b* and a mask that is 1 at hinted pixels, else 0.
+B is any number; H and W are any multiples of 32, or of what the network needs.
 
 Exit codes: 0 done; 1 an error in one sentence; 75 interrupted: start it again.
 """
@@ -27,7 +28,8 @@ _HELP = {
     'output': 'File to write.',
     'workdir': 'Run whose network is exported (the released weights).',
     'checkpoint': 'newest, best, or a step of --workdir. (newest)',
-    'size': 'px, side of the input of an ONNX model (as evaluated).',
+    'size': 'px: the only H and W of an ONNX model. (any multiples of 32)',
+    'hints': 'Add an input for colour hints; H and W of ONNX are then --size, or as evaluated.',
     'dtype': 'float32 or float16, of the computation of an ONNX model. (float32)',
 }
 
@@ -40,6 +42,7 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_string('workdir', None, _HELP['workdir'], flag_values=values)
     flags.DEFINE_string('checkpoint', 'newest', _HELP['checkpoint'], flag_values=values)
     flags.DEFINE_integer('size', None, _HELP['size'], lower_bound=1, flag_values=values)
+    flags.DEFINE_bool('hints', False, _HELP['hints'], flag_values=values)
     types = ['float32', 'float16']
     flags.DEFINE_enum('dtype', 'float32', types, _HELP['dtype'], flag_values=values)
     return values
@@ -76,11 +79,10 @@ def _run(values: flags.FlagValues, stopping: Callable[[], bool]) -> None:
     if not output.parent.is_dir():
         raise UserError(f'The folder {output.parent} does not exist: make it, or correct --output.')
     trained = predictor.load(values.workdir, values.checkpoint)
-    network = export.make_network(trained)
-    if values.format == 'onnx':
-        content = export.to_onnx(network, values.size or trained.size, values.dtype)
-    else:
-        content = export.to_stablehlo(network)
+    onnx = values.format == 'onnx'
+    size = values.size or (trained.size if onnx and values.hints else None)
+    network = export.make_network(trained, size, values.hints)
+    content = export.to_onnx(network, values.dtype) if onnx else export.to_stablehlo(network)
     if stopping():
         raise KeyboardInterrupt
     try:
@@ -88,7 +90,8 @@ def _run(values: flags.FlagValues, stopping: Callable[[], bool]) -> None:
     except OSError as error:
         raise UserError(f'{output} cannot be written ({error.strerror}).') from error
     print(
-        f'{output}: {trained.title}, step {trained.step}, {len(content) / 1e6:.1f} MB',
+        f'{output}: {trained.title}, step {trained.step}, {len(content) / 1e6:.1f} MB; H and W: '
+        + (f'{network.size}' if network.size else f'any multiples of {network.multiple}'),
         file=sys.stderr,
     )
 

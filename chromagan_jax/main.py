@@ -1,4 +1,10 @@
-"""Command line: `python -m chromagan_jax.main --config=configs/base.py`.
+r"""Trains a conditional GAN that colorizes photographs, or scores the checkpoints of a run.
+
+    python -m chromagan_jax.main --config=configs/base.py
+    python -m chromagan_jax.main --config=configs/photos.py --workdir=runs/mine \
+        --config.data.source=DIR --config.eval.source=HELD_OUT_DIR
+
+The same command resumes an interrupted run.
 
 Exit codes:
   0    done
@@ -35,13 +41,13 @@ from chromagan_jax.utils import cli, cluster, paths, programs, progress
 _WORKDIR = flags.DEFINE_string(
     'workdir',
     '',
-    'Output folder, also as gs://BUCKET/FOLDER or s3://BUCKET/FOLDER; a restarted run resumes from '
-    'it. Default: runs/CONFIG.',
+    'Folder of the run, also as gs://BUCKET/FOLDER or s3://BUCKET/FOLDER; a restarted run resumes '
+    'from it. Default: runs/CONFIG.',
 )
 _MODE = flags.DEFINE_enum(
-    'mode', 'train', ['train', 'eval'], 'Train, or score checkpoints in a workdir (config.eval).'
+    'mode', 'train', ['train', 'eval'], 'Train, or score checkpoints in --workdir.'
 )
-_PROFILE = flags.DEFINE_bool('profile', False, 'Write a trace of a few steps to workdir/profile.')
+_PROFILE = flags.DEFINE_bool('profile', False, 'Write a trace of a few steps to WORKDIR/profile.')
 _DISTRIBUTED = flags.DEFINE_bool(
     'distributed',
     False,
@@ -49,7 +55,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
     'TPUs; elsewhere set --coordinator, --num_processes and --process_id.',
 )
 _COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.')
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of all processes.')
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Number of this process, from 0.')
 _STARTUP_TIMEOUT = flags.DEFINE_integer(
     'startup_timeout', 300, 'Time that --distributed waits for all processes to start, s.', 1
@@ -60,9 +66,10 @@ _COMPILATION_CACHE = flags.DEFINE_string(
     "Folder that caches compiled functions for the next start; '' for no cache.",
 )
 
-_FLAGS: tuple[flags.FlagHolder[Any], ...] = (
-    *(_WORKDIR, _MODE, _PROFILE, _DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID),
-    *(_STARTUP_TIMEOUT, _COMPILATION_CACHE),
+# In the order of --help.
+_JOB: tuple[flags.FlagHolder[Any], ...] = (_WORKDIR, _MODE, _PROFILE, _COMPILATION_CACHE)
+_PROCESSES: tuple[flags.FlagHolder[Any], ...] = (
+    *(_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _STARTUP_TIMEOUT),
 )
 
 
@@ -147,12 +154,10 @@ def _help() -> str:
         ('config=FILE', 'Config file, or the name of one in the package. Required.'),
         ('config.FIELD=VALUE', 'Value of a field; chromagan_jax/config/schema.py lists them.'),
     ]
-    for holder in _FLAGS:
-        flag = flags.FLAGS[holder.name]
-        name = f'[no]{flag.name}' if flag.boolean else flag.name
-        default = f' ({flag.default})' if flag.default not in (None, '', False) else ''
-        flag_lines.append((name, f'{flag.help}{default}'))
-    return f'{__doc__}\n{cli.flag_lines(flag_lines)}'
+    groups = [('The job', flag_lines + cli.described(flags.FLAGS[f.name] for f in _JOB))]
+    groups.append(('Several processes', cli.described(flags.FLAGS[f.name] for f in _PROCESSES)))
+    shown = [f'{title}:\n{cli.flag_lines(lines)}' for title, lines in groups]
+    return '\n\n'.join([str(__doc__).rstrip(), *shown])
 
 
 def _show_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:

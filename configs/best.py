@@ -35,7 +35,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     'lite2': {'generator.encoder': 'lite2', 'discriminator.encoder': 'lite2'},
     'px_192': {'data.size': 192, 'data.max_resize_ratio': 1 / 0.85},
     'px_256': {'data.size': 256, 'data.max_resize_ratio': 1 / 0.85},
-    'hints': {'generator.hints': True},
     'seed': {'seed': 1},
     'continue': {  # from the released generator, with a new discriminator
         'init_from': 'released',

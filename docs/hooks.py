@@ -1,5 +1,6 @@
-"""Hooks of mkdocs.yml: files outside docs/ become pages, and links to them lead there."""
+"""Hooks of mkdocs.yml: files outside docs/ and the notebook become pages, with links to them."""
 
+import json
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +13,7 @@ PAGES = {  # in the repository -> on the site
     'CONTRIBUTING.md': 'contributing.md',
     'CHANGELOG.md': 'changelog.md',
     'chromagan_jax/weights/MODEL_CARD.md': 'model_card.md',
+    'docs/quickstart.ipynb': 'quickstart.md',
 }
 _LINK = re.compile(r'(?<=\]\()(?!https?:|#)([^)#\s]+)')
 
@@ -20,10 +22,20 @@ def on_files(files: Files, config: Any) -> Files:
     """Adds `PAGES`, with links that are relative to docs/."""
     for source, page in PAGES.items():
         text = (ROOT / source).read_text()
+        if source.endswith('.ipynb'):
+            text = _markdown(text)
         folder = PurePosixPath(source).parent
         text = _LINK.sub(lambda link, folder=folder: _on_site(folder / link[0]), text)
         files.append(File.generated(config, page, content=text))
     return files
+
+
+def _markdown(notebook: str) -> str:
+    """The cells of a notebook without outputs, as Markdown."""
+    cells = [(cell['cell_type'], ''.join(cell['source'])) for cell in json.loads(notebook)['cells']]
+    return '\n\n'.join(
+        text if kind == 'markdown' else f'```python\n{text}\n```' for kind, text in cells
+    )
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -21,6 +21,10 @@ def test_the_first_shell_blocks_of_the_readme_run_the_main_job_and_the_tests():
     assert 'python -m pytest' in second
 
 
+def test_the_readme_is_short_enough_to_read():
+    assert len((ROOT / 'README.md').read_text().splitlines()) <= 200
+
+
 def test_only_the_files_of_checkpoints_import_orbax():
     importing = {
         path.name

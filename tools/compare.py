@@ -89,18 +89,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add('--train', default='', help='photographs to train on, as data.source takes them')
-    add('--val', default='', help='a folder of photographs to score on')
+    add('--val', default='', help='folder of photographs to score on')
     add('--output', default='', help='folder of all results')
     add('--systems', default=','.join(SYSTEMS), help='names of configs, comma-separated')
     add('--minutes', default=15.0, type=float, help='training time of each system (15)')
     add('--size', default=128, type=int, help='px, in training and scoring (128)')
-    text = 'of all systems (4, for many updates a minute on a CPU); 0: that of each config'
+    text = 'batch size of all systems (4, for many updates a minute on a CPU); 0: of each config'
     add('--batch_size', default=4, type=int, help=text)
     text = "SqueezeNet's weights, for Frechet distances and systems that start from them (none)"
     add('--features', default='', help=text)
     text = 'EfficientNet-Lite weights, made by tools.encoder, for systems that need them (none)'
     add('--encoder', default='', help=text)
-    text = 'of --val in table.jpg: their number, evenly spaced (8), or files'
+    text = 'photographs of table.jpg: a number of --val, evenly spaced (8), or files'
     add('--photographs', default=['8'], nargs='+', help=text)
     add('--table', action='store_true', help='only compare the systems in OUT')
     args = parser.parse_args(argv)

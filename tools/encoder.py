@@ -29,7 +29,9 @@ from tools.torch_twin.cli import Parser, run_command
 def main(argv: Sequence[str]) -> None:
     """Runs the command; raises UserError for a wrong flag or a missing package."""
     parser = Parser(prog='python -m tools.encoder', description=__doc__)
-    parser.add_argument('--variant', required=True, choices=VARIANTS, help='of EfficientNet-Lite')
+    parser.add_argument(
+        '--variant', required=True, choices=VARIANTS, help='variant of EfficientNet-Lite'
+    )
     parser.add_argument('--output', required=True, help='.safetensors file')
     args = parser.parse_args(argv)
     output = Path(args.output).expanduser()

@@ -50,10 +50,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add('--workdir', default=None, help='of a run (the released weights)')
+    add('--workdir', default=None, help='workdir of a run (the released weights)')
     add('--val', default='', help='photographs to score on, as eval.source takes them')
     add('--counts', default='0,1,5,10,50', help='numbers of hints (0,1,5,10,50)')
-    add('--size', default=256, type=int, help='px, of the centre crops (256)')
+    add('--size', default=256, type=int, help='px, side of the centre crops (256)')
     args = parser.parse_args(argv)
     if not args.val:
         raise UserError('--val is missing: add --val=DIR.')
@@ -78,7 +78,7 @@ def score(
     if not getattr(trained.generator, 'hints', False):
         raise UserError(f'{trained.title} takes no hints: train one with generator.hints.')
     config, source = trained.config, make_source(val, 'validation')
-    config.eval.size = size
+    config.eval.size, config.eval.batch_size = size, 8  # attention to hints takes 70 MB an image
 
     @jax.jit
     def measured(condition: jax.Array, target: jax.Array) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""Makes a release of weights that the PyTorch twin trained.
+r"""Makes a release of weights that the PyTorch twin trained.
 
     python -m tools.import_twin --weights=OUT/generator.safetensors --log=OUT/train.log \
         --val=HELD_OUT_DIR --features=SQUEEZENET

@@ -77,7 +77,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add('--workdir', default='', help='of the finished run')
+    add('--workdir', default='', help='workdir of the finished run')
     add('--val', default='', help='photographs to score on, as eval.source takes them')
     add('--features', default='', help="SqueezeNet's weights, for Frechet distances (none)")
     add(
@@ -86,8 +86,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='folder of release (chromagan_jax/weights)',
     )
     add('--data_note', default=str(NOTE), help='text on the training data (tools/release_data.md)')
-    add('--sizes', default='128,256', help='px, of the evaluations (128,256)')
-    text = 'of a stage, instead of one derived from its config.json'
+    add('--sizes', default='128,256', help='px, sizes of the evaluations (128,256)')
+    text = 'command of a stage of the training, instead of the one that its config.json gives'
     add('--command', default=[], action='append', help=text)
     args = parser.parse_args(argv)
     for name in ('workdir', 'val'):

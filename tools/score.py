@@ -67,9 +67,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add('folders', nargs='*', help='folders of the colorized photographs and of the originals')
     add('--inception', default='', help="Inception's weights for FID, as torch-fidelity reads them")
     add('--lpips', default='', help="torchvision's weights of the network of --net, for LPIPS")
-    add('--net', default='alex', choices=('alex', 'vgg', 'squeeze'), help='of LPIPS (alex)')
-    add('--first', default=5000, type=int, help='photographs, by name (5000); 0: all')
-    add('--size', default=256, type=int, help='px, of the centre square (256)')
+    add('--net', default='alex', choices=('alex', 'vgg', 'squeeze'), help='network of LPIPS (alex)')
+    add(
+        '--first',
+        default=5000,
+        type=int,
+        help='number of photographs, the first by name (5000); 0: all',
+    )
+    add('--size', default=256, type=int, help='px, side of the centre square (256)')
     add('--output', default='', help='also write the result to this file')
     args = parser.parse_args(argv)
     if len(args.folders) != 2:

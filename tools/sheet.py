@@ -55,10 +55,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument('paths', nargs='*', help='photographs and folders of them, or sample')
-    parser.add_argument('--output', default='', help='the figure, a .jpg')
-    parser.add_argument('--run', default=[], action='append', help='NAME=WORKDIR, a column')
-    parser.add_argument('--each', default=24, type=int, help='photographs of each source (24)')
-    parser.add_argument('--cell', default=128, type=int, help='px, of a cell (128)')
+    parser.add_argument('--output', default='', help='figure to write, a .jpg')
+    parser.add_argument(
+        '--run',
+        default=[],
+        action='append',
+        help='column of a run, NAME=WORKDIR; may be given several times',
+    )
+    parser.add_argument(
+        '--each', default=24, type=int, help='number of photographs of each source (24)'
+    )
+    parser.add_argument('--cell', default=128, type=int, help='px, side of a cell (128)')
     args = parser.parse_args(argv)
     if not args.paths:
         raise UserError('No photograph is named: add a file or a folder.')

@@ -37,8 +37,9 @@ from PIL import Image, ImageOps
 from chromagan_jax.data.decode import decode, resize_short
 from chromagan_jax.data.listing import Ignored, image_names
 from chromagan_jax.data.sources import make_source
+from chromagan_jax.errors import UserError
 from chromagan_jax.prepare.pictures import Options, encode_jpeg
-from chromagan_jax.utils import files
+from chromagan_jax.utils import cli, files
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
@@ -268,8 +269,8 @@ def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Runs the test or the measurement."""
+def make_flags() -> flags.FlagValues:
+    """The flags of the command, apart from absl's global ones."""
     values = flags.FlagValues()
     define = partial(flags.DEFINE_string, flag_values=values)
     define('photos', None, 'Photographs in colour.', required=True)
@@ -279,14 +280,28 @@ def main() -> None:
     flags.DEFINE_integer('workers', os.cpu_count() or 1, 'As in prepare.', flag_values=values)
     flags.DEFINE_bool('speed', False, 'Measure the speed.', flag_values=values)
     flags.DEFINE_integer('copies', 1, 'Of each photograph, with --speed.', flag_values=values)
-    values(sys.argv)
+    return values
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the test or the measurement; returns the exit code."""
+    values = make_flags()
+    if cli.asks_for_help(argv):
+        own = cli.described(values[name] for name in values)
+        print(f'{__doc__}\n{cli.flag_lines(own)}')
+        return 0
+    try:
+        cli.parse(values, argv)
+    except UserError as error:
+        cli.print_error(str(error))
+        return 1
     output = Path(values.output)
     if values.speed:
         photos = multiply(Path(values.photos), output / 'pile', values.copies)
         result = measure(photos, output / 'prepared', values.workers)
         print(json.dumps(result, indent=2))
         files.write_json(output / 'speed.json', result)
-        return
+        return 0
     odd = Path(values.odd) if values.odd else None
     planted = plant(Path(values.photos), odd, output / 'pile', values.count)
     run_prepare(output / 'pile', output / 'prepared', f'--workers={values.workers}')
@@ -295,7 +310,8 @@ def main() -> None:
     table = table_of(result)
     files.write_atomically(output / 'table.md', table.encode())
     print(table)
+    return 0
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main(sys.argv))

@@ -40,7 +40,7 @@ _HELP = {
     'port': 'Port to answer at (7860).',
     'workdir': 'Run whose network colorizes (the released weights).',
     'checkpoint': 'newest, best, or a step of --workdir (newest).',
-    'max_megapixels': 'Larger photographs are refused; memory is 20 bytes a pixel of it (100).',
+    'max_megapixels': 'Larger ones are refused; memory: 20 bytes a pixel, 32 for 16 bits (100).',
     'queue': 'Requests that wait at most; others are asked to try again (64).',
 }
 _SAMPLES = ('camera.png', 'coffee.png', 'chelsea.png')  # of scikit-image
@@ -48,7 +48,7 @@ _SAMPLES = ('camera.png', 'coffee.png', 'chelsea.png')  # of scikit-image
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    values = _flags()
+    values = make_flags()
     if cli.asks_for_help(argv):
         print(f'{__doc__}\nFlags:\n{cli.flag_lines(_HELP.items())}')
         return 0
@@ -66,7 +66,8 @@ def main(argv: Sequence[str]) -> int:
         return 1
 
 
-def _flags() -> flags.FlagValues:
+def make_flags() -> flags.FlagValues:
+    """The flags of the command, apart from absl's global ones."""
     values = flags.FlagValues()
     own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_string('host', '127.0.0.1', _HELP['host'], **own)

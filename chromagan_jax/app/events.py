@@ -20,6 +20,7 @@ from chromagan_jax.app.photograph import FAILURES, Network, Photograph
 from chromagan_jax.app.session import Session
 from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.errors import UserError
+from chromagan_jax.inference.encode import Encoding
 from chromagan_jax.inference.hints import Hint
 
 _AT_ONCE = 8  # requests that are begun; the others wait in the queue
@@ -71,6 +72,7 @@ class Inputs(NamedTuple):
     reset: gr.Button
     kind: gr.Dropdown
     keep: gr.Checkbox
+    deep: gr.Checkbox
     saver: gr.DownloadButton
     color: gr.ColorPicker
     undo: gr.Button
@@ -167,16 +169,19 @@ def _connect_downloads(
     post_of: Callable[[Sequence[Any]], PostProcess],
     queue: dict[str, Any],
 ) -> None:
-    def save(kind: str, keep: bool, request: gr.Request, *values: Any) -> list[Any]:
-        return saved(page, page.session(request), kind, keep, post_of(values), session.save)
+    def writing(write: Callable[..., session.Saved]) -> Callable[..., list[Any]]:
+        def handle(
+            kind: str, keep: bool, deep: bool, request: gr.Request, *values: Any
+        ) -> list[Any]:
+            encoding = Encoding(depth=16 if deep else 8, metadata=keep)
+            return saved(page, page.session(request), kind, encoding, post_of(values), write)
 
-    def save_all(kind: str, keep: bool, request: gr.Request, *values: Any) -> list[Any]:
-        return saved(page, page.session(request), kind, keep, post_of(values), session.save_all)
+        return handle
 
-    given = [inputs.kind, inputs.keep, *inputs.options.values()]
+    given = [inputs.kind, inputs.keep, inputs.deep, *inputs.options.values()]
     for button, function, name in (
-        (view.save, save, 'download'),
-        (view.save_all, save_all, 'download_all'),
+        (view.save, writing(session.save), 'download'),
+        (view.save_all, writing(session.save_all), 'download_all'),
     ):
         event = button.click(function, given, [inputs.saver, view.status], api_name=name, **queue)
         event.success(None, None, None, js=_SAVE)
@@ -186,7 +191,7 @@ def saved(
     page: Page,
     current: Session,
     kind: str,
-    keep: bool,
+    encoding: Encoding,
     post: PostProcess,
     write: Callable[..., session.Saved],
 ) -> list[Any]:
@@ -198,7 +203,7 @@ def saved(
     if current.shown is None:
         raise gr.Error('Add a photograph first.', print_exception=False)
     try:
-        done = write(current, kind, page.network, post, keep, page.work)
+        done = write(current, kind, page.network, post, encoding, page.work)
     except FAILURES as error:
         raise gr.Error(photograph_lib.reason(error), print_exception=False) from error
     return [str(done.path), status(done.problems)]

@@ -25,6 +25,12 @@ CSS = """
   padding: .5rem 1rem; border-radius: 4px; overflow-wrap: anywhere; }
 .dark .problems { color: #fed7aa; background: #431407; }
 #gallery .grid-wrap { min-height: 0; height: auto; }
+#work { display: grid; grid-template: "add result" auto "adjust result" 1fr / 2fr 5fr; }
+#add { grid-area: add; } #adjust { grid-area: adjust; } #result { grid-area: result; }
+@media (max-width: 760px) {
+  #work { grid-template: "add" "result" "adjust" / minmax(0, 1fr); }
+  #compare, #compare .slider-wrap, #compare .container { height: 84vw !important; }
+}
 .caption { color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 """
 _KINDS = [
@@ -49,8 +55,8 @@ def build(page: Page, title: str) -> gr.Blocks:
     """The page. `title` names the network."""
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=_ORPHANS) as blocks:
         gr.Markdown(_INTRO)
-        with gr.Row():
-            with gr.Column(scale=2, min_width=300):
+        with gr.Row(elem_id='work'):
+            with gr.Column(elem_id='add', min_width=0):
                 drop = gr.File(label='Your photographs', file_count='multiple', height=190)
                 examples = gr.Dataset(
                     label='None at hand? Click one of these',
@@ -59,12 +65,14 @@ def build(page: Page, title: str) -> gr.Blocks:
                     type='index',
                     visible=bool(page.examples),
                 )
+            with gr.Column(elem_id='adjust', min_width=0):
                 options = controls.build(page.default)
                 reset = gr.Button('Reset the adjustments', size='sm')
-            with gr.Column(scale=5, min_width=320):
+            with gr.Column(elem_id='result', min_width=0):
                 status = gr.HTML(visible=False)
                 slider = gr.ImageSlider(
                     page.welcome,
+                    elem_id='compare',
                     show_label=False,
                     interactive=False,
                     type='filepath',
@@ -78,7 +86,9 @@ def build(page: Page, title: str) -> gr.Blocks:
                 )
                 with gr.Row(equal_height=True):
                     kind = gr.Dropdown(_KINDS, value='png', label='File format')
-                    keep = gr.Checkbox(True, label='Keep date, place and other metadata')
+                    with gr.Column(min_width=220):
+                        keep = gr.Checkbox(True, label='Keep date, place and other metadata')
+                        deep = gr.Checkbox(False, label='16 bits (PNG and TIFF, of a 16-bit scan)')
                     save = gr.Button('Download', variant='primary', interactive=False)
                     save_all = gr.Button('Download all (zip)', visible=False)
                 saver = gr.DownloadButton(elem_id='saver', visible='hidden')
@@ -99,7 +109,7 @@ def build(page: Page, title: str) -> gr.Blocks:
             f'Colours by {title}. Closing or reloading this page deletes your photographs here.'
         )
         view = View(status, slider, caption, save, save_all, gallery, canvas)
-        inputs = Inputs(drop, examples, options, reset, kind, keep, saver, color, undo, clear)
+        inputs = Inputs(drop, examples, options, reset, kind, keep, deep, saver, color, undo, clear)
         events.connect(page, blocks, view, inputs)
     return blocks
 

@@ -30,6 +30,7 @@ from chromagan_jax.data.decode import UnreadableImage, read, resize
 from chromagan_jax.data.decode.profiles import to_8_bits
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import encode, headers, layout, metadata, output, photos, toning
+from chromagan_jax.inference.encode import Encoding
 from chromagan_jax.inference.hints import Hint, parse
 from chromagan_jax.inference.layout import Predict, View, predict_views
 from chromagan_jax.inference.photos import Box
@@ -168,7 +169,11 @@ def _replaced(folder: Path, name: str, save: Callable[[Path], None]) -> Path:
 
 
 def write(
-    photograph: Photograph, target: Path, network: Network, post: PostProcess, keep: bool = True
+    photograph: Photograph,
+    target: Path,
+    network: Network,
+    post: PostProcess,
+    encoding: Encoding = encode.DEFAULT,
 ) -> None:
     """Writes the result at full resolution, as the colorize command does.
 
@@ -177,20 +182,22 @@ def write(
         target: path of the result, whose suffix chooses the kind of file.
         network: that gave the colours; it does not run.
         post: processing.
-        keep: whether metadata are kept.
+        encoding: whether metadata are kept, and the bit depth.
 
     Raises:
         UnreadableImage: the kind of file cannot have that size.
         UserError, OSError: the file cannot be written.
     """
     headers.check_side(max(photograph.width, photograph.height), target.suffix)
-    pixels = read(photograph.source, network.max_pixels).pixels
-    kept = metadata.read(photograph.source.read_bytes()) if keep else metadata.NONE
+    pixels = read(photograph.source, network.max_pixels, deep=encoding.depth == 16).pixels
+    deep = encode.is_deep(target, pixels, encoding)
+    source = photograph.source
+    kept = metadata.read(source.read_bytes()) if encoding.metadata else metadata.NONE
     post_of_colors = _with_denoising(post, photograph.denoised)
     view = layout.prepare(pixels, network.size, post_of_colors, photograph.hints)
     with np.load(photograph.folder / 'colors.npz') as stored:
-        result = layout.recolor(view, stored['colors'], post)
-    output.write(target, [encode.encode(result, target, photograph.source, kept)])
+        result = layout.recolor(view, stored['colors'], post, deep)
+    output.write(target, [encode.encode(result, target, source, kept, encoding)])
 
 
 def hint_at(photograph: Photograph, x: float, y: float, color: str) -> Hint:

@@ -26,6 +26,7 @@ from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.data.decode import UnreadableImage
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import files, naming
+from chromagan_jax.inference.encode import Encoding
 
 MAX_PHOTOGRAPHS = 200  # of a session
 _MAX_IDLE = 6 * 3600.0  # s
@@ -87,7 +88,7 @@ class Saved(NamedTuple):
 
 
 def save(
-    session: Session, kind: str, network: Network, post: PostProcess, keep: bool, work: Work
+    session: Session, kind: str, network: Network, post: PostProcess, encoding: Encoding, work: Work
 ) -> Saved:
     """Writes the result of the photograph that is shown; arguments as of `write`.
 
@@ -95,12 +96,12 @@ def save(
         UnreadableImage, UserError, OSError: as `write`.
     """
     target = _targets(session, kind)[session.index]
-    work(write, session.photographs[session.index], target, network, post, keep)
+    work(write, session.photographs[session.index], target, network, post, encoding)
     return Saved(target)
 
 
 def save_all(
-    session: Session, kind: str, network: Network, post: PostProcess, keep: bool, work: Work
+    session: Session, kind: str, network: Network, post: PostProcess, encoding: Encoding, work: Work
 ) -> Saved:
     """Writes a zip of all results; those that fail are named.
 
@@ -113,7 +114,7 @@ def save_all(
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as archive:  # they are compressed already
         for photograph, target in zip(photographs, targets, strict=True):
             try:
-                work(write, photograph, target, network, post, keep)
+                work(write, photograph, target, network, post, encoding)
             except FAILURES as error:
                 problems.append(f'{photograph.source.name}: {reason(error)}')
                 continue

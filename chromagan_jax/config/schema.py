@@ -76,6 +76,7 @@ class GeneratorOptimizerConfig(OptimizerConfig):
     """Adam with a rate for the pretrained encoder."""
 
     encoder_lr_ratio: NonNegative = 1.0  # rate of the encoder / learning_rate; 0: frozen
+    train_only: str = ''  # the generator's only submodule that is trained; '': all
 
 
 @dataclasses.dataclass

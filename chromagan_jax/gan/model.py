@@ -39,6 +39,7 @@ class GanModel(NamedTuple):
     augment: AugmentConfig  # random changes of the condition
     hints: HintsConfig | None = None  # random hints; None: the generator takes none
     encoder_frozen: bool = False  # whether the generator's backbone gets no gradient
+    train_only: str = ''  # the generator's only submodule with a gradient; '': all
     teacher: nn.Module | None = None  # frozen; class head learns its probabilities
     features: nn.Module | None = None  # frozen; maps of RGB images
     replicated: NamedSharding | None = None  # of gathered parameters; None: nothing to gather
@@ -69,7 +70,8 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
         generator=make_generator(config),
         discriminator=discriminator,
         generator_optimizer=optimizers.make_optimizer(
-            config.generator_optimizer, config.steps, config.generator_optimizer.encoder_lr_ratio
+            *(config.generator_optimizer, config.steps),
+            *(config.generator_optimizer.encoder_lr_ratio, config.generator_optimizer.train_only),
         ),
         discriminator_optimizer=optimizers.make_optimizer(
             config.discriminator_optimizer, config.steps
@@ -82,6 +84,7 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
         augment=dataclasses.replace(config.augment),
         hints=dataclasses.replace(config.hints) if takes_hints(config) else None,
         encoder_frozen=config.generator_optimizer.encoder_lr_ratio == 0,
+        train_only=config.generator_optimizer.train_only,
         teacher=vgg.VGG16(dtype=config.dtype) if targets == 'teacher' else None,
         features=features,
         replicated=None if per_device else replicated(mesh),

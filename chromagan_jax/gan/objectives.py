@@ -66,13 +66,15 @@ def generator_loss(
         loss and the unweighted terms.
     """
     batch, of_real = real
-    if model.encoder_frozen:
-        params = {k: lax.stop_gradient(v) if k in BACKBONES else v for k, v in params.items()}
+    params = {k: lax.stop_gradient(v) if _is_frozen(model, k) else v for k, v in params.items()}
     seen = augment.degrade(model.augment, batch['condition'], jax.random.fold_in(key, _DEGRADE))
     if model.hints is not None:
         hints = draw_hints(model.hints, batch['target'], jax.random.fold_in(key, _HINT))
         seen = jnp.concatenate([seen, hints], axis=-1)
-    output, batch_stats = _apply(model, model.generator, params, batch_stats, key, seen)
+    train = not model.train_only  # else the statistics of frozen norms are frozen too
+    output, batch_stats = _apply(
+        model, model.generator, params, batch_stats, key, seen, train=train
+    )
     classified = isinstance(output, Classified)
     fake = see(model, frozen, batch['condition'], output.target if classified else output)
     inputs = losses.TermInputs(
@@ -97,6 +99,12 @@ def generator_loss(
     loss = sum((weights.get(name, 0) * term for name, term in terms.items()), jnp.float32(0))
     metrics = {f'generator/{name}': value for name, value in {'loss': loss, **terms}.items()}
     return loss, (batch_stats, lax.stop_gradient(fake), metrics)
+
+
+def _is_frozen(model: GanModel, name: str) -> bool:
+    """Whether a submodule of the generator gets no gradient."""
+    others = bool(model.train_only) and name != model.train_only
+    return others or (model.encoder_frozen and name in BACKBONES)
 
 
 def loss_weights(model: GanModel, state: GanState) -> dict[str, float | Array]:
@@ -216,10 +224,11 @@ def _apply(
     batch_stats: PyTree,
     key: Array,
     *inputs: Any,
+    train: bool = True,
 ) -> tuple[Any, PyTree]:
-    """A forward pass in train mode: the output and the new batch statistics."""
+    """A forward pass, with dropout: the output and the new batch statistics."""
     variables = gathered(model.replicated, {'params': params, 'batch_stats': batch_stats})
     output, changed = module.apply(
-        variables, *inputs, train=True, mutable=['batch_stats'], rngs={'noise': key}
+        variables, *inputs, train=train, mutable=['batch_stats'], rngs={'noise': key}
     )
     return output, changed.get('batch_stats', batch_stats)

@@ -33,7 +33,9 @@ class Optimizer(NamedTuple):
     learning_rate: Callable[[Array], Array]  # train step, from 0 -> rate
 
 
-def make_optimizer(config: OptimizerConfig, steps: int, encoder_lr_ratio: float = 1.0) -> Optimizer:
+def make_optimizer(
+    config: OptimizerConfig, steps: int, encoder_lr_ratio: float = 1.0, train_only: str = ''
+) -> Optimizer:
     """The optimizer that a config describes, for a run of `steps` train steps.
 
     Adam (Kingma & Ba 2015). Optional: decoupled weight decay of kernels (Loshchilov & Hutter 2019),
@@ -43,6 +45,7 @@ def make_optimizer(config: OptimizerConfig, steps: int, encoder_lr_ratio: float 
         config: the optimizer's fields.
         steps: length of the run.
         encoder_lr_ratio: learning rate of the submodules in `BACKBONES`, divided by that of others.
+        train_only: name of the only submodule with updates and optimizer state; '': all.
     """
     norm = config.grad_clip_norm
     parts = [optax.clip_by_global_norm(norm)] if norm else []
@@ -52,7 +55,11 @@ def make_optimizer(config: OptimizerConfig, steps: int, encoder_lr_ratio: float 
         parts.append(optax.add_decayed_weights(config.weight_decay, kernels))
     if encoder_lr_ratio != 1:
         parts.append(optax.stateless(functools.partial(_scale_encoder, encoder_lr_ratio)))
-    return Optimizer(optax.chain(*parts), make_schedule(config, steps))
+    transform = optax.chain(*parts)
+    if train_only:
+        labels = lambda params: {name: name == train_only for name in params}
+        transform = optax.partition({True: transform, False: optax.set_to_zero()}, labels)
+    return Optimizer(transform, make_schedule(config, steps))
 
 
 def _scale_encoder(ratio: float, updates: PyTree, params: PyTree) -> PyTree:

@@ -1,12 +1,15 @@
 """Orbax's manager of a folder of checkpoints, wherever the folder is."""
 
+import contextlib
 import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from chromagan_jax.gan import orbax_s3
@@ -26,14 +29,27 @@ def open_manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
     """
     if os.fspath(folder).startswith('s3://'):
         orbax_s3.enable()
-    with paths.access(folder, 'read'):
+    writes = not options.get('read_only')
+    # Orbax warns that a folder opened for reading cannot be written.
+    quiet = contextlib.nullcontext() if writes else _errors_only()
+    with paths.access(folder, 'read'), quiet:
         manager = ocp.CheckpointManager(
             paths.absolute(folder), options=ocp.CheckpointManagerOptions(**options)
         )
-    writes = not options.get('read_only')
     if writes and not paths.is_bucket(folder) and not _has_locks(folder):
         _write_without_locks()
     return manager
+
+
+@contextlib.contextmanager
+def _errors_only() -> Iterator[None]:
+    """Hides the warnings of libraries that log through absl."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(min(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _has_locks(folder: Path) -> bool:

@@ -215,6 +215,11 @@ def check_networks(model: GanModel, config: Config) -> None:
                 f'pretrained.{field} names a file, but the generator {name} is not built on '
                 f"{network.title}: set it to ''."
             )
+    if model.train_only and model.train_only not in shapes.generator.params:
+        raise UserError(
+            f'generator_optimizer.train_only is {model.train_only!r}, but the submodules of '
+            f'{name} are {", ".join(sorted(shapes.generator.params))}: choose one of them.'
+        )
     if model.loss.weights.get('classes') and not isinstance(output, models.Classified):
         raise UserError(
             f'loss.weights.classes is set, but the generator {name} has no class head: '

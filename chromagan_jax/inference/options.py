@@ -25,55 +25,78 @@ class Flag(NamedTuple):
 _GROUPS: dict[str, dict[str, Flag]] = {
     'Photographs': {
         'output': Flag(None, 'Folder of the results.'),
-        'list': Flag(None, 'File with a path in each line; -: standard input.'),
-        'pages': Flag('first', 'Of a TIFF with several pages: first or all.', ('first', 'all')),
+        'list': Flag(None, 'File with one path a line; -: standard input.'),
+        'pages': Flag('first', 'Pages of a TIFF: first or all.', ('first', 'all')),
         'skip_color': Flag(False, 'Leave out photographs that are in colour already.', bool),
         'overwrite': Flag(False, 'Replace results that exist; otherwise they are skipped.', bool),
-        'samples': Flag(0, "Results of each photograph, from the network's noise; 0: one.", int, 0),
+        'samples': Flag(
+            0,
+            'Different results of each photograph, if the network has noise; 0: one result.',
+            int,
+            0,
+        ),
     },
     'Results': {
         'format': Flag(
             'png',
-            'png, jpg, webp, tif, or same: that of each photograph.',
+            'png, jpg, webp, tif, or same (that of the photograph).',
             ('png', 'jpg', 'webp', 'tif', 'same'),
         ),
-        'quality': Flag(95, 'Of JPEG and WebP, 1 to 100.', int, 1, 100),
-        'depth': Flag('8', '16: PNG and TIFF have 16 bits if the photograph does.', ('8', '16')),
+        'quality': Flag(95, 'Quality of JPEG and WebP, 1 to 100.', int, 1, 100),
+        'depth': Flag(
+            '8', 'Bits, 8 or 16; 16 is used for PNG and TIFF if the photograph has 16.', ('8', '16')
+        ),
         'metadata': Flag(True, 'Keep EXIF, IPTC, XMP and resolution.', bool),
         'keep_date': Flag(False, 'Give results the file date of their photographs.', bool),
         'report': Flag(None, 'HTML page to write, with each photograph before and after.'),
         'crf': Flag(
-            17, "Of films: x264's constant rate factor, 0 to 51; more is smaller.", int, 0, 51
+            17,
+            "Films: x264's constant rate factor, 0 to 51; larger values make smaller files.",
+            int,
+            0,
+            51,
         ),
         'json': Flag(False, 'Print one line of JSON for each result on standard output.', bool),
     },
     'Network': {
-        'workdir': Flag(None, 'Run whose network colorizes (the released weights).'),
-        'checkpoint': Flag('newest', 'newest, best, or a step of --workdir.'),
-        'size': Flag(None, 'px, input side of the network (as evaluated); 192,256: the mean.'),
+        'workdir': Flag(None, 'Run whose network colorizes. Default: the released weights.'),
+        'checkpoint': Flag('newest', 'Checkpoint of --workdir: newest, best, or a step.'),
+        'size': Flag(
+            None,
+            'px, side of the square that the network sees; 192,256 averages both. Default: as '
+            'evaluated.',
+        ),
         'hints': Flag(None, 'JSON file of known colours, for a network that takes hints.'),
-        'batch_size': Flag(1, 'Inputs of the network at once.', int),
+        'batch_size': Flag(1, 'Squares that the network colorizes at once.', int),
     },
     'Resources': {
         'threads': Flag(min(8, os.cpu_count() or 1), 'Threads that read and write.', int),
         'max_megapixels': Flag(
             MAX_PIXELS // 10**6,
-            'Larger photographs fail; those in memory have no more together, at 20 bytes a pixel '
-            '(28 with --depth=16).',
+            'Limit of a photograph, and of all photographs in memory together; they take 20 bytes '
+            'a pixel (28 with --depth=16).',
             int,
         ),
     },
-    'Processing (by default as the config of the weights says)': {
-        'sample_noise': Flag(None, "Keep the network's noise: the result is a sample.", bool),
-        'saturation': Flag(None, 'Gain of the chroma; 1: as the network has it.', float),
-        'white_balance': Flag(None, 'none, gray_world or percentile.'),
-        'white_balance_strength': Flag(None, 'Share of that correction, 0 to 1.', float),
-        'contrast': Flag(None, "Share of CLAHE's lightness, 0 to 1.", float),
-        'clahe_clip': Flag(None, "CLAHE's clip limit.", float),
-        'clahe_tiles': Flag(None, "CLAHE's tiles a side.", int),
-        'denoise_before': Flag(None, 'Of the photograph, in 8-bit steps; 0: none.', float),
-        'denoise_after': Flag(None, 'Of the colours, in units of a* and b*; 0: none.', float),
-        'denoise_method': Flag(None, 'Of the colours: nlm or bilateral.'),
+    'Processing (default: that of the run, or none)': {
+        'sample_noise': Flag(
+            None, 'Keep the noise of the network: the result is one of many.', bool
+        ),
+        'saturation': Flag(None, 'Factor of the chroma; 1: unchanged.', float),
+        'white_balance': Flag(None, 'Removal of a tint: none, gray_world or percentile.'),
+        'white_balance_strength': Flag(None, 'Strength of the white balance, 0 to 1.', float),
+        'contrast': Flag(
+            None, 'Strength of the local contrast enhancement (CLAHE), 0 to 1.', float
+        ),
+        'clahe_clip': Flag(None, 'Clip limit of CLAHE.', float),
+        'clahe_tiles': Flag(None, 'Tiles of CLAHE along each side.', int),
+        'denoise_before': Flag(
+            None, 'Noise reduction of the photograph, in 8-bit steps; 0: none.', float
+        ),
+        'denoise_after': Flag(
+            None, 'Noise reduction of the colours, in units of a* and b*; 0: none.', float
+        ),
+        'denoise_method': Flag(None, 'Method for the colours: nlm or bilateral.'),
     },
 }
 

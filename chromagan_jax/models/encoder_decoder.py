@@ -34,7 +34,7 @@ class Block(nn.Module):
         types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         for i, (kernel, features) in enumerate(self.convolutions):
             x = _conv(kernel, features, self.transposed, **types, name=f'conv_{i}')(x)
-            x = nn.leaky_relu(x, self.slope) if self.slope else nn.relu(x)
+            x = nn.leaky_relu(x, negative_slope=self.slope) if self.slope else nn.relu(x)
         return x
 
 
@@ -87,7 +87,7 @@ class EncoderDecoder(nn.Module):
             ((3, 8 * w), (3, 8 * w), (5, 4 * w)),
         )
         lost = sum(kernel - 1 for block in encoder for kernel, _ in block)
-        if min(condition.shape[1:3]) <= lost:
+        if any(side <= lost for side in condition.shape[1:3]):  # sides may be symbolic
             raise UserError(
                 f'The encoder-decoder needs pictures of more than {lost} px a side, not '
                 f'{condition.shape[1]} x {condition.shape[2]}: raise data.size.'

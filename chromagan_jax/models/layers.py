@@ -49,6 +49,13 @@ def depth_to_space(x: Array) -> Array:
     return x.reshape(b, 2 * h, 2 * w, c // 4)
 
 
+def without_edge(x: Array) -> Array:
+    """(B, H, W, C) -> (B, H - 2, W - 2, C): leaves out the outermost pixels."""
+    b, h, w, c = x.shape
+    # Not x[:, 1:-1, 1:-1], which may become a gather if the sides are symbolic.
+    return lax.slice(x, (0, 1, 1, 0), (b, h - 1, w - 1, c))
+
+
 def down_kernel_from_hwio(kernel: Array) -> Array:
     """(4, 4, C, F) -> (2, 2, 4C, F): tap 2b + r applies to pixel r of block b."""
     _, _, c, f = kernel.shape
@@ -114,7 +121,7 @@ class UpConv(nn.Module):
         kernel = self.param('kernel', kernel_init, shape, self.param_dtype)
         # The outermost pixels of the blocks lie outside the output.
         x = conv(x.astype(self.dtype), kernel.astype(self.dtype), padding=(1, 1))
-        x = depth_to_space(x)[:, 1:-1, 1:-1]
+        x = without_edge(depth_to_space(x))
         return add_bias(self, x) if self.use_bias else x
 
 

@@ -35,8 +35,8 @@ class LiteUNet(nn.Module):
     the target, which is resized bilinearly to the image. Sides that are no multiple of 32 are
     padded by edge replication, and the output is cropped.
 
-    With `hints`, the condition may be (B, H, W, 4), see `models.hints`. At each stride the pooled
-    hints add to the encoder's map, so that a hint acts on the object and not on its pixels alone.
+    With `hints`, the condition may be (B, H, W, 4), see `models.hints`. Known colours then correct
+    the automatic ones.
 
     Dropout follows the decoder levels at strides 32, 16 and 8. It is active whenever the rng stream
     'noise' is given.
@@ -72,12 +72,7 @@ class LiteUNet(nn.Module):
         maps = dict(zip(efficientnet_lite.STRIDES, encoder(gray), strict=True))
         maps[2] = jnp.concatenate([maps[2], layers.space_to_depth(padded.astype(self.dtype))], -1)
         maps[1] = padded.astype(self.dtype)
-        if self.hints:
-            given = jnp.pad(given, extra)
-            for stride in efficientnet_lite.STRIDES:
-                add = hints_lib.AddHints(**types, name=f'hints_{stride}')
-                maps[stride] = add(maps[stride], hints_lib.pool(given, stride))
-
+        levels = {}
         level = nn.remat(Level, static_argnums=(3,)) if self.remat else Level
         x, stride = self._with_context(maps[_COARSEST]), _COARSEST
         x = level(self.decoder_widths[0], 1, **types, name='level_32')(x, None, train)
@@ -85,6 +80,7 @@ class LiteUNet(nn.Module):
             x = self._dropped(x, stride)
             stride //= 2
             x = level(features, 2, **types, name=f'level_{stride}')(x, maps[stride], train)
+            levels[stride] = x
         out = Conv(
             self.channels,
             (3, 3),
@@ -94,9 +90,14 @@ class LiteUNet(nn.Module):
             name='out',
         )
         colors = layers.output_activation(out(x), self.channels)
+        if self.hints and self.is_initializing() and given is None:
+            given = jnp.zeros((*condition.shape[:3], hints_lib.CHANNELS))
+        if self.hints and given is not None:
+            spread = hints_lib.SpreadHints(**types, name='hints')
+            colors = spread(colors, jnp.pad(given, extra), levels, stride)
         if stride > 1:
             colors = resize.upsample(colors, stride)
-        return colors[:, :height, :width]
+        return colors if fits else colors[:, :height, :width]
 
     def _with_context(self, x: Array) -> Array:
         """Concatenates the context vector to (B, h, w, C) at every pixel."""
@@ -189,7 +190,7 @@ def conv_of_doubled(x: Array, kernel: Array) -> Array:
     """
     kernel = _summed_taps(_summed_taps(kernel, 0), 2)  # (b, p, d, q, C, F)
     kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, x.shape[-1], -1)
-    return layers.depth_to_space(conv(x, kernel, (1, 1)))[:, 1:-1, 1:-1]
+    return layers.without_edge(layers.depth_to_space(conv(x, kernel, (1, 1))))
 
 
 def _summed_taps(kernel: Array, axis: int) -> Array:

@@ -127,10 +127,15 @@ class UNet(nn.Module):
     param_dtype: Any = jnp.float32
     remat: bool = False
 
+    @property
+    def levels(self) -> int:
+        """Downsampling stages."""
+        return len(self.widths) or self.depth or self.size.bit_length() - 1
+
     @nn.compact
     def __call__(self, condition: Array, train: bool) -> Array:
         self._check_fields()
-        depth = len(self.widths) or self.depth or self.size.bit_length() - 1
+        depth = self.levels
         self._check_size(depth, *condition.shape[1:3])
         widths = self.widths or [self.width * min(2**level, 8) for level in range(depth)]
         down = nn.remat(Down, static_argnums=(2,)) if self.remat else Down

@@ -47,19 +47,30 @@ _OPTIONS_HELP = {
     'quality': 'JPEG quality of the output images, 1 to 100.',
 }
 
+_GROUPS = {
+    'Images': ('input', 'source', 'split', 'labels'),
+    'Results': ('output', 'export', 'size', 'quality', 'test', 'seed'),
+    'Filters': ('min_side', 'max_aspect', 'min_chroma', 'min_spread', 'distance'),
+    'Resources': ('workers',),
+}
+
 
 def make_flags() -> flags.FlagValues:
     """The flags of the command, separate from absl's global flags so that imports add none."""
     values = flags.FlagValues()
     string = partial(flags.DEFINE_string, flag_values=values)
     flags.DEFINE_multi_string(
-        'input', [], 'A folder of images; may be given several times.', flag_values=values
+        'input', [], 'Folder of images; may be given several times.', flag_values=values
     )
-    string('source', '', "Instead of folders: 'tfds:NAME' or another value of data.source.")
-    string('split', 'train', "Split of the source, in TFDS's notation ('train+test').")
-    string('output', '', 'Folder for the data set.')
-    string('export', '', 'Folder for image files: train_y, test_y; gray copies in train_x, test_x.')
-    string('labels', '', 'CSV file of name,category lines; replaces sub-folders as categories.')
+    string('source', '', 'Data set instead of folders: tfds:NAME or another value of data.source.')
+    string('split', 'train', "Split of --source, in TFDS's notation, such as train+test.")
+    string('output', '', 'Folder of the data set. Required.')
+    string(
+        'export',
+        '',
+        'Also write image files here: train_y, test_y; gray copies in train_x, test_x.',
+    )
+    string('labels', '', 'CSV file of name,category lines; without it sub-folders are categories.')
     of_type: dict[type, Any] = {int: flags.DEFINE_integer, float: flags.DEFINE_float}
     numbers = {
         **{name: (value, _OPTIONS_HELP[name]) for name, value in Options()._asdict().items()},
@@ -76,11 +87,20 @@ def make_flags() -> flags.FlagValues:
     return values
 
 
+def _help(values: flags.FlagValues) -> str:
+    """The description of the command and its flags by group."""
+    shown = [
+        f'{title}:\n{cli.flag_lines(cli.described(values[name] for name in names))}'
+        for title, names in _GROUPS.items()
+    ]
+    return '\n\n'.join([str(__doc__).rstrip(), *shown])
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     values = make_flags()
     if cli.asks_for_help(argv):
-        print(f'{__doc__}\n{values.get_help()}')
+        print(_help(values))
         return 0
     try:
         beam_arguments = cli.parse(values, argv)

@@ -57,6 +57,8 @@ def _flag_error(values: flags.FlagValues, text: str) -> str:
     """Rewrites absl's message 'flag --NAME=VALUE: REASON' as a sentence."""
     flag, _, reason = text.partition(': ')
     name, _, value = flag.removeprefix('flag --').partition('=')
+    if 'other than None' in reason:
+        return f'--{name} is missing: add --{name}=VALUE.'
     kind = values[name].flag_type() if name in values else ''
     wanted = {'int': 'a whole number', 'float': 'a number', 'bool': 'true or false'}
     if kind not in wanted or 'must' in reason:  # absl already describes choices and ranges
@@ -75,6 +77,18 @@ def flag_lines(described: Iterable[tuple[str, str]]) -> str:
             lines.append(f'  --{name:20} {text.pop(0)}')
         lines += [f'{"":25}{line}' for line in text]
     return '\n'.join(lines)
+
+
+def described(group: 'Iterable[flags.Flag[Any]]') -> list[tuple[str, str]]:
+    """The names and descriptions of flags, for `flag_lines`."""
+    lines = []
+    for flag in group:
+        text = flag.help.partition(';\n')[0]  # absl adds how to repeat a flag
+        default = ','.join(flag.default) if isinstance(flag.default, list) else flag.default
+        if default is not None and default is not False and default != '':
+            text = f'{text} ({default})'
+        lines.append((f'[no]{flag.name}' if flag.boolean else flag.name, text))
+    return lines
 
 
 def print_error(sentence: str) -> None:

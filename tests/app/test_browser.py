@@ -156,6 +156,19 @@ def test_a_visitor_chooses_colours_where_the_weights_take_them(browser, hinted, 
     page.close()
 
 
+def test_a_phone_shows_the_result_above_the_adjustments_and_needs_no_scrolling_sideways(
+    browser, hinted, tmp_path
+):
+    page = browser.new_page(viewport={'width': 390, 'height': 844})
+    page.goto(hinted)
+    upload(page, photograph(tmp_path))
+    assert page.evaluate('document.documentElement.scrollWidth') <= 390
+    tops = [page.locator(f'#{part}').bounding_box()['y'] for part in ('add', 'result', 'adjust')]
+    assert tops == sorted(set(tops))
+    assert page.locator('#compare').bounding_box()['height'] < 390
+    page.close()
+
+
 def spread(path):
     """The largest difference of R, G and B in a pixel."""
     return np.ptp(np.asarray(Image.open(path)).astype(int), axis=2).max()

@@ -15,6 +15,7 @@ from chromagan_jax.app.session import Session
 from chromagan_jax.config.postprocess import OFF
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import layout
+from chromagan_jax.inference.encode import DEFAULT, Encoding
 from chromagan_jax.inference.hints import Hint
 
 MARK = 'colours by chromagan_jax'
@@ -68,7 +69,7 @@ def test_the_network_runs_once_whatever_options_follow(tmp_path, session, networ
     assert photograph_lib.preview(session.shown, OFF).read_bytes() == plain
     assert network.predict.inputs == 1
     post = dataclasses.replace(OFF, saturation=0.5, contrast=1.0, white_balance='gray_world')
-    session_lib.save(session, 'png', network, post, True, call)
+    session_lib.save(session, 'png', network, post, DEFAULT, call)
     assert network.predict.inputs == 1
 
 
@@ -80,7 +81,7 @@ def test_the_file_is_what_the_library_makes_at_full_resolution_with_metadata(
     upload = photo(tmp_path / 'u' / 'a.jpg', 1500, 900, exif=exif, dpi=(600, 600))
     add(session, network, upload)
     post = dataclasses.replace(OFF, saturation=1.5, denoise_after=2.0)
-    path = session_lib.save(session, 'png', network, post, True, call).path
+    path = session_lib.save(session, 'png', network, post, DEFAULT, call).path
     view = layout.prepare(cv2.imread(str(upload), cv2.IMREAD_GRAYSCALE), 32)
     wanted = layout.recolor(view, network.predict(view.inputs, [None], view.points), post)
     with Image.open(path) as result:
@@ -89,17 +90,37 @@ def test_the_file_is_what_the_library_makes_at_full_resolution_with_metadata(
         assert MARK in result.getexif()[0x0131]
         assert result.info['dpi'] == pytest.approx((600, 600), abs=0.1)
         np.testing.assert_array_equal(np.asarray(result), wanted)
-    path = session_lib.save(session, 'jpg', network, post, False, call).path
+    path = session_lib.save(session, 'jpg', network, post, Encoding(metadata=False), call).path
     with Image.open(path) as result:
         assert 0x010E not in result.getexif()
         assert MARK in result.getexif()[0x0131]  # that a machine made it is always said
+
+
+def test_a_16_bit_scan_keeps_its_steps_of_lightness_if_16_bits_are_chosen(
+    tmp_path, session, network
+):
+    steps = np.tile(np.arange(20000, 20000 + 40 * 300, 40, dtype=np.uint16), (200, 1))
+    (tmp_path / 'u').mkdir()
+    cv2.imwrite(str(tmp_path / 'u' / 'scan.png'), steps)
+    add(session, network, tmp_path / 'u' / 'scan.png')
+    for kind, depth, dtype in (
+        ('png', 16, np.uint16),
+        ('tif', 16, np.uint16),
+        ('png', 8, np.uint8),
+        ('jpg', 16, np.uint8),
+    ):
+        path = session_lib.save(session, kind, network, OFF, Encoding(depth=depth), call).path
+        result = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert result.dtype == dtype
+        lightness = skimage_color.rgb2lab(result[..., ::-1] / np.iinfo(dtype).max)[100, :, 0]
+        assert (len(np.unique(lightness.round(3))) > 250) == (dtype == np.uint16)
 
 
 def test_the_zip_has_each_photograph_under_a_name_of_its_own(tmp_path, session, network):
     uploads = [photo(tmp_path / str(i) / 'a.jpg', 60 + i, 50) for i in range(3)]
     add(session, network, *uploads)
     session.photographs[1].source.unlink()
-    done = session_lib.save_all(session, 'jpg', network, OFF, True, call)
+    done = session_lib.save_all(session, 'jpg', network, OFF, DEFAULT, call)
     assert done.problems == (
         'a.jpg: The photograph is no longer there: reload the page and add it again.',
     )
@@ -162,11 +183,11 @@ def test_hints_and_denoising_of_the_photograph_run_the_network_again(tmp_path, s
     add(session, network, photo(tmp_path / 'u' / 'a.png', 2560, 1290))
     hint = photograph_lib.hint_at(session.shown, 100, 50, 'rgb(200, 40, 60)')
     assert hint == Hint(201, 101, (200, 40, 60))  # a preview is half as large
-    before = session_lib.save(session, 'jpg', network, OFF, True, call).path.read_bytes()
+    before = session_lib.save(session, 'jpg', network, OFF, DEFAULT, call).path.read_bytes()
     hinted = photograph_lib.colorize_again(session.shown, [hint], network, OFF)
     assert network.predict.inputs == 2
     session.replace(session.shown, hinted)
-    path = session_lib.save(session, 'jpg', network, OFF, True, call).path
+    path = session_lib.save(session, 'jpg', network, OFF, DEFAULT, call).path
     assert path.read_bytes() != before
     with Image.open(photograph_lib.draw_points(hinted)) as drawn:
         rgb = np.asarray(drawn)[50, 100]
@@ -202,7 +223,7 @@ def test_the_end_of_a_session_removes_its_files_and_its_uploads_only(tmp_path, n
     session_lib.remove(first.folder, uploads)
     assert not first.folder.exists()
     assert (mine.exists(), again.exists()) == (False, True)
-    session_lib.save(second, 'same', network, OFF, True, call)
+    session_lib.save(second, 'same', network, OFF, DEFAULT, call)
     assert second.shown.source.exists()
 
 
@@ -219,4 +240,4 @@ def test_sessions_that_were_not_used_are_removed_after_hours(tmp_path, session, 
 def test_an_unknown_format_is_refused(tmp_path, session, network):
     add(session, network, photo(tmp_path / 'u' / 'a.png'))
     with pytest.raises(UserError, match='no file format'):
-        session_lib.save(session, '../../x', network, OFF, True, call)
+        session_lib.save(session, '../../x', network, OFF, DEFAULT, call)

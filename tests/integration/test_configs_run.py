@@ -27,6 +27,7 @@ SMALLEST = {  # px
     'best': 64,
     'chromagan': 24,
     'chromatic_dreams': 92,
+    'hints': 32,
     'image_colorizer': 128,
     'lite_unet': 32,
     'pix2pix': 32,

@@ -244,7 +244,7 @@ def test_a_file_in_the_place_of_the_workdir_is_named(inside: str, tmp_path: Path
         (
             ['--config=nope.py', '--config.steps=3'],
             'There is no config nope.py: name a file, or one of base, best, chromagan, '
-            'chromatic_dreams, image_colorizer, lite_unet, photos, pix2pix, restore, '
+            'chromatic_dreams, hints, image_colorizer, lite_unet, photos, pix2pix, restore, '
             'rgb_colorizer.',
         ),
         (

@@ -47,7 +47,10 @@ def pod(name: str) -> Manifest:
 
 
 def arguments(name: str) -> list[str]:
-    return pod(name)['containers'][0]['args']
+    """Those of chromagan_jax.main, whose name comes before them."""
+    module, *given = pod(name)['containers'][0]['args']
+    assert module == main.__name__
+    return given
 
 
 def parse(args: list[str]) -> tuple[Config, dict[str, Any]]:
@@ -320,9 +323,10 @@ def test_the_extras_of_the_image_are_those_of_the_package() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / 'setup.cfg')
     extras = setup['options.extras_require']
-    accelerators = re.findall(r'^ +(\w+) \| (\w+)\) extras=', text, re.M)[0]
-    named = {extra for line in re.findall(r'extras="(.*?)"', text) for extra in line.split(',')}
-    assert set(accelerators) | named - {'$ACCELERATOR'} <= set(extras)
+    accelerators = re.findall(r'^ +(\w+) \| (\w+)\) accelerator=', text, re.M)[0]
+    [named] = re.findall(r'--editable "\.\[(.*)\$accelerator\]"', text)
+    assert {*accelerators, *named.split(',')} <= set(extras)
+    assert {'app', 'export', 'gcs', 's3', 'video'} <= set(named.split(','))
     assert extras['kubernetes'].strip().startswith('kubernetes')
     tags = {image.rpartition(':')[2] for name in ('gpu', 'tpu', 'eval') for image in images(name)}
     assert tags <= set(accelerators)
@@ -333,8 +337,10 @@ def images(name: str) -> list[str]:
     return [container['image'] for container in containers]
 
 
-def test_the_image_is_the_command_and_no_superuser() -> None:
+def test_the_image_runs_modules_shows_the_page_by_default_and_is_no_superuser() -> None:
     words = dict((step[0], step[1:]) for step in steps())
-    assert ''.join(words['ENTRYPOINT']).endswith('python,-m,chromagan_jax.main]')
+    assert ''.join(words['ENTRYPOINT']) == '[tini,--,python,-m]'
+    assert ''.join(words['CMD']) == '[chromagan_jax.app,--host=0.0.0.0]'
+    assert 'ACCELERATOR=cpu' in [step[1] for step in steps() if step[0] == 'ARG']
     assert words['USER'] == [str(pod('gpu')['securityContext']['runAsUser'])]
     assert f'--uid {words["USER"][0]} ' in (ROOT / 'launch' / 'Dockerfile').read_text()

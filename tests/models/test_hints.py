@@ -23,14 +23,51 @@ def test_pooled_hints_are_the_mean_colour_of_the_hinted_pixels_of_each_block():
         np.testing.assert_allclose(pooled[b, i, j], expected, atol=1e-6)
 
 
-def test_a_map_stays_as_it_is_without_hints_and_at_initialisation():
-    x, hints = random(1, 4, 4, 6), random(1, 4, 4, 3, seed=1)
-    add = hints_lib.AddHints()
-    params = add.init(jax.random.key(0), x, hints)
-    np.testing.assert_array_equal(add.apply(params, x, hints), x)
+def spread(params, ab, hints, maps):
+    return np.asarray(hints_lib.SpreadHints().apply(params, ab, hints, maps, 2))
+
+
+def scene(points):
+    """Automatic ab of 0, hints at points (row, column, a, b), and maps of two flat halves."""
+    left = np.arange(16) < 8
+    fine = np.broadcast_to(np.stack([left, ~left], -1), (1, 16, 16, 2)).astype(np.float32)
+    hints = np.zeros((1, 32, 32, 3), np.float32)
+    for row, column, *ab in points:
+        hints[0, row, column] = *ab, 1
+    return (
+        np.zeros((1, 16, 16, 2), np.float32),
+        hints,
+        {8: fine[:, ::4, ::4], 4: fine[:, ::2, ::2], 2: fine},
+    )
+
+
+@pytest.fixture(scope='module')
+def params():
+    return hints_lib.SpreadHints().init(jax.random.key(0), *scene([]), 2)
+
+
+def test_without_hints_the_colours_stay_as_they_are_in_any_state_of_training(params):
+    ab, hints, maps = scene([])
     trained = jax.tree.map(lambda leaf: leaf + 0.1, params)
-    np.testing.assert_array_equal(add.apply(trained, x, 0 * hints), x)
-    assert np.abs(add.apply(trained, x, hints) - x).max() > 0.01
+    np.testing.assert_array_equal(spread(trained, ab + 0.3, hints, maps), ab + np.float32(0.3))
+
+
+def test_a_hint_recolours_the_area_with_the_same_features_and_hardly_the_other(params):
+    changed = spread(params, *scene([(16, 4, 0.5, -0.25)]))[0]
+    assert changed[6:10, 1:4, 0].min() > 0.2
+    assert changed[6:10, 1:4, 1].max() < -0.1
+    assert np.abs(changed[:, 9:]).max() < 0.5 * np.abs(changed[6:10, 1:4]).min()
+
+
+def test_a_hint_of_the_automatic_colour_changes_nothing(params):
+    ab, hints, maps = scene([(16, 4, 0.3, 0.3)])
+    np.testing.assert_allclose(spread(params, ab + 0.3, hints, maps), ab + 0.3, atol=1e-6)
+
+
+def test_each_of_two_hints_counts_most_in_its_own_area(params):
+    changed = spread(params, *scene([(16, 4, 0.5, 0.0), (16, 28, -0.5, 0.0)]))[0, 8, :, 0]
+    assert changed[:6].min() > 0.1
+    assert changed[10:].max() < -0.1
 
 
 @pytest.mark.slow
@@ -39,12 +76,7 @@ def test_a_generator_with_hints_is_the_automatic_one_until_a_hint_is_given():
     plain, hinted = LiteUNet(**widths), LiteUNet(**widths, hints=True)
     gray, points = random(1, 40, 48, 1), np.zeros((1, 40, 48, 3), np.float32)
     both = jax.jit(lambda key: hinted.init(key, gray, train=False))(jax.random.key(0))
-    params = {
-        k: jax.tree.map(lambda x: x + 0.1, v) if k.startswith('hints_') else v
-        for k, v in both['params'].items()
-    }
-    both = {**both, 'params': params}
-    without = {k: v for k, v in both['params'].items() if not k.startswith('hints_')}
+    without = {k: v for k, v in both['params'].items() if k != 'hints'}
     automatic = plain.apply({**both, 'params': without}, gray, train=False)
     apply = jax.jit(lambda x: hinted.apply(both, x, train=False))
     np.testing.assert_allclose(apply(gray), automatic, atol=1e-6)

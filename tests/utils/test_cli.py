@@ -40,3 +40,23 @@ def test_a_tilde_in_a_flag_is_the_home_folder_and_a_default_is_left_as_it_is(val
         ['/home/me', 'b~'],
         '~/cache',
     )
+
+
+def test_a_flag_is_described_with_its_default_and_a_missing_one_named():
+    values = flags.FlagValues()
+    own = {'flag_values': values}
+    flags.DEFINE_multi_string('input', [], 'A folder.', **own)
+    flags.DEFINE_list('sizes', ['1', '2'], 'px.', **own)
+    flags.DEFINE_bool('speed', False, 'Measure.', **own)
+    flags.DEFINE_integer('seed', 0, 'A number.', **own)
+    flags.DEFINE_string('photos', None, 'A folder.', required=True, **own)
+    shown = dict(cli.described(values[name] for name in values))
+    assert shown == {
+        'input': 'A folder.',
+        'sizes': 'px. (1,2)',
+        '[no]speed': 'Measure.',
+        'seed': 'A number. (0)',
+        'photos': 'A folder.',
+    }
+    with pytest.raises(UserError, match=r'^--photos is missing: add --photos=VALUE\.$'):
+        cli.parse(values, ['command'])

@@ -69,32 +69,32 @@ def parse(argv: Sequence[str], description: str | None) -> Options:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declares the flags; the defaults are those of the released weights."""
     add = parser.add_argument
-    add('--packs', nargs='+', required=True, help='to train on, NAME of NAME.bin')
+    add('--packs', nargs='+', required=True, help='packs to train on, NAME of NAME.bin')
     add('--val', required=True, help='pack to score on')
     add('--encoder', required=True, help='.pth file of EfficientNet-Lite')
     add('--output', required=True, help='folder of the run')
     length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument('--seconds', type=float, help='length of the run')
-    length.add_argument('--steps', type=int, help='length of the run')
+    length.add_argument('--seconds', type=float, help='length of the run, seconds')
+    length.add_argument('--steps', type=int, help='length of the run, steps')
     add('--stages', default='128:128:0.4,192:64:0.6', help='SIZE:BATCH:SHARE,... (%(default)s)')
     add(
         '--variant',
         default='lite0',
         choices=sorted(VARIANTS),
-        help='of EfficientNet-Lite (%(default)s)',
+        help='variant of EfficientNet-Lite (%(default)s)',
     )
     add('--init_from', help='generator.safetensors to start from')
     add(
         '--learning_rate',
         type=float,
         default=4e-4,
-        help='of the decoder; discriminators: half (%(default)s)',
+        help='learning rate of the decoder; discriminators: half (%(default)s)',
     )
     add(
         '--encoder_ratio',
         type=float,
         default=0.15,
-        help="the encoder's share of that rate (%(default)s)",
+        help="learning rate of the encoder, relative to the decoder's (%(default)s)",
     )
     add(
         '--chroma',
@@ -102,20 +102,30 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=0.88,
         help='wanted mean chroma of fakes over real (%(default)s)',
     )
-    add('--l1_weight', type=float, default=30.0, help='at the start (%(default)s)')
-    add('--l1_min', type=float, default=8.0, help='its lower limit (%(default)s)')
-    add('--l1_max', type=float, default=60.0, help='its upper limit (%(default)s)')
-    add('--patch_weight', type=float, default=0.2, help="of the PatchGAN's loss (%(default)s)")
+    add('--l1_weight', type=float, default=30.0, help='weight of L1 at the start (%(default)s)')
+    add('--l1_min', type=float, default=8.0, help='lower limit of that weight (%(default)s)')
+    add('--l1_max', type=float, default=60.0, help='upper limit of that weight (%(default)s)')
+    add('--patch_weight', type=float, default=0.2, help='weight of the PatchGAN (%(default)s)')
     add(
         '--perceptual_weight',
         type=float,
         default=2.0,
-        help='of the distance of features (%(default)s)',
+        help='weight of the perceptual distance (%(default)s)',
     )
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    add('--device', default=device, choices=('cuda', 'cpu'), help='(a GPU if there is one)')
+    add(
+        '--device',
+        default=device,
+        choices=('cuda', 'cpu'),
+        help='device of the run (a GPU if there is one)',
+    )
     add('--workers', type=int, default=2, help='processes that decode the packs (%(default)s)')
-    add('--checkpoint_seconds', type=float, default=120.0, help='between checkpoints (%(default)s)')
+    add(
+        '--checkpoint_seconds',
+        type=float,
+        default=120.0,
+        help='time between checkpoints (%(default)s)',
+    )
 
 
 def parse_stages(text: str) -> list[Stage]:

@@ -35,11 +35,11 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command; raises UserError for a wrong flag or missing photographs."""
     parser = Parser(prog='python -m tools.torch_twin.pack', description=__doc__)
     add = parser.add_argument
-    add('folders', nargs='+', help='of photographs, searched recursively')
+    add('folders', nargs='+', help='folders of photographs, searched recursively')
     add('--output', required=True, help='path of the pack, without a suffix')
-    add('--side', type=int, default=192, help='px of the short side')
-    add('--quality', type=int, default=50, help='of AVIF, 0 to 100')
-    add('--workers', type=int, default=2, help='processes')
+    add('--side', type=int, default=192, help='px, short side (%(default)s)')
+    add('--quality', type=int, default=50, help='quality of AVIF, 0 to 100 (%(default)s)')
+    add('--workers', type=int, default=2, help='processes (%(default)s)')
     args = parser.parse_args(argv)
     if not features.check('avif'):
         raise UserError('This Pillow cannot write AVIF: pip install "pillow>=11.3".')

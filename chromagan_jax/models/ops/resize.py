@@ -1,5 +1,7 @@
 """Bilinear upsampling."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -13,20 +15,19 @@ def upsample(x: Array, factor: int) -> Array:
     if not backend.is_portable():
         shape = (x.shape[0], factor * x.shape[1], factor * x.shape[2], x.shape[3])
         return jax.image.resize(x, shape, 'linear')
-    return _phases(_phases(x, factor, 1), factor, 2)
+    return _rows(_rows(x, factor).swapaxes(1, 2), factor).swapaxes(1, 2)
 
 
-def _phases(x: Array, factor: int, axis: int) -> Array:
-    """Upsamples one axis; each of the `factor` phases mixes a pixel with one neighbour."""
-    first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
-    last = jax.lax.slice_in_dim(x, -1, None, axis=axis)
-    before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, -1, axis=axis)], axis)
-    after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, None, axis=axis), last], axis)
+def _rows(x: Array, factor: int) -> Array:
+    """Upsamples the rows; each of the `factor` phases mixes a pixel with one neighbour."""
+    b, h, w, c = x.shape
+    # Not in jax.numpy's terms: those have no standard ONNX operations for symbolic h and w.
+    part = functools.partial(jax.lax.slice_in_dim, axis=1)
+    padded = jax.lax.concatenate([part(x, 0, 1), x, part(x, h - 1, h)], 1)
+    before, after = part(padded, 0, h), part(padded, 2, h + 2)
     phases = []
     for phase in range(factor):
         offset = (phase + 0.5) / factor - 0.5
         other = before if offset < 0 else after
         phases.append((1 - abs(offset)) * x + abs(offset) * other)
-    shape = list(x.shape)
-    shape[axis] *= factor
-    return jnp.stack(phases, axis + 1).reshape(shape)
+    return jnp.stack(phases, 2).reshape(b, factor * h, w, c)

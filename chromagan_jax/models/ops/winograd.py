@@ -65,7 +65,7 @@ def convolve(x: Array, kernel: Array, padding: Padding, m: int, transposed: bool
     products = jnp.einsum(product, images, kernels)
     products = products.reshape(len(b), len(b), x.shape[0], *count, -1)
     rows = _stacked(a.T, products)  # (m, n, B, h, w, F)
-    columns = _combinations(a.T, rows.swapaxes(0, 1))
+    columns = _combinations(a.T, list(rows.swapaxes(0, 1)))
     y = jnp.stack(columns, -2).transpose(1, 2, 0, 3, 4, 5)  # (B, h, m, w, m, F)
     return y.reshape(y.shape[0], m * count[0], m * count[1], -1)[:, : size[0], : size[1]]
 

@@ -123,7 +123,7 @@ def features(params: Params, rgb: Array) -> Array:
     Raises:
         UserError: if a side is shorter than 17 px.
     """
-    if min(rgb.shape[1:3]) < _SMALLEST:
+    if any(side < _SMALLEST for side in rgb.shape[1:3]):  # sides may be symbolic
         raise UserError(
             f'SqueezeNet needs pictures of {_SMALLEST} px or more, not {rgb.shape[1]} x '
             f'{rgb.shape[2]}: raise eval.size, or leave eval.features empty.'
@@ -169,7 +169,7 @@ class Backbone(nn.Module):
             # as all others together.
             return lax.stop_gradient(y) if first else y
 
-        if min(gray.shape[1:3]) < _SMALLEST - 1:
+        if any(side < _SMALLEST - 1 for side in gray.shape[1:3]):
             raise UserError(
                 f"SqueezeNet as a generator's encoder needs pictures of {_SMALLEST - 1} px or "
                 f'more, not {gray.shape[1]} x {gray.shape[2]}: raise the size (data.size, '
