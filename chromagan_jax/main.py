@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags, logging
 
 from chromagan_jax import sharding
 from chromagan_jax.config import Config, command_line
+from chromagan_jax.config import files as config_files
 from chromagan_jax.errors import (
     DivergedError,
     PreemptedError,
@@ -109,10 +109,10 @@ def _run(argv: Sequence[str]) -> None:
     sharding.disable_async_cpu_dispatch()
     if _DISTRIBUTED.value:
         _join_processes()
-    _use_compilation_cache()
     assert line.spec  # make_config raises without it
-    name = Path(line.spec.partition(':')[0]).stem
-    _train_or_evaluate(config, paths.as_path(_WORKDIR.value or f'runs/{name}'))
+    file = config_files.find(line.spec.partition(':')[0])
+    _use_compilation_cache(file)
+    _train_or_evaluate(config, paths.as_path(_WORKDIR.value or f'runs/{file.stem}'))
 
 
 def _train_or_evaluate(config: Config, workdir: Path) -> None:
@@ -138,10 +138,10 @@ def _join_processes() -> None:
         cli.end_now(75, f'the other processes cannot be found yet ({error}): start the run again.')
 
 
-def _use_compilation_cache() -> None:
+def _use_compilation_cache(config_file: Path) -> None:
     """Sets the folder of compiled functions; says so if it cannot be used."""
     folder = _COMPILATION_CACHE.value
-    if reason := programs.use_cache(folder):
+    if reason := programs.use_cache(folder, [config_file]):
         progress.announcer()(
             f'no cache of compiled functions, {folder} cannot be written ({reason}): '
             '--compilation_cache names another folder'

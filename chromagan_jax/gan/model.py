@@ -19,7 +19,6 @@ from chromagan_jax.gan import losses, optimizers
 from chromagan_jax.gan.data_parallel import PerDevice
 from chromagan_jax.models.pretrained import PRETRAINED, vgg
 from chromagan_jax.models.projected import ProjectedFeatures
-from chromagan_jax.utils import programs
 
 PyTree = Any
 
@@ -162,14 +161,10 @@ def _with_derived_fields(kind: str, network: nn.Module, config: Config) -> nn.Mo
 
 def abstract_variables(generator: nn.Module, size: int) -> dict[str, PyTree]:
     """Shapes and dtypes of a generator's 'params' and 'batch_stats'; `size` of the crop in px."""
-
-    def make() -> PyTree:
-        condition = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
-        rngs = {'params': jax.random.key(0), 'noise': jax.random.key(0)}
-        return jax.eval_shape(functools.partial(generator.init, train=True), rngs, condition)
-
-    known = programs.is_known(generator)
-    shapes = programs.remembered('shapes', (generator, size), make) if known else make()
+    condition = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
+    rngs = {'params': jax.random.key(0), 'noise': jax.random.key(0)}
+    init = functools.partial(generator.init, train=True)
+    shapes = jax.eval_shape(init, rngs, condition)
     return {'params': shapes['params'], 'batch_stats': shapes.get('batch_stats', {})}
 
 

@@ -185,7 +185,8 @@ def _make_predict_at(
 ) -> Callable[[Sequence[np.ndarray], Sequence[int], Sequence[np.ndarray]], np.ndarray]:
     """Compiles (n, size, size, 3) uint8 images, seeds and hints -> ab, (n, size, size, 2)."""
     shape = jax.ShapeDtypeStruct((batch_size, size, size, 4 if hints else 1), jnp.float32)
-    space = {n: name for name, n in color.TARGET_CHANNELS.items()}[_channels(generator, variables, shape)]
+    channels = _channels(generator, variables, shape)
+    space = {n: name for name, n in color.TARGET_CHANNELS.items()}[channels]
     weights = programs.digest(variables)
 
     # The weights are constants of the program. So the compiler computes the transformed kernels of
@@ -205,11 +206,11 @@ def _make_predict_at(
     def compiled(number: int) -> jax.stages.Compiled:
         image = jax.ShapeDtypeStruct((number, *shape.shape[1:]), jnp.float32)
         seeds = jax.ShapeDtypeStruct((number,), jnp.uint32)
-        make = lambda: _compile(colors.lower(image, seeds))
-        if not programs.is_known(generator):
-            return make()
         made_from = generator, weights, image, noise
-        return programs.cached('network', made_from, jax.local_devices()[:1], make)
+        one = jax.local_devices()[:1]
+        return programs.cached(
+            'network', [generator], made_from, one, lambda: _compile(colors.lower(image, seeds))
+        )
 
     # Compiled here and under a lock, since threads that call it at once would each compile it.
     networks, lock = {batch_size: compiled(batch_size)}, threading.Lock()

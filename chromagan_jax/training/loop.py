@@ -166,19 +166,20 @@ def compile_step(
     log: Callable[[str], None],
     step: Callable[..., tuple[GanState, dict[str, jax.Array]]],
 ) -> Step:
-    """Compiles a step function of `gan.steps` ahead of its first call."""
-    began = time.monotonic()
+    """Compiles a step function of `gan.steps` ahead of its first call, or loads it compiled."""
+    began, done = time.monotonic(), 'loaded'
 
     def make() -> Any:
+        nonlocal done
+        done = 'compiled'
         return trace_step(model, config, mesh, step).lower().compile()
 
-    if programs.is_known(config.generator, config.discriminator):
-        made_from = step.__name__, fields_of_step(config), mesh
-        compiled = programs.cached('step', made_from, mesh.devices.ravel().tolist(), make)
-    else:
-        compiled = make()
+    networks = model.generator, model.discriminator
+    made_from = step.__name__, fields_of_step(config), mesh
+    devices = mesh.devices.ravel().tolist()
+    compiled = programs.cached('step', networks, made_from, devices, make)
     name = step.__name__.replace('_', ' ')
-    log(f'compiled the {name} in {time.monotonic() - began:.1f} s')
+    log(f'{done} the {name} in {time.monotonic() - began:.1f} s')
     return compiled
 
 
