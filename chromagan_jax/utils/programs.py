@@ -142,6 +142,7 @@ def _load(data: bytes, devices: Sequence[Any]) -> jax.stages.Compiled:
     if hashlib.sha256(content).digest() != data[:_DIGEST]:
         raise ValueError('damaged')  # its machine code must not run
     payload, *examples = pickle.loads(content)
+    del data, content  # as large as the program
     inputs, outputs = map(jax.tree.structure, examples)
     return serialize_executable.deserialize_and_load(payload, inputs, outputs, None, devices)
 
