@@ -39,7 +39,7 @@ from chromagan_jax.inference.predictor import load, make_predict
 from chromagan_jax.inference.results import Results
 from chromagan_jax.inference.sharing import Claims
 from chromagan_jax.inference.video.suffixes import is_film
-from chromagan_jax.utils import cli
+from chromagan_jax.utils import cli, programs
 from chromagan_jax.utils.preemption import stop_requests
 
 _INTERRUPTED = 'Interrupted: started again, it continues with what is missing.'  # without counts
@@ -153,6 +153,7 @@ def _colorize(
     """Runs the network over the photographs, then over the films."""
     cv2.setNumThreads(1)  # photographs are what runs in parallel
     sharding.disable_async_cpu_dispatch()
+    programs.use_cache()  # without one, the network is compiled at each start
     trained = load(values.workdir, values.checkpoint)
     post = _postprocess(values, trained.config.colorize)
     sizes = plan.parse_sizes(values.size) if values.size is not None else (trained.size,)

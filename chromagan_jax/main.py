@@ -17,18 +17,16 @@ Exit codes:
 
 import inspect
 import logging as standard_logging
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags, logging
 
 from chromagan_jax import sharding
 from chromagan_jax.config import Config, command_line
+from chromagan_jax.config import files as config_files
 from chromagan_jax.errors import (
     DivergedError,
     PreemptedError,
@@ -38,7 +36,7 @@ from chromagan_jax.errors import (
 )
 from chromagan_jax.evaluation import job
 from chromagan_jax.training import loop
-from chromagan_jax.utils import cli, cluster, paths, progress
+from chromagan_jax.utils import cli, cluster, paths, programs, progress
 
 _WORKDIR = flags.DEFINE_string(
     'workdir',
@@ -64,7 +62,7 @@ _STARTUP_TIMEOUT = flags.DEFINE_integer(
 )
 _COMPILATION_CACHE = flags.DEFINE_string(
     'compilation_cache',
-    '~/.cache/chromagan_jax/xla',
+    programs.FOLDER,
     "Folder that caches compiled functions for the next start; '' for no cache.",
 )
 
@@ -111,10 +109,10 @@ def _run(argv: Sequence[str]) -> None:
     sharding.disable_async_cpu_dispatch()
     if _DISTRIBUTED.value:
         _join_processes()
-    _use_compilation_cache()
     assert line.spec  # make_config raises without it
-    name = Path(line.spec.partition(':')[0]).stem
-    _train_or_evaluate(config, paths.as_path(_WORKDIR.value or f'runs/{name}'))
+    file = config_files.find(line.spec.partition(':')[0])
+    _use_compilation_cache(file)
+    _train_or_evaluate(config, paths.as_path(_WORKDIR.value or f'runs/{file.stem}'))
 
 
 def _train_or_evaluate(config: Config, workdir: Path) -> None:
@@ -140,24 +138,14 @@ def _join_processes() -> None:
         cli.end_now(75, f'the other processes cannot be found yet ({error}): start the run again.')
 
 
-def _use_compilation_cache() -> None:
+def _use_compilation_cache(config_file: Path) -> None:
     """Sets the folder of compiled functions; says so if it cannot be used."""
     folder = _COMPILATION_CACHE.value
-    if not folder or os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-        return
-    try:
-        path = paths.expand(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except (OSError, UserError) as error:
-        reason = getattr(error, 'strerror', None) or 'there is no home folder'
+    if reason := programs.use_cache(folder, [config_file]):
         progress.announcer()(
             f'no cache of compiled functions, {folder} cannot be written ({reason}): '
             '--compilation_cache names another folder'
         )
-    else:
-        jax.config.update('jax_compilation_cache_dir', str(path))
 
 
 def _help() -> str:

@@ -41,20 +41,28 @@ def check_resume(config: Config, saved: Mapping[str, Any]) -> None:
     Raises:
         UserError: for the first changed field that must not change.
     """
-    mutable = set(MUTABLE_ON_RESUME)
-    if not schedule_depends_on_steps(config):
-        mutable.add('steps')
-    if config.reduce_lr_on_plateau.patience:  # evaluations then affect the training
-        mutable -= {'eval_every', 'eval.source'}
     now, before = flatten(config), flatten(from_dict(Config, saved))
     for field in dict.fromkeys([*now, *before]):
-        fixed = not any(field == f or field.startswith(f + '.') for f in mutable)
-        if fixed and now.get(field) != before.get(field):
+        if _is_fixed(field, config) and now.get(field) != before.get(field):
             raise UserError(
                 f'This workdir was started with {field}={before.get(field)!r}, not '
                 f'{now.get(field)!r}: set it back, or choose another --workdir'
                 ' (init_from starts a new run from the weights of this one).'
             )
+
+
+def fields_of_step(config: Config) -> dict[str, Any]:
+    """The fields that affect the result of a train step, by their dotted names."""
+    return {field: value for field, value in flatten(config).items() if _is_fixed(field, config)}
+
+
+def _is_fixed(field: str, config: Config) -> bool:
+    mutable = set(MUTABLE_ON_RESUME)
+    if not schedule_depends_on_steps(config):
+        mutable.add('steps')
+    if config.reduce_lr_on_plateau.patience:  # evaluations then affect the training
+        mutable -= {'eval_every', 'eval.source'}
+    return not any(field == f or field.startswith(f + '.') for f in mutable)
 
 
 def schedule_depends_on_steps(config: Config) -> bool:

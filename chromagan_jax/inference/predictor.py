@@ -1,5 +1,7 @@
 """Colorizes photographs, given as arrays, with a trained generator."""
 
+import contextlib
+import ctypes
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
@@ -21,7 +23,7 @@ from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference import layout
 from chromagan_jax.inference.hints import parse
 from chromagan_jax.inference.layout import Predict, predict_views
-from chromagan_jax.utils import paths
+from chromagan_jax.utils import paths, programs
 
 PyTree = Any
 
@@ -145,6 +147,7 @@ def make_predict(
         size: _make_predict_at(generator, variables, size, batch_size, noise, hints)
         for size in sizes
     }
+    _return_freed_memory()
 
     def predict(
         small: Sequence[np.ndarray],
@@ -185,8 +188,9 @@ def _make_predict_at(
 ) -> Callable[[Sequence[np.ndarray], Sequence[int], Sequence[np.ndarray]], np.ndarray]:
     """Compiles (n, size, size, 3) uint8 images, seeds and hints -> ab, (n, size, size, 2)."""
     shape = jax.ShapeDtypeStruct((batch_size, size, size, 4 if hints else 1), jnp.float32)
-    target = jax.eval_shape(partial(steps.predict, generator), variables, shape)
-    space = {channels: name for name, channels in color.TARGET_CHANNELS.items()}[target.shape[-1]]
+    channels = _channels(generator, variables, shape)
+    space = {n: name for name, n in color.TARGET_CHANNELS.items()}[channels]
+    weights = programs.digest(variables)
 
     # The weights are constants of the program. So the compiler computes the transformed kernels of
     # Winograd's convolutions once.
@@ -204,32 +208,44 @@ def _make_predict_at(
 
     def compiled(number: int) -> jax.stages.Compiled:
         image = jax.ShapeDtypeStruct((number, *shape.shape[1:]), jnp.float32)
-        return _compile(colors.lower(image, jax.ShapeDtypeStruct((number,), jnp.uint32)))
+        seeds = jax.ShapeDtypeStruct((number,), jnp.uint32)
+        made_from = generator, weights, image, noise
+        one = jax.local_devices()[:1]
+        return programs.cached(
+            'network', [generator], made_from, one, lambda: _compile(colors.lower(image, seeds))
+        )
 
     # Compiled here and under a lock, since threads that call it at once would each compile it.
-    programs, lock = {batch_size: compiled(batch_size)}, threading.Lock()
+    networks, lock = {batch_size: compiled(batch_size)}, threading.Lock()
 
     def run(
         images: Sequence[np.ndarray], seeds: Sequence[int], points: Sequence[np.ndarray]
     ) -> np.ndarray:
         with lock:
-            if len(images) not in programs:
-                programs[len(images)] = compiled(len(images))
+            if len(images) not in networks:
+                networks[len(images)] = compiled(len(images))
         condition = _condition(np.stack(images), space)
         if hints:
             condition = np.concatenate([condition, np.stack(points)], axis=-1)
-        return np.array(programs[len(images)](condition, np.array(seeds, np.uint32)))
+        return np.array(networks[len(images)](condition, np.array(seeds, np.uint32)))
 
     def predict(
         small: Sequence[np.ndarray], seeds: Sequence[int], points: Sequence[np.ndarray]
     ) -> np.ndarray:
-        if len(small) in programs:
+        if len(small) in networks:
             return run(small, seeds, points)
         # One at a time: another program for each number would take longer to compile.
         ones = [slice(index, index + 1) for index in range(len(small))]
         return np.concatenate([run(small[one], seeds[one], points[one]) for one in ones])
 
     return predict
+
+
+def _channels(generator: nn.Module, variables: PyTree, condition: Any) -> int:
+    """Channels of the target, from the field of that name if the generator has it."""
+    if channels := getattr(generator, 'channels', None):
+        return int(channels)
+    return int(jax.eval_shape(partial(steps.predict, generator), variables, condition).shape[-1])
 
 
 def _condition(images: np.ndarray, space: str) -> np.ndarray:
@@ -248,6 +264,12 @@ def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         return lowered.compile(_CPU_OPTIONS)
     except jax.errors.JaxRuntimeError:
         return lowered.compile()
+
+
+def _return_freed_memory() -> None:
+    """Returns what compiling or loading has freed to the kernel, 160 MB; only glibc retains it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _seed(small: np.ndarray, sample: int | None) -> int:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax import sharding
 from chromagan_jax.config import Config
+from chromagan_jax.config.resume import fields_of_step
 from chromagan_jax.data.gray import warn_if_gray
 from chromagan_jax.data.inputs import training_input
 from chromagan_jax.errors import PreemptedError
@@ -21,7 +22,7 @@ from chromagan_jax.gan.state import GanState
 from chromagan_jax.training.periodic import Evaluation, Reporting, Sampling, Saving, is_due
 from chromagan_jax.training.setup import Run, open_run, place_frozen, starting_state
 from chromagan_jax.training.train_logger import TrainLogger
-from chromagan_jax.utils import paths, writers
+from chromagan_jax.utils import paths, programs, writers
 
 PyTree = Any
 Step = Callable[[GanState, PyTree, PyTree], tuple[GanState, dict[str, jax.Array]]]
@@ -165,11 +166,20 @@ def compile_step(
     log: Callable[[str], None],
     step: Callable[..., tuple[GanState, dict[str, jax.Array]]],
 ) -> Step:
-    """Compiles a step function of `gan.steps` ahead of its first call."""
-    began = time.monotonic()
-    compiled = trace_step(model, config, mesh, step).lower().compile()
+    """Compiles a step function of `gan.steps` ahead of its first call, or loads it compiled."""
+    began, done = time.monotonic(), 'loaded'
+
+    def make() -> Any:
+        nonlocal done
+        done = 'compiled'
+        return trace_step(model, config, mesh, step).lower().compile()
+
+    networks = model.generator, model.discriminator
+    made_from = step.__name__, fields_of_step(config), mesh
+    devices = mesh.devices.ravel().tolist()
+    compiled = programs.cached('step', networks, made_from, devices, make)
     name = step.__name__.replace('_', ' ')
-    log(f'compiled the {name} in {time.monotonic() - began:.1f} s')
+    log(f'{done} the {name} in {time.monotonic() - began:.1f} s')
     return compiled
 
 

@@ -251,6 +251,14 @@ def test_what_is_released_fits_what_it_says():
     assert notice.startswith('SPDX-License-Identifier: CC-BY-NC-4.0\n')
 
 
+def test_the_shipped_arrays_fit_their_network(tmp_path):
+    folder = tmp_path / 'copy'  # any folder but the package's own is checked
+    shutil.copytree(released.WEIGHTS, folder)
+    shipped, copied = released.load().variables, released.load(folder=folder).variables
+    assert jax.tree.structure(shipped) == jax.tree.structure(copied)
+    jax.tree.map(np.testing.assert_array_equal, shipped, copied)
+
+
 def test_both_sizes_are_scored_and_float16_costs_nothing_where_float32_was_scored_too():
     rows = described(released.WEIGHTS)['evaluation']
     figures = {(row['size'], row['weights']): row for row in rows}

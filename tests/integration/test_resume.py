@@ -100,6 +100,31 @@ def test_a_run_asked_to_stop_saves_that_step_and_ends_in_the_same_bits(
     assert_same_run(undisturbed, tmp_path)
 
 
+@pytest.mark.cluster
+def test_starts_that_compile_at_once_and_one_that_loads_their_program_end_in_the_same_bits(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / 'cache'
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(cache))
+    flags = (
+        *('--config.steps=9', '--config.eval_every=0', '--config.sample_every=0'),
+        *('--config.generator.depth=2', '--config.discriminator_steps=1'),
+    )
+    killed, whole = tmp_path / 'killed', tmp_path / 'whole'
+    process, beside = start(killed, *flags), start(whole, *flags)
+    wait_for(process, 'compiled the train step in ')
+    wait_for(process, 'step 5/')
+    process.kill()
+    wait_for(beside, 'compiled the train step in ')
+    wait_for(beside, 'step 9/')
+    assert beside.wait() == 0
+    assert len(list(cache.glob('step-*.program'))) == 1
+
+    assert 'loaded the train step in ' in finish(killed, *flags)
+    assert_same_states(killed, whole, 'checkpoints')
+    assert metrics(killed) == metrics(whole)
+
+
 def test_a_killed_run_leaves_no_worker_process_behind(tmp_path: Path, start: Start) -> None:
     process = start(tmp_path, '--config.steps=1000', '--config.data.workers=1')
     wait_for(process, 'step 2/')
@@ -200,19 +225,23 @@ def leaves(workdir: Path, folder: str) -> dict[str, np.ndarray]:
 def assert_same_run(one: Path, other: Path) -> None:
     """The same newest and best states, bit by bit, and the same metrics and samples."""
     for folder in ('checkpoints', 'best'):
-        assert newest(one, folder) == newest(other, folder)
-        expected, found = leaves(one, folder), leaves(other, folder)
-        names = ' '.join(expected)
-        for part in ('step', 'key', 'ema', 'opt_state', 'params', 'batch_stats', 'discriminator'):
-            assert f"['{part}']" in names
-        assert expected.keys() == found.keys()
-        for name, value in expected.items():
-            assert (value.dtype, value.shape) == (found[name].dtype, found[name].shape), name
-            assert value.tobytes() == found[name].tobytes(), f'{folder} {name}'
+        assert_same_states(one, other, folder)
     assert metrics(one) == metrics(other)
     samples = [{p.name: p.read_bytes() for p in (w / 'samples').iterdir()} for w in (one, other)]
     assert samples[0]
     assert samples[0] == samples[1]
+
+
+def assert_same_states(one: Path, other: Path, folder: str) -> None:
+    assert newest(one, folder) == newest(other, folder)
+    expected, found = leaves(one, folder), leaves(other, folder)
+    names = ' '.join(expected)
+    for part in ('step', 'key', 'ema', 'opt_state', 'params', 'batch_stats', 'discriminator'):
+        assert f"['{part}']" in names
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert (value.dtype, value.shape) == (found[name].dtype, found[name].shape), name
+        assert value.tobytes() == found[name].tobytes(), f'{folder} {name}'
 
 
 def metrics(workdir: Path) -> list[dict[str, float]]:
