@@ -12,6 +12,7 @@ import jaxlib.version
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax.models.unet import UNet
@@ -26,6 +27,10 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """`use_cache`, as a command calls it, with a folder in `tmp_path`."""
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'cache'))
     monkeypatch.setattr(programs, '_runs_command', lambda: True)
+    # JAX's own cache stores what takes long to compile, and would find it again.
+    before = jax.config.values['jax_compilation_cache_dir']
+    jax.config.update('jax_compilation_cache_dir', None)
+    compilation_cache.reset_cache()
 
     def start_(*arguments: Any) -> None:
         assert programs.use_cache(*arguments) == ''
@@ -37,6 +42,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     start_()
     yield start_
     programs.use_cache('')
+    jax.config.update('jax_compilation_cache_dir', before)
+    compilation_cache.reset_cache()
 
 
 class Made:
