@@ -179,13 +179,15 @@ def test_a_misspelled_flag_field_or_module_is_noticed():
 
 @pytest.mark.parametrize('page', PAGES)
 def test_the_command_of_every_page_parses(page):
+    errors = []
     for words in commands(read(page)):
         if 'pip' in words[:3]:
             continue
         try:
             parse(words)
         except (UserError, SystemExit, AssertionError) as error:
-            raise AssertionError(f'{page}: {shlex.join(words)}: {error}') from error
+            errors.append(f'{shlex.join(words)}: {error}')
+    assert errors == []
 
 
 @pytest.mark.parametrize('page', PAGES)
@@ -199,8 +201,13 @@ def test_the_extras_that_a_page_names_exist(page):
 
 @pytest.mark.parametrize('page', PAGES)
 def test_the_python_blocks_of_a_page_compile(page):
+    errors = []
     for block in re.findall(r'^```python\n(.*?)^```$', read(page), re.M | re.S):
-        compile(block, page, 'exec')
+        try:
+            compile(block, page, 'exec')
+        except SyntaxError as error:
+            errors.append(f'{error}: {block}')
+    assert errors == []
 
 
 def sections(text: str) -> Iterator[str]:

@@ -92,18 +92,7 @@ def build(page: Page, title: str) -> gr.Blocks:
                     save = gr.Button('Download', variant='primary', interactive=False)
                     save_all = gr.Button('Download all (zip)', visible=False)
                 saver = gr.DownloadButton(elem_id='saver', visible='hidden')
-                gallery = gr.Gallery(
-                    elem_id='gallery',
-                    show_label=False,
-                    columns=5,
-                    fit_columns=False,
-                    height='auto',
-                    object_fit='cover',
-                    allow_preview=False,
-                    interactive=False,
-                    visible=False,
-                    buttons=[],
-                )
+                gallery = _gallery()
                 canvas, color, undo, clear = _hints(page.network.takes_hints)
         gr.Markdown(
             f'Colours by {title}. Closing or reloading this page deletes your photographs here.'
@@ -112,6 +101,21 @@ def build(page: Page, title: str) -> gr.Blocks:
         inputs = Inputs(drop, examples, options, reset, kind, keep, deep, saver, color, undo, clear)
         events.connect(page, blocks, view, inputs)
     return blocks
+
+
+def _gallery() -> gr.Gallery:
+    return gr.Gallery(
+        elem_id='gallery',
+        show_label=False,
+        columns=5,
+        fit_columns=False,
+        height='auto',
+        object_fit='cover',
+        allow_preview=False,
+        interactive=False,
+        visible=False,
+        buttons=[],
+    )
 
 
 def _hints(visible: bool) -> tuple[gr.Image, gr.ColorPicker, gr.Button, gr.Button]:

@@ -67,10 +67,7 @@ def generator_loss(
     """
     batch, of_real = real
     params = {k: lax.stop_gradient(v) if _is_frozen(model, k) else v for k, v in params.items()}
-    seen = augment.degrade(model.augment, batch['condition'], jax.random.fold_in(key, _DEGRADE))
-    if model.hints is not None:
-        hints = draw_hints(model.hints, batch['target'], jax.random.fold_in(key, _HINT))
-        seen = jnp.concatenate([seen, hints], axis=-1)
+    seen = _input(model, batch, key)
     train = not model.train_only  # else the statistics of frozen norms are frozen too
     output, batch_stats = _apply(
         model, model.generator, params, batch_stats, key, seen, train=train
@@ -99,6 +96,15 @@ def generator_loss(
     loss = sum((weights.get(name, 0) * term for name, term in terms.items()), jnp.float32(0))
     metrics = {f'generator/{name}': value for name, value in {'loss': loss, **terms}.items()}
     return loss, (batch_stats, lax.stop_gradient(fake), metrics)
+
+
+def _input(model: GanModel, batch: Batch, key: Array) -> Array:
+    """The generator's input: the degraded condition, and random hints if the model has them."""
+    seen = augment.degrade(model.augment, batch['condition'], jax.random.fold_in(key, _DEGRADE))
+    if model.hints is None:
+        return seen
+    hints = draw_hints(model.hints, batch['target'], jax.random.fold_in(key, _HINT))
+    return jnp.concatenate([seen, hints], axis=-1)
 
 
 def _is_frozen(model: GanModel, name: str) -> bool:

@@ -188,8 +188,7 @@ def _make_predict_at(
 ) -> Callable[[Sequence[np.ndarray], Sequence[int], Sequence[np.ndarray]], np.ndarray]:
     """Compiles (n, size, size, 3) uint8 images, seeds and hints -> ab, (n, size, size, 2)."""
     shape = jax.ShapeDtypeStruct((batch_size, size, size, 4 if hints else 1), jnp.float32)
-    channels = _channels(generator, variables, shape)
-    space = {n: name for name, n in color.TARGET_CHANNELS.items()}[channels]
+    space = _color_space(generator, variables, shape)
     weights = programs.digest(variables)
 
     # The weights are constants of the program. So the compiler computes the transformed kernels of
@@ -241,11 +240,13 @@ def _make_predict_at(
     return predict
 
 
-def _channels(generator: nn.Module, variables: PyTree, condition: Any) -> int:
-    """Channels of the target, from the field of that name if the generator has it."""
-    if channels := getattr(generator, 'channels', None):
-        return int(channels)
-    return int(jax.eval_shape(partial(steps.predict, generator), variables, condition).shape[-1])
+def _color_space(generator: nn.Module, variables: PyTree, condition: Any) -> str:
+    """The color space of the target, by its channels: the field of that name, or those traced."""
+    channels = getattr(generator, 'channels', None)
+    if not channels:
+        predict = partial(steps.predict, generator)
+        channels = jax.eval_shape(predict, variables, condition).shape[-1]
+    return {n: name for name, n in color.TARGET_CHANNELS.items()}[channels]
 
 
 def _condition(images: np.ndarray, space: str) -> np.ndarray:

@@ -108,6 +108,7 @@ def test_a_file_that_is_no_image_is_named_and_the_page_goes_on(page, tmp_path):
     Image.fromarray(data.camera()[:50, :50]).save(tmp_path / 'mill.png')
     page.locator('#file').set_input_files(tmp_path / 'mill.png')
     page.get_by_text('mill.png: 50 × 50 px').wait_for()
+    assert not page.get_by_text('is not an image').is_visible()
 
 
 def in_node(program):
