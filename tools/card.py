@@ -7,8 +7,10 @@ from typing import Any
 from chromagan_jax.config import to_dict
 from chromagan_jax.evaluation import metrics
 from chromagan_jax.gan import released
+from chromagan_jax.gan.init_from import RELEASED
 from chromagan_jax.gan.released import Trained
-from tools import record, table
+from tools import kinds, previous, record, table
+from tools.previous import Previous
 from tools.record import Stage
 
 LICENSE = 'CC-BY-NC-4.0'  # SPDX identifier
@@ -126,7 +128,7 @@ are included), and as a baseline.
 
 Released at commit {commit}.
 
-## Evaluation
+{before}## Evaluation
 
 On {scored_on:,} {held_out}, with the protocol of `--mode=eval`. The
 page docs/evaluation.md of chromagan_jax defines the metrics. Gray: the photographs without colours.
@@ -134,11 +136,17 @@ page docs/evaluation.md of chromagan_jax defines the metrics. Gray: the photogra
 {scores}
 
 {loss}
-
+{kinds}
 ## Licence
 
 The weights and the other files in this folder:
 [{license}](https://spdx.org/licenses/{license}.html), see `LICENSE`. The code: Apache-2.0.
+"""
+
+KINDS = """
+By kind of photograph, {size} px, by `python -m tools.kinds`:
+
+{scores}
 """
 
 
@@ -147,9 +155,9 @@ def card(
     weights: str,
     note: str,
     how: str,
-    scores: Sequence[Mapping[str, Any]],
+    described: Mapping[str, Any],
     held_out: bool,
-    commit: str,
+    before: str = '',
 ) -> str:
     """MODEL_CARD.md.
 
@@ -158,11 +166,13 @@ def card(
         weights: kind of the weights, such as 'the moving average'.
         note: text about the training data and the rights to them, Markdown.
         how: text about the training, Markdown.
-        scores: rows with `size` (px), `weights` (gray, float32, float16) and metrics.
+        described: content of config.json: 'commit', 'evaluation', rows with `size` (px), `weights`
+            (gray, float32, float16) and metrics, and optionally 'evaluation_by_kind', the rows of
+            `kinds.scores`.
         held_out: the scored photographs are not those of the training.
-        commit: hash of the code's commit.
+        before: section about the release that the training started from, Markdown.
     """
-    config, generator = trained.config, trained.generator
+    config, generator, scores = trained.config, trained.generator, described['evaluation']
     fields = to_dict(config)['generator']
     about = [inspect.getdoc(part) or '' for part in (inspect.getmodule(generator), type(generator))]
     return CARD.format(
@@ -177,13 +187,15 @@ def card(
         step=trained.step,
         note=note.strip(),
         how=how.strip(),
-        commit=commit,
+        commit=described['commit'],
+        before=before,
         scored_on=round(scores[0]['images']),
         held_out='photographs that it was not trained on'
         if held_out
         else 'photographs of its training, so the scores say nothing about others',
         scores=table.grid(scores, SCORED),
         loss=_loss(scores),
+        kinds=_kinds(described.get('evaluation_by_kind')),
         license=LICENSE,
     )
 
@@ -191,22 +203,22 @@ def card(
 def card_of_runs(
     trained: Trained,
     runs: Sequence[Stage],
-    scores: Sequence[Mapping[str, Any]],
+    described: Mapping[str, Any],
     note: str,
     commands: Sequence[str],
     held_out: bool,
-    commit: str,
+    before: Previous | None = None,
 ) -> str:
     """MODEL_CARD.md of a run of `chromagan_jax.main`.
 
     Args:
         trained: the release, as `released.load` reads it.
         runs: the run, last, after those it was started from.
-        scores: as in `card`.
+        described: as in `card`.
         note: text about the rights to the training data, Markdown.
         commands: of each run, '' if it is not known.
         held_out: as in `card`.
-        commit: as in `card`.
+        before: the release that the first run started from.
     """
     how = HOW.format(
         trained=table.grid([record.row(stage) for stage in runs], TRAINED),
@@ -219,7 +231,8 @@ def card_of_runs(
     )
     weights = 'the moving average' if trained.config.ema_decay else 'the raw ones'
     note = f'{_photographs(runs)}\n\n{note.strip()}'
-    return card(trained, weights, note, how, scores, held_out, commit)
+    earlier = previous.section(before) if before else ''
+    return card(trained, weights, note, how, described, held_out, earlier)
 
 
 def notice(configs: Sequence[Mapping[str, Any]]) -> str:
@@ -246,12 +259,17 @@ def _photographs(runs: Sequence[Stage]) -> str:
 def _commands(runs: Sequence[Stage], commands: Sequence[str]) -> str:
     """The command of each run, and the origin of the first run if its workdir is gone."""
     parts = []
-    if origin := runs[0].config.get('init_from'):
+    if (origin := runs[0].config.get('init_from')) and origin != RELEASED:
         parts.append(f'`{runs[0].name}` was started from weights in `{origin}`, now deleted.')
     for stage, command in zip(runs, commands, strict=True):
         shown = command or f'# {stage.name}: unknown, no file in configs/ has these networks'
         parts.append(f'`{stage.name}`:\n\n```bash\n{shown}\n```')
     return '\n' + '\n\n'.join(parts)
+
+
+def _kinds(rows: Sequence[Mapping[str, Any]] | None) -> str:
+    """The scores by kind of photograph; '' if there are none."""
+    return KINDS.format(scores=table.grid(rows, kinds.COLUMNS), size=kinds.SIZE) if rows else ''
 
 
 def _loss(scores: Sequence[Mapping[str, Any]]) -> str:

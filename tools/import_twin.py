@@ -131,11 +131,10 @@ def import_weights(args: argparse.Namespace) -> None:
         for size in args.sizes
         for row in release.evaluated({'float16': trained}, size, source, args.features, mesh)
     ]
-    commit = release.commit()
-    described |= {'commit': commit, 'evaluation': scores}
+    described |= {'commit': release.commit(), 'evaluation': scores}
     weights = 'the moving average'
     texts = {
-        'MODEL_CARD.md': card.card(trained, weights, data_note, how, scores, True, commit),
+        'MODEL_CARD.md': card.card(trained, weights, data_note, how, described, True),
         'LICENSE': card.notice([described['config']]),
         'log.jsonl': log,
     }

@@ -9,7 +9,8 @@ and the licence to --output. If the run was started from another (init_from) who
 exists, the texts describe both.
 
 --data_note is a Markdown file about the photographs and the rights that their sources state
-(default: tools/release_data.md). The commands in the model card are derived from config.json;
+(default: tools/release_data.md). If the run was started from the released weights, the texts keep
+those of the release in --previous. The commands in the model card are derived from config.json;
 --command, once for each stage from the first on, replaces them. Text with a path of this machine is
 refused.
 
@@ -41,7 +42,7 @@ from chromagan_jax.gan.released import Trained
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.inference import output as output_lib
 from chromagan_jax.utils import files
-from tools import card, record
+from tools import card, kinds, previous, record
 from tools.compare import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +87,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='folder of release (chromagan_jax/weights)',
     )
     add('--data_note', default=str(NOTE), help='text on the training data (tools/release_data.md)')
+    text = 'release that the training started from, if it did (chromagan_jax/weights)'
+    add('--previous', default=str(released.WEIGHTS), help=text)
     add('--sizes', default='128,256', help='px, sizes of the evaluations (128,256)')
+    add('--kinds', default='', help='folder with one folder of photographs a kind (none)')
     text = 'command of a stage of the training, instead of the one that its config.json gives'
     add('--command', default=[], action='append', help=text)
     args = parser.parse_args(argv)
@@ -117,6 +121,7 @@ def release(args: argparse.Namespace) -> None:
     note, source = read_note(Path(args.data_note)), make_source(args.val, 'validation')
     output_lib.check_writable(Path(args.output))
     runs = record.stages(workdir)
+    before = previous.find(runs, Path(args.previous))
     commands = args.command or [record.command(stage.config) for stage in runs]
     if len(commands) != len(runs):
         raise UserError(
@@ -138,13 +143,19 @@ def release(args: argparse.Namespace) -> None:
         )
     ]
     described |= provenance(runs, scores)
+    if args.kinds:
+        described['evaluation_by_kind'] = list(kinds.scores(rounded, args.kinds))
+    log = record.log(runs)
+    if before:
+        described['started_from'].insert(0, previous.provenance(before))
+        log = previous.log(before) + log
     held_out = all(stage.data['fingerprint'] != source.fingerprint for stage in runs)
     texts = {
         'MODEL_CARD.md': card.card_of_runs(
-            rounded, runs, scores, note, commands, held_out, described['commit']
+            rounded, runs, described, note, commands, held_out, before
         ),
         'LICENSE': card.notice([stage.config for stage in runs]),
-        'log.jsonl': ''.join(f'{json.dumps(line)}\n' for line in record.log(runs)),
+        'log.jsonl': ''.join(f'{json.dumps(line)}\n' for line in log),
     }
     write(Path(args.output), texts, variables, described)
 

@@ -218,6 +218,43 @@ def test_commands_that_were_used_take_the_place_of_those_made(call, tmp_path):
     assert '`first`:\n\n```bash\nlaunch/local.sh one\n```\n\n`second`:\n\n```bash\ntwo\n```' in text
 
 
+@pytest.mark.slow
+def test_a_run_from_the_released_weights_keeps_the_texts_of_that_release(
+    runs, made, call, tmp_path
+):
+    shutil.copytree(runs / 'first', tmp_path / 'first')
+    described = read(tmp_path / 'first/config.json')
+    described['config']['init_from'] = 'released'
+    (tmp_path / 'first/config.json').write_text(json.dumps(described))
+    code, said = call(f'--previous={made}', '--sizes=16', workdir=tmp_path / 'first')
+    assert code == 0, said
+    text, before = ((path / 'MODEL_CARD.md').read_text() for path in (tmp_path / 'out', made))
+    kept = text.split('\n## The release before\n')[1].split('\n## Evaluation\n')[0]
+    data = before.split('\n## Training data\n')[1].split('\n## ')[0]
+    assert f'\n### Training data\n{data}' in kept
+    assert '\n### How it was trained\n' in kept
+    assert 'now deleted' not in text.split('\n## The release before\n')[0]
+    old, new = (read(path / 'config.json') for path in (made, tmp_path / 'out'))
+    assert new['started_from'][0]['evaluation'] == old['evaluation']
+    log = [json.loads(line) for line in (tmp_path / 'out/log.jsonl').read_text().splitlines()]
+    marked = [line for line in log if line.get('part') == 'the release before']
+    assert len(marked) == len((made / 'log.jsonl').read_text().splitlines())
+    assert log[: len(marked)] == marked
+
+
+@pytest.mark.slow
+def test_the_scores_by_kind_are_in_the_card(runs, call, tmp_path):
+    for number in range(2):
+        (tmp_path / f'kinds/kind{number}').mkdir(parents=True)
+        name = f'held_out{number}.png'
+        shutil.copy(runs / 'held_out' / name, tmp_path / f'kinds/kind{number}/{name}')
+    assert call(f'--kinds={tmp_path / "kinds"}', '--sizes=16', workdir='first')[0] == 0
+    rows = read(tmp_path / 'out/config.json')['evaluation_by_kind']
+    assert [row['kind'] for row in rows] == ['kind0', 'kind1', 'all']
+    text = (tmp_path / 'out/MODEL_CARD.md').read_text()
+    assert f'| kind1 | 1 | {rows[1]["psnr"]:.2f} |' in text
+
+
 # Mistakes
 
 

@@ -1,0 +1,79 @@
+"""The release that a training started from (`init_from='released'`), for the next model card."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chromagan_jax.errors import UserError
+from chromagan_jax.gan import released
+from chromagan_jax.gan.init_from import RELEASED
+from tools.record import Stage
+
+SECTIONS = ('Training data', 'How it was trained', 'Hints')  # of its model card, which are kept
+TEXT = """\
+## The release before
+
+The training started from the generator of an earlier release (commit {commit}, step {step:,}). Its
+model card says:
+
+{sections}
+
+"""
+
+
+class Previous(NamedTuple):
+    """A release."""
+
+    described: dict[str, Any]  # its config.json
+    card: str
+    log: list[dict[str, Any]]  # lines of log.jsonl
+
+
+def find(runs: Sequence[Stage], folder: Path) -> Previous | None:
+    """The release that the first run started from; None if it did not start from a release.
+
+    Args:
+        runs: result of `record.stages`.
+        folder: of the release.
+
+    Raises:
+        UserError: if a file of the release is missing or damaged.
+    """
+    if runs[0].config.get('init_from') != RELEASED:
+        return None
+    try:
+        described = json.loads((folder / released.DESCRIPTION).read_text())
+        log = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
+        return Previous(described, (folder / 'MODEL_CARD.md').read_text(), log)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f'{folder} is no release ({error}): name the one that the training started from with '
+            '--previous.'
+        ) from error
+
+
+def section(previous: Previous) -> str:
+    """The new model card's section about the release before, Markdown."""
+    kept = ''.join(
+        found[0]
+        for name in SECTIONS
+        if (found := re.search(rf'(?ms)^## {name}\n.*?(?=^## |\Z)', previous.card))
+    )
+    return TEXT.format(
+        commit=previous.described.get('commit', 'unknown'),
+        step=previous.described['step'],
+        sections=re.sub('(?m)^##', '###', kept).strip(),
+    )
+
+
+def provenance(previous: Previous) -> dict[str, Any]:
+    """Its entry in 'started_from' of the new config.json: all but the files' identity."""
+    left_out = ('bytes', 'sha256')
+    return {name: value for name, value in previous.described.items() if name not in left_out}
+
+
+def log(previous: Previous) -> list[dict[str, Any]]:
+    """Its log lines, marked as those of the release before."""
+    return [{'part': 'the release before', **line} for line in previous.log]
