@@ -30,6 +30,9 @@ from chromagan_jax.training.loop import compile_step
 _SIZE = flags.DEFINE_integer('size', 128, 'Side of an image, px.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch', 16, 'Images in a batch.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 8, 'Measured steps, after two of warm-up.', lower_bound=1)
+_DTYPE = flags.DEFINE_enum(
+    'dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation; the twin computes in float32.'
+)
 _CHANGES = flags.DEFINE_string('changes', '', 'Changes of configs/best.py, joined by +.')
 _TWIN = flags.DEFINE_bool('twin', False, 'Measure the PyTorch twin.')
 
@@ -46,7 +49,8 @@ def main(argv: Sequence[str]) -> None:
             seconds.append(time.perf_counter() - began)
     rate = _BATCH.value / statistics.median(seconds)
     side = 'PyTorch' if _TWIN.value else 'chromagan_jax'
-    shape = {'size': _SIZE.value, 'batch': _BATCH.value}
+    dtype = 'float32' if _TWIN.value else _DTYPE.value
+    shape = {'size': _SIZE.value, 'batch': _BATCH.value, 'dtype': dtype}
     print(json.dumps({'name': side, **shape, 'images_per_second': rate}))
 
 
@@ -60,6 +64,7 @@ def _images() -> tuple[np.ndarray, np.ndarray]:
 def _config() -> Config:
     config = load(f'best:{_CHANGES.value}' if _CHANGES.value else 'best')
     config.data.source, config.data.size, config.batch_size = 'sample', _SIZE.value, _BATCH.value
+    config.dtype = _DTYPE.value
     return config
 
 
