@@ -200,6 +200,24 @@ def test_missing_and_damaged_files_are_one_sentence(name, damage, folder, tmp_pa
     assert said.endswith('): install chromagan_jax again, or name a run with --workdir.')
 
 
+@pytest.mark.parametrize(
+    ('old', 'new'), [(b'[', b'{}'), (b'"config"', b'"konfig"'), (b'lite0', b'lite1'), (b'8', b'9')]
+)
+def test_a_changed_description_is_one_sentence_of_the_command(
+    old, new, tmp_path, monkeypatch, capsys
+):
+    for path in released.WEIGHTS.glob('*.*'):
+        shutil.copy(path, tmp_path)
+    path = tmp_path / released.DESCRIPTION
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    monkeypatch.setattr(released, 'WEIGHTS', tmp_path)
+    Image.fromarray(data.coffee()[:40, :40]).save(tmp_path / 'a.png')
+    assert colorize.main(['', f'--output={tmp_path}/out', f'{tmp_path}/a.png']) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f'chromagan_jax: The released weights in {tmp_path} are missing or ')
+    assert said.count('\n') == 1
+
+
 def test_the_command_tells_of_missing_weights_in_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(released, 'WEIGHTS', tmp_path / 'nowhere')
     Image.fromarray(data.coffee()[:40, :40]).save(tmp_path / 'a.png')
