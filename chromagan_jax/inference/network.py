@@ -19,11 +19,11 @@ PyTree = Any
 
 # Eigen's matrix products are faster here than YNNPACK's. XLA's older emitters vectorise loops over
 # bands, unlike the newer ones, and compile faster.
-_CPU_OPTIONS: dict[str, str | bool | int] = {
+_CPU_OPTIONS: dict[str, str | bool] = {
     'xla_cpu_experimental_ynn_fusion_type': '',
     'xla_cpu_use_fusion_emitters': False,
 }
-_QUICK_OPTIONS = _CPU_OPTIONS | {'xla_backend_optimization_level': 1}
+_QUICK_OPTIONS = _CPU_OPTIONS | {'xla_backend_optimization_level': '1'}
 
 
 def compile_at(
@@ -115,7 +115,7 @@ def _quick_program(
 def _colors(
     generator: nn.Module, noise: bool, variables: PyTree, condition: jax.Array, seeds: jax.Array
 ) -> jax.Array:
-    """ab of a condition (B, H, W, 1 or 4) and seeds (B,)."""
+    """The ab of a condition (B, H, W, 1 or 4) and seeds (B,)."""
     if noise:  # one stream for each photograph, so that the results do not depend on each other
         target = jax.vmap(
             lambda one, seed: steps.predict(generator, variables, one[None], jax.random.key(seed))
@@ -147,7 +147,7 @@ def _condition(images: np.ndarray, space: str) -> np.ndarray:
 
 
 def _compile(
-    lowered: jax.stages.Lowered, cpu_options: dict[str, str | bool | int]
+    lowered: jax.stages.Lowered, cpu_options: dict[str, str | bool]
 ) -> jax.stages.Compiled:
     """Compiles for this back end; without the options that make it fast where XLA lacks one."""
     if jax.default_backend() != 'cpu':
