@@ -42,6 +42,7 @@ from chromagan_jax.inference.video.suffixes import is_film
 from chromagan_jax.utils import cli, programs
 from chromagan_jax.utils.preemption import stop_requests
 
+_MANY = 30  # photographs for which a faster network is worth its longer compilation
 _INTERRUPTED = 'Interrupted: started again, it continues with what is missing.'  # without counts
 
 
@@ -194,7 +195,7 @@ def _colorize_photographs(
     hinted = any(job.hints for job in wanted)
     batches = -(-len(wanted) // values.batch_size)
     batch_size = -(-len(wanted) // batches)  # the same number of batches, of one size
-    predict = make(batch_size, noise, hinted)
+    predict = make(batch_size, noise, hinted, quick=len(wanted) < _MANY)
     _announce(values, network, wanted)
     # On a CPU as many networks as threads: few operations of one keep many cores busy.
     networks = max(2, values.threads) if jax.default_backend() == 'cpu' else 2

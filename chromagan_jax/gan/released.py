@@ -32,6 +32,7 @@ ARRAYS = 'generator.safetensors'
 DESCRIPTION = 'config.json'
 MOST_BYTES = 20_000_000  # of the arrays, which every clone and installation contains
 
+_CHECKSUM = 'checksum'  # entry of the description: a hash of all others
 # Errors of json, NumPy and safetensors for damaged files.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError)
 
@@ -64,6 +65,8 @@ def load(mesh: Mesh | None = None, folder: Path | None = None) -> Trained:
     folder, mesh = folder or WEIGHTS, mesh or sharding.make_mesh()
     try:
         described = json.loads((folder / DESCRIPTION).read_bytes())
+        if described[_CHECKSUM] != _checksum(described):
+            raise ValueError(f'{DESCRIPTION} is not as it was written')
         data = (folder / ARRAYS).read_bytes()
         if hashlib.sha256(data).hexdigest() != described['sha256']:
             raise ValueError(f'{ARRAYS} is not the file that {DESCRIPTION} describes')
@@ -96,7 +99,8 @@ def save(folder: Path, variables: PyTree, described: Mapping[str, Any]) -> None:
     data = encode(variables)
     files.write_atomically(folder / ARRAYS, data)
     identity = {'bytes': len(data), 'sha256': hashlib.sha256(data).hexdigest()}
-    files.write_json(folder / DESCRIPTION, {**described, **identity})
+    described = {**described, **identity}
+    files.write_json(folder / DESCRIPTION, {**described, _CHECKSUM: _checksum(described)})
 
 
 def encode(variables: PyTree) -> bytes:
@@ -125,6 +129,11 @@ def named(variables: PyTree) -> dict[str, Any]:
     """The leaves of a tree by their paths, such as 'params/out/kernel'."""
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+
+
+def _checksum(described: Mapping[str, Any]) -> str:
+    others = {name: value for name, value in described.items() if name != _CHECKSUM}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def _check_fit(arrays: Mapping[str, np.ndarray], leaves: Mapping[str, Any], folder: Path) -> None:

@@ -108,9 +108,15 @@ def abstract_state(model: GanModel, config: Config, mesh: Mesh) -> GanState:
     )
 
 
-def create_state(model: GanModel, config: Config, mesh: Mesh) -> GanState:
-    """A new state from `config.seed`, created with its sharding on the mesh."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, config, mesh))
+def create_state(
+    model: GanModel, config: Config, mesh: Mesh, abstract: GanState | None = None
+) -> GanState:
+    """A new state from `config.seed`, created with its sharding on the mesh.
+
+    `abstract` is that of `abstract_state`, if the caller has it: tracing it takes time.
+    """
+    abstract = abstract or abstract_state(model, config, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     init = jax.jit(
         lambda key: init_state(model, key, target_shape(config)), out_shardings=shardings
     )
@@ -193,16 +199,21 @@ def with_backbone(state: GanState, field: str, weights: PyTree) -> GanState:
     return state.replace(generator=state.generator.replace(params=params), ema=ema)
 
 
-def check_networks(model: GanModel, config: Config) -> None:
+def check_networks(model: GanModel, config: Config, abstract: GanState | None = None) -> None:
     """Checks both networks by shape inference at the training and evaluation sizes.
+
+    `abstract` is that of `abstract_state`, if the caller has it.
 
     Raises:
         UserError: if a network does not accept a size, the generator has no backbone for a
             pretrained file, or it has no class head for the class loss.
     """
-    shapes = jax.eval_shape(lambda: init_state(model, jax.random.key(0), target_shape(config)))
+    shapes = abstract or jax.eval_shape(
+        lambda: init_state(model, jax.random.key(0), target_shape(config))
+    )
     variables = {'params': shapes.generator.params, 'batch_stats': shapes.generator.batch_stats}
     size = config.eval.size or config.data.size
+    variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     output = jax.eval_shape(
         lambda variables, condition: model.generator.apply(variables, condition, train=False),
         variables,

@@ -3,36 +3,26 @@
 import contextlib
 import ctypes
 import hashlib
-import threading
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from chromagan_jax import color, sharding
+from chromagan_jax import sharding
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import resize
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import released, steps
+from chromagan_jax.gan import released
 from chromagan_jax.gan.released import Trained
-from chromagan_jax.inference import layout
+from chromagan_jax.inference import layout, network
 from chromagan_jax.inference.hints import parse
 from chromagan_jax.inference.layout import Predict, predict_views
-from chromagan_jax.utils import paths, programs
+from chromagan_jax.utils import paths
 
 PyTree = Any
-
-# Eigen's matrix products are faster here than YNNPACK's. XLA's older emitters vectorise loops over
-# bands, unlike the newer ones, and compile faster.
-_CPU_OPTIONS: dict[str, str | bool] = {
-    'xla_cpu_experimental_ynn_fusion_type': '',
-    'xla_cpu_use_fusion_emitters': False,
-}
 
 
 def colorize(
@@ -128,8 +118,19 @@ def make_predict(
     batch_size: int,
     noise: bool = False,
     hints: bool = False,
+    quick: bool = False,
 ) -> Predict:
     """Compiles the network for each size.
+
+    Args:
+        generator: from `load`.
+        variables: its 'params' and 'batch_stats', from `load`.
+        sizes: sides of the network's inputs, px.
+        batch_size: inputs of the network at once.
+        noise: whether the function takes numbers of noise samples.
+        hints: whether the function takes hints.
+        quick: compiles in a third of the time, for a network that takes longer on a CPU. The ab
+            differ by rounding.
 
     Returns:
         A function of up to `batch_size` photographs at the largest of `sizes`. It returns the mean
@@ -144,7 +145,7 @@ def make_predict(
         )
     largest = max(sizes)
     networks = {
-        size: _make_predict_at(generator, variables, size, batch_size, noise, hints)
+        size: network.compile_at(generator, variables, size, batch_size, noise, hints, quick)
         for size in sizes
     }
     _return_freed_memory()
@@ -159,11 +160,11 @@ def make_predict(
         if len(networks) == 1:
             return networks[largest](small, seeds, points)
         total = np.zeros((len(small), largest, largest, 2), np.float32)
-        for size, network in networks.items():
+        for size, colorize_at in networks.items():
             same = size == largest
             seen = small if same else [resize(image, size, size) for image in small]
             nearest = [cv2.resize(p, (size, size), interpolation=cv2.INTER_NEAREST) for p in points]
-            ab = network(seen, seeds, nearest)
+            ab = colorize_at(seen, seeds, nearest)
             total += ab if same else np.stack([cv2.resize(x, (largest, largest)) for x in ab])
         return total / len(networks)
 
@@ -176,95 +177,6 @@ def make_predict(
                 'generator.dropout.'
             )
     return predict
-
-
-def _make_predict_at(
-    generator: nn.Module,
-    variables: PyTree,
-    size: int,
-    batch_size: int,
-    noise: bool,
-    hints: bool,
-) -> Callable[[Sequence[np.ndarray], Sequence[int], Sequence[np.ndarray]], np.ndarray]:
-    """Compiles (n, size, size, 3) uint8 images, seeds and hints -> ab, (n, size, size, 2)."""
-    shape = jax.ShapeDtypeStruct((batch_size, size, size, 4 if hints else 1), jnp.float32)
-    space = _color_space(generator, variables, shape)
-    weights = programs.digest(variables)
-
-    # The weights are constants of the program. So the compiler computes the transformed kernels of
-    # Winograd's convolutions once.
-    @jax.jit
-    def colors(condition: jax.Array, seeds: jax.Array) -> jax.Array:
-        if noise:  # one stream for each photograph, so that the results do not depend on each other
-            target = jax.vmap(
-                lambda one, seed: steps.predict(
-                    generator, variables, one[None], jax.random.key(seed)
-                )
-            )(condition, seeds)[:, 0]
-        else:
-            target = steps.predict(generator, variables, condition)
-        return color.to_lab(condition[..., :1], target)[..., 1:]
-
-    def compiled(number: int) -> jax.stages.Compiled:
-        image = jax.ShapeDtypeStruct((number, *shape.shape[1:]), jnp.float32)
-        seeds = jax.ShapeDtypeStruct((number,), jnp.uint32)
-        made_from = generator, weights, image, noise
-        one = jax.local_devices()[:1]
-        return programs.cached(
-            'network', [generator], made_from, one, lambda: _compile(colors.lower(image, seeds))
-        )
-
-    # Compiled here and under a lock, since threads that call it at once would each compile it.
-    networks, lock = {batch_size: compiled(batch_size)}, threading.Lock()
-
-    def run(
-        images: Sequence[np.ndarray], seeds: Sequence[int], points: Sequence[np.ndarray]
-    ) -> np.ndarray:
-        with lock:
-            if len(images) not in networks:
-                networks[len(images)] = compiled(len(images))
-        condition = _condition(np.stack(images), space)
-        if hints:
-            condition = np.concatenate([condition, np.stack(points)], axis=-1)
-        return np.array(networks[len(images)](condition, np.array(seeds, np.uint32)))
-
-    def predict(
-        small: Sequence[np.ndarray], seeds: Sequence[int], points: Sequence[np.ndarray]
-    ) -> np.ndarray:
-        if len(small) in networks:
-            return run(small, seeds, points)
-        # One at a time: another program for each number would take longer to compile.
-        ones = [slice(index, index + 1) for index in range(len(small))]
-        return np.concatenate([run(small[one], seeds[one], points[one]) for one in ones])
-
-    return predict
-
-
-def _color_space(generator: nn.Module, variables: PyTree, condition: Any) -> str:
-    """The color space of the target, by its channels: the field of that name, or those traced."""
-    channels = getattr(generator, 'channels', None)
-    if not channels:
-        predict = partial(steps.predict, generator)
-        channels = jax.eval_shape(predict, variables, condition).shape[-1]
-    return {n: name for name, n in color.TARGET_CHANNELS.items()}[channels]
-
-
-def _condition(images: np.ndarray, space: str) -> np.ndarray:
-    """That of `color.encode`, (B, size, size, 1), of (B, size, size, 3) photographs."""
-    if space != 'lab':
-        return color.encode(images, space)[0]
-    lightness = color.lightness(images.reshape(-1, *images.shape[2:]))
-    return (lightness / 50 - 1).reshape(*images.shape[:3], 1)
-
-
-def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compiles for this back end; without the options that make it fast where XLA lacks one."""
-    if jax.default_backend() != 'cpu':
-        return lowered.compile()
-    try:
-        return lowered.compile(_CPU_OPTIONS)
-    except jax.errors.JaxRuntimeError:
-        return lowered.compile()
 
 
 def _return_freed_memory() -> None:

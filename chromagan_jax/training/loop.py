@@ -96,7 +96,7 @@ def restore(run: Run) -> tuple[GanState, dict[str, PyTree]]:
     pretrained = load_pretrained(run.config.pretrained)
     with run.watchdog.phase('restore'):
         state = starting_state(
-            *(run.config, run.model, run.mesh, run.checkpoints, pretrained, run.log)
+            *(run.config, run.model, run.mesh, run.checkpoints, pretrained, run.log, run.abstract)
         )
     return state, place_frozen(run.model, pretrained, run.config.data.size, run.mesh)
 
@@ -115,7 +115,7 @@ def compile_steps(run: Run, start: int) -> Callable[[int], Step]:
     phases = step_functions(run.config)
     with run.watchdog.phase('compile'):
         compiled = {
-            last: compile_step(run.model, run.config, run.mesh, run.log, function)
+            last: compile_step(run.model, run.config, run.mesh, run.log, function, run.abstract)
             for last, function in phases.items()
             if last > start
         }
@@ -139,13 +139,17 @@ def trace_step(
     config: Config,
     mesh: Mesh,
     step: Callable[..., tuple[GanState, dict[str, jax.Array]]],
+    abstract: GanState | None = None,
 ) -> Any:
-    """A step function of `gan.steps`, traced for the devices of a mesh and not yet lowered."""
+    """A step function of `gan.steps`, traced for the devices of a mesh and not yet lowered.
+
+    `abstract` is that of `state.abstract_state`, if the caller has it.
+    """
 
     def call(state: GanState, batch: PyTree, frozen: PyTree) -> tuple[GanState, PyTree]:
         return step(model, state, batch, frozen)
 
-    state = state_lib.abstract_state(model, config, mesh)
+    state = abstract or state_lib.abstract_state(model, config, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(
         call,
@@ -165,14 +169,18 @@ def compile_step(
     mesh: Mesh,
     log: Callable[[str], None],
     step: Callable[..., tuple[GanState, dict[str, jax.Array]]],
+    abstract: GanState | None = None,
 ) -> Step:
-    """Compiles a step function of `gan.steps` ahead of its first call, or loads it compiled."""
+    """Compiles a step function of `gan.steps` ahead of its first call, or loads it compiled.
+
+    The arguments are those of `trace_step`.
+    """
     began, done = time.monotonic(), 'loaded'
 
     def make() -> Any:
         nonlocal done
         done = 'compiled'
-        return trace_step(model, config, mesh, step).lower().compile()
+        return trace_step(model, config, mesh, step, abstract).lower().compile()
 
     networks = model.generator, model.discriminator
     made_from = step.__name__, fields_of_step(config), mesh

@@ -41,6 +41,7 @@ class Run(NamedTuple):
     workdir: Path
     mesh: Mesh
     model: GanModel
+    abstract: GanState  # of `state.abstract_state`
     source: Source
     eval_source: Source
     log: Callable[[str], None]  # prints a line
@@ -73,7 +74,8 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
     mesh = sharding.make_mesh(config.mesh.fsdp)
     sharding.check_batch_size('batch_size', config.batch_size, mesh, config.grad_accum_steps)
     model = make_model(config, mesh)
-    state_lib.check_networks(model, config)
+    abstract = state_lib.abstract_state(model, config, mesh)
+    state_lib.check_networks(model, config, abstract)
     source, eval_source = open_sources(config)
     eval_step = evaluator.make_eval_step(config.eval.features, model, mesh)
 
@@ -88,8 +90,8 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
     stack.enter_context(checkpoint_lib.finishing(checkpoints, best))
     check_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
     return Run(
-        *(config, workdir, mesh, model, source, eval_source, log, writes, held, watchdog),
-        *(checkpoints, best, stopping, eval_step),
+        *(config, workdir, mesh, model, abstract, source, eval_source, log, writes, held),
+        *(watchdog, checkpoints, best, stopping, eval_step),
     )
 
 
@@ -165,21 +167,22 @@ def starting_state(
     checkpoints: checkpoint_lib.Manager,
     pretrained: Mapping[str, PyTree],
     log: Callable[[str], None],
+    abstract: GanState | None = None,
 ) -> GanState:
     """The state of the newest checkpoint; without one, a new state.
 
     A new state takes its weights from `config.init_from`, or its backbones from `pretrained`, the
-    result of `load_pretrained`.
+    result of `load_pretrained`. `abstract` is that of `state.abstract_state`, if the caller has it.
 
     Raises:
         UserError: if no checkpoint can be read, or the weights do not fit the networks.
     """
-    abstract = state_lib.abstract_state(model, config, mesh)
+    abstract = abstract or state_lib.abstract_state(model, config, mesh)
     state = checkpoint_lib.restore_newest(checkpoints, abstract, log)
     if state is not None:
         log(f'resumed from step {int(state.step)}')
         return state
-    state = state_lib.create_state(model, config, mesh)
+    state = state_lib.create_state(model, config, mesh, abstract)
     if config.init_from:
         if config.init_from == RELEASED:
             log('starts from the released weights of the generator')

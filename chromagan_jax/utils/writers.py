@@ -3,14 +3,16 @@
 Only one process may write a file. The caller decides which one.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import math
 import platform
 import socket
 import struct
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +88,9 @@ class _Events:
     """
 
     def __init__(self, folder: Path, start_step: int):
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.record_writer import masked_crc32c
+        with _without_torch():
+            from tensorboardX.proto import event_pb2
+            from tensorboardX.record_writer import masked_crc32c
 
         self._event, self._checksum = event_pb2.Event, masked_crc32c
         self._folder, self._start_step = folder, start_step
@@ -180,6 +183,19 @@ def _open_events(folder: Path, start_step: int) -> _Events | None:
     except ImportError as error:
         logging.info('No TensorBoard events: install chromagan_jax[tensorboard] (%s).', error)
         return None
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """Imports inside do not find PyTorch, which tensorboardX else imports, in 1.5 s."""
+    if 'torch' in sys.modules:
+        yield
+        return
+    sys.modules['torch'] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules['torch']
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

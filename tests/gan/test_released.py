@@ -109,7 +109,7 @@ def test_the_command_without_a_workdir_writes_what_the_function_computes(network
     expected = predictor.colorize(photographs, network.generator, network.variables, network.size)
     for number, pixels in enumerate(expected):
         written = np.asarray(Image.open(tmp_path / 'out' / f'{number}.png'))
-        np.testing.assert_array_equal(written, pixels)
+        np.testing.assert_allclose(written.astype(int), pixels, atol=1)  # another program
 
 
 @pytest.mark.slow
@@ -198,6 +198,24 @@ def test_missing_and_damaged_files_are_one_sentence(name, damage, folder, tmp_pa
     said = str(caught.value)
     assert said.startswith(f'The released weights in {folder} are missing or damaged (')
     assert said.endswith('): install chromagan_jax again, or name a run with --workdir.')
+
+
+@pytest.mark.parametrize(
+    ('old', 'new'), [(b'[', b'{}'), (b'"config"', b'"konfig"'), (b'lite0', b'lite1'), (b'8', b'9')]
+)
+def test_a_changed_description_is_one_sentence_of_the_command(
+    old, new, tmp_path, monkeypatch, capsys
+):
+    for path in released.WEIGHTS.glob('*.*'):
+        shutil.copy(path, tmp_path)
+    path = tmp_path / released.DESCRIPTION
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    monkeypatch.setattr(released, 'WEIGHTS', tmp_path)
+    Image.fromarray(data.coffee()[:40, :40]).save(tmp_path / 'a.png')
+    assert colorize.main(['', f'--output={tmp_path}/out', f'{tmp_path}/a.png']) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f'chromagan_jax: The released weights in {tmp_path} are missing or ')
+    assert said.count('\n') == 1
 
 
 def test_the_command_tells_of_missing_weights_in_one_sentence(tmp_path, monkeypatch, capsys):

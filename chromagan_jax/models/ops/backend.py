@@ -6,24 +6,38 @@ from collections.abc import Iterator
 
 import jax
 
-_portable = contextvars.ContextVar('portable', default=False)
+_form = contextvars.ContextVar('form', default='fast')  # or 'plain' or 'portable'
 
 
 def is_cpu() -> bool:
     """Whether to choose the formulations that XLA's CPU back end computes fastest."""
-    return jax.default_backend() == 'cpu' and not _portable.get()
+    return jax.default_backend() == 'cpu' and not is_portable()
+
+
+def is_plain() -> bool:
+    """Whether to choose convolutions that compile fast over those that run fast."""
+    return _form.get() == 'plain'
 
 
 def is_portable() -> bool:
     """Whether the program is traced for a runtime other than XLA."""
-    return _portable.get()
+    return _form.get() == 'portable'
+
+
+def plain() -> contextlib.AbstractContextManager[None]:
+    """Traces inside use XLA's convolutions, which compile in less time than Winograd's."""
+    return _traced_as('plain')
+
+
+def portable() -> contextlib.AbstractContextManager[None]:
+    """Traces inside use plain convolutions, which other runtimes compute fastest."""
+    return _traced_as('portable')
 
 
 @contextlib.contextmanager
-def portable() -> Iterator[None]:
-    """Traces inside use plain convolutions, which other runtimes compute fastest."""
-    token = _portable.set(True)
+def _traced_as(form: str) -> Iterator[None]:
+    token = _form.set(form)
     try:
         yield
     finally:
-        _portable.reset(token)
+        _form.reset(token)

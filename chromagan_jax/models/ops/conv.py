@@ -37,6 +37,8 @@ def conv(x: Array, kernel: Array, padding: Padding = (0, 0)) -> Array:
     """
     if not backend.is_cpu():
         return _lax(x, kernel, padding)
+    if backend.is_plain():
+        return _padded(x, kernel, padding)
     return _cpu(x, kernel, padding)
 
 
