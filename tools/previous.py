@@ -70,7 +70,7 @@ def section(previous: Previous) -> str:
 
 def provenance(previous: Previous) -> dict[str, Any]:
     """Its entry in 'started_from' of the new config.json: all but the files' identity."""
-    left_out = ('bytes', 'sha256')
+    left_out = ('bytes', 'sha256', 'checksum')
     return {name: value for name, value in previous.described.items() if name not in left_out}
 
 
