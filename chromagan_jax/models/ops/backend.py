@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -22,7 +22,7 @@ class Forms(NamedTuple):
 
 
 _portable = contextvars.ContextVar('portable', default=False)
-_forms = contextvars.ContextVar('forms', default=Forms())
+_forms: contextvars.ContextVar[Forms] = contextvars.ContextVar('forms')
 
 
 def is_cpu() -> bool:
@@ -42,7 +42,7 @@ def is_portable() -> bool:
 
 def forms() -> Forms:
     """The formulations to choose where the back end leaves a choice."""
-    return _forms.get()
+    return _forms.get(Forms())
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def using(forms: Forms) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _set(variable: contextvars.ContextVar, value: object) -> Iterator[None]:
+def _set(variable: contextvars.ContextVar[Any], value: object) -> Iterator[None]:
     token = variable.set(value)
     try:
         yield
