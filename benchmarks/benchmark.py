@@ -43,7 +43,7 @@ from benchmarks.steps import ROUNDS, STEPS, WARM_UP
 from chromagan_jax import color, sharding
 from chromagan_jax.config import Config
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
-from chromagan_jax.data.inputs import open_sources, training_input
+from chromagan_jax.data.inputs import open_sources, thread_count, training_input
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import make_model
 from chromagan_jax.inference import batch as batch_lib
@@ -193,7 +193,8 @@ def input_rate(config: Config) -> float:
     """Images/s of the whole input pipeline, without the batches prefetched during warm-up."""
     mesh = sharding.make_mesh(config.mesh.fsdp)
     batches = training_input(config, open_sources(config)[0], mesh, 0)
-    ahead = (config.data.prefetch + config.data.threads) * max(1, config.data.workers)
+    threads = thread_count(config.data.threads, config.data.workers)
+    ahead = (config.data.prefetch + threads) * max(1, config.data.workers)
     rates = []
     for _ in range(WARM_UP.value + ahead):
         next(batches)
