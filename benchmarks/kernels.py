@@ -4,8 +4,8 @@
 
 Needs JAX's plug-in for CUDA and `ptxas` on the PATH (jax-cuda12-plugin, jax-cuda12-pjrt and
 nvidia-cuda-nvcc-cu12), and JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1. Nothing is measured: XLA chooses
-without trying, and the description of the device is approximate. --forms has fields of
-`backend.Forms` to change, such as kernel_gradient=plain. Prints JSON.
+without trying, and the description of the device is approximate. --kernel_gradient and --stride
+choose the formulations of `backend.Forms`. Prints JSON.
 """
 
 import collections
@@ -26,7 +26,11 @@ from chromagan_jax.gan.model import make_model
 from chromagan_jax.models.ops import backend
 from chromagan_jax.training import loop
 
-_FORMS = flags.DEFINE_list('forms', [], 'FIELD=VALUE of `backend.Forms`, comma-separated.')
+_OWN = backend.Forms()
+_KERNEL_GRADIENT = flags.DEFINE_enum(
+    'kernel_gradient', _OWN.kernel_gradient, ['plain', 'exchanged', 'product'], 'See `Forms`.'
+)
+_STRIDE = flags.DEFINE_enum('stride', _OWN.stride, ['blocks', 'strides'], 'See `Forms`.')
 
 H100 = """
 gpu_device_info {
@@ -49,7 +53,8 @@ _TARGET = re.compile(r'custom_call_target="([^"]+)"')
 
 def main(config: Config) -> None:
     """Compiles and prints."""
-    forms = backend.Forms(**dict(pair.split('=') for pair in _FORMS.value))
+    values: Any = _KERNEL_GRADIENT.value, _STRIDE.value
+    forms = backend.Forms(*values)
     compiled: Any = compile_step(config, forms)
     memory = compiled.memory_analysis()
     settings = {'size': config.data.size, 'batch_size': config.batch_size, 'dtype': config.dtype}
