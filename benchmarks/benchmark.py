@@ -5,8 +5,10 @@
 Measures the parts in --only, or all of them, in one process:
 
     matmul      peak FLOP/s: a large matrix product in the config's dtype
-    compile     compilation of the train step, cold and from the persistent cache
-    train_step  the compiled step on random data on the devices: time, FLOP, memory
+    compile     compilation of the train step, with an empty and with a filled persistent cache
+    state       making of the initial state, with an empty and with a filled persistent cache
+    train_step  the compiled step on random data on the devices: time, FLOP, memory of the devices
+                and peak memory of this process
     pipeline    reading, decoding, resizing, batching and Lab conversion, each in one thread, and
                 the whole input pipeline with the config's workers and threads
     loop        the training loop (input, transfer, metrics, log) without evaluations, samples and
@@ -36,23 +38,21 @@ import numpy as np
 from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
-from benchmarks import command
+from benchmarks import command, steps
+from benchmarks.steps import ROUNDS, STEPS, WARM_UP
 from chromagan_jax import color, sharding
 from chromagan_jax.config import Config
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
-from chromagan_jax.data.inputs import open_sources, training_input
+from chromagan_jax.data.inputs import open_sources, thread_count, training_input
 from chromagan_jax.gan import state as state_lib
-from chromagan_jax.gan import steps
-from chromagan_jax.gan.model import load_pretrained, make_model
+from chromagan_jax.gan.model import make_model
 from chromagan_jax.inference import batch as batch_lib
 from chromagan_jax.inference.outcomes import Job
 from chromagan_jax.inference.predictor import colorize, make_predict
 from chromagan_jax.training import loop as loop_lib
-from chromagan_jax.training import setup
 
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Repetitions of each measurement.')
-_STEPS = flags.DEFINE_integer('steps', 20, 'Steps of a measurement.')
-WARM_UP = 4  # steps that are not measured
+for name in ('rounds', 'steps', 'warm_up'):
+    flags.declare_key_flag(name)
 MATMUL = {'cpu': 2048, 'gpu': 8192, 'tpu': 8192}  # rows and columns
 DECODED = 64  # photographs, for the stages of the pipeline
 COLORIZED = 64  # files
@@ -93,6 +93,16 @@ def matmul(config: Config) -> Line:
 
 def compile_times(config: Config) -> Line:
     """Seconds to compile the train step with an empty and with a filled persistent cache."""
+    return cold_and_cached(lambda: steps.compiled(config))
+
+
+def state_times(config: Config) -> Line:
+    """Seconds to make the initial state with an empty and with a filled persistent cache."""
+    return cold_and_cached(lambda: steps.make_inputs(config).state)
+
+
+def cold_and_cached(work: Callable[[], Any]) -> Line:
+    """Seconds of `work` with an empty and with a filled persistent cache of compiled functions."""
     settings: dict[str, Any] = {
         'jax_persistent_cache_min_compile_time_secs': 0.0,
         'jax_persistent_cache_min_entry_size_bytes': 0,
@@ -108,7 +118,7 @@ def compile_times(config: Config) -> Line:
             for _ in range(2):
                 jax.clear_caches()
                 began = time.perf_counter()
-                compiled(config)
+                jax.block_until_ready(work())
                 seconds.append(time.perf_counter() - began)
         finally:
             for name, value in before.items():
@@ -117,17 +127,13 @@ def compile_times(config: Config) -> Line:
     return {'cold_seconds': seconds[0], 'cached_seconds': seconds[1]}
 
 
-def compiled(config: Config) -> Callable[..., Any]:
-    """The train step, compiled for all devices."""
-    mesh = sharding.make_mesh(config.mesh.fsdp)
-    model = make_model(config, mesh)
-    return loop_lib.compile_step(model, config, mesh, lambda text: None, steps.train_step)
-
-
 def train_step(config: Config) -> Line:
     """Time, FLOP and memory of the train step."""
-    step = compiled(config)
-    seconds = [s for _ in range(_ROUNDS.value) for s in step_seconds(config, step, _STEPS.value)]
+    step, inputs = steps.compiled(config), steps.make_inputs(config)
+    seconds = []
+    for _ in range(ROUNDS.value):
+        times, inputs = steps.seconds_of(step, inputs)
+        seconds += times
     median = statistics.median(seconds)
     quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [median] * 3
     line = {
@@ -144,31 +150,7 @@ def train_step(config: Config) -> Line:
         line['memory_bytes'] = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     if held := (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use'):
         line['peak_memory_bytes'] = held
-    return line
-
-
-def step_seconds(config: Config, step: Callable[..., Any], count: int) -> list[float]:
-    """Seconds of each of `count` steps on one random batch, after the warm-up."""
-    mesh = sharding.make_mesh(config.mesh.fsdp)
-    model = make_model(config, mesh)
-    state = state_lib.create_state(model, config, mesh)
-    weights = load_pretrained(config.pretrained)
-    frozen = setup.place_frozen(model, weights, config.data.size, mesh)
-    rng = np.random.default_rng(0)
-
-    def random(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        whole = rng.uniform(-1, 1, leaf.shape) if leaf.dtype.kind == 'f' else np.zeros(leaf.shape)
-        whole = whole.astype(leaf.dtype)
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda at: whole[at])
-
-    batch = jax.tree.map(random, state_lib.abstract_batch(config, mesh))
-    seconds = []
-    for _ in range(WARM_UP + count):
-        began = time.perf_counter()
-        state, metrics = step(state, batch, frozen)
-        jax.block_until_ready((state, metrics))
-        seconds.append(time.perf_counter() - began)
-    return seconds[WARM_UP:]
+    return line | {'peak_bytes': command.peak_bytes()}
 
 
 def pipeline(config: Config) -> Line:
@@ -211,27 +193,29 @@ def input_rate(config: Config) -> float:
     """Images/s of the whole input pipeline, without the batches prefetched during warm-up."""
     mesh = sharding.make_mesh(config.mesh.fsdp)
     batches = training_input(config, open_sources(config)[0], mesh, 0)
-    ahead = (config.data.prefetch + config.data.threads) * max(1, config.data.workers)
+    threads = thread_count(config.data.threads, config.data.workers)
+    ahead = (config.data.prefetch + threads) * max(1, config.data.workers)
     rates = []
-    for _ in range(WARM_UP + ahead):
+    for _ in range(WARM_UP.value + ahead):
         next(batches)
-    for _ in range(_ROUNDS.value):
+    for _ in range(ROUNDS.value):
         began = time.perf_counter()
-        for _ in range(_STEPS.value):
+        for _ in range(STEPS.value):
             sharding.to_global(next(batches), mesh)
-        rates.append(_STEPS.value * config.batch_size / (time.perf_counter() - began))
+        rates.append(STEPS.value * config.batch_size / (time.perf_counter() - began))
     batches.close()
     return statistics.median(rates)
 
 
 def loop(config: Config) -> Line:
     """The training loop and the bare step, alternating, so that a slowdown affects both."""
-    step = compiled(config)
+    step, inputs = steps.compiled(config), steps.make_inputs(config)
     shares, rates, waits = [], [], []
-    for _ in range(_ROUNDS.value):
+    for _ in range(ROUNDS.value):
         # A mean, like the loop's, so that outliers count on both sides.
-        bare = config.batch_size / statistics.fmean(step_seconds(config, step, _STEPS.value))
-        rate, wait = loop_rate(config, _STEPS.value)
+        times, inputs = steps.seconds_of(step, inputs)
+        bare = config.batch_size / statistics.fmean(times)
+        rate, wait = loop_rate(config, STEPS.value)
         shares.append(rate / bare)
         rates.append(rate)
         waits.append(wait)
@@ -245,7 +229,7 @@ def loop(config: Config) -> Line:
 def loop_rate(config: Config, count: int) -> tuple[float, float]:
     """Images/s of `count` steps of the loop, and the share of time spent waiting for data."""
     config = copy.deepcopy(config)
-    config.steps, config.log_every = WARM_UP + count, WARM_UP
+    config.steps, config.log_every = WARM_UP.value + count, WARM_UP.value
     config.eval_every = config.sample_every = config.reduce_lr_on_plateau.patience = 0
     config.checkpoint_every = 10**9
     with tempfile.TemporaryDirectory() as folder:
@@ -282,7 +266,7 @@ def colorizing(config: Config) -> Line:
 def timed(work: Callable[[], Any]) -> float:
     """Median seconds of `work`, with its result waited for, after one warm-up run."""
     seconds = []
-    for _ in range(1 + _ROUNDS.value):
+    for _ in range(1 + ROUNDS.value):
         began = time.perf_counter()
         jax.block_until_ready(work())
         seconds.append(time.perf_counter() - began)
@@ -292,6 +276,7 @@ def timed(work: Callable[[], Any]) -> float:
 PARTS: Mapping[str, Callable[[Any], Line]] = {
     'matmul': matmul,
     'compile': compile_times,
+    'state': state_times,
     'train_step': train_step,
     'pipeline': pipeline,
     'loop': loop,

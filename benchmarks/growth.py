@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import benchmark, command
+from benchmarks import command, steps
 from chromagan_jax.config import Config, flatten, set_field
 from chromagan_jax.utils import files
 
@@ -27,8 +27,8 @@ _LISTS = {
     'size': flags.DEFINE_list('sizes', ['32', '64', '128', '256'], 'Resolutions, px.'),
     'width': flags.DEFINE_list('widths', ['8', '16', '32', '64'], 'Widths of both networks.'),
 }
-flags.declare_key_flag('rounds')  # of benchmark
 flags.declare_key_flag('steps')
+flags.declare_key_flag('warm_up')
 
 Row = dict[str, float]
 
@@ -59,8 +59,8 @@ def measure(config: Config, wanted: dict[str, int]) -> Row:
     config.batch_size, config.data.size = wanted['batch_size'], wanted['size']
     for network in ('generator', 'discriminator'):
         set_field(config, f'{network}.width', wanted['width'])
-    step: Any = benchmark.compiled(config)
-    seconds = statistics.median(benchmark.step_seconds(config, step, flags.FLAGS.steps))
+    step: Any = steps.compiled(config)
+    seconds = statistics.median(steps.seconds_of(step, steps.make_inputs(config))[0])
     memory = step.memory_analysis()
     row = {
         **wanted,

@@ -21,7 +21,7 @@ from absl import flags
 
 from benchmarks import command
 from chromagan_jax import sharding
-from chromagan_jax.config import Config, load
+from chromagan_jax.config import Config, load, set_field
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan import steps
 from chromagan_jax.gan.model import make_model
@@ -64,7 +64,7 @@ def _images() -> tuple[np.ndarray, np.ndarray]:
 def _config() -> Config:
     config = load(f'best:{_CHANGES.value}' if _CHANGES.value else 'best')
     config.data.source, config.data.size, config.batch_size = 'sample', _SIZE.value, _BATCH.value
-    config.dtype = _DTYPE.value
+    set_field(config, 'dtype', _DTYPE.value)
     return config
 
 

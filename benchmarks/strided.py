@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from absl import flags
-from jax import lax
 
 from benchmarks import command
 from benchmarks.benchmark import timed
@@ -24,37 +23,17 @@ _SIZE = flags.DEFINE_integer('size', 256, 'Side of a photograph, px.')
 _WIDTH = flags.DEFINE_integer('width', 64, 'Features of the first level.')
 _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', ['bfloat16', 'float32'], 'Type of all arrays.')
 
-_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
-
 Array = jax.Array
 
 
-def strided_down(x: Array, kernel: Array) -> Array:
-    """(B, 2H, 2W, C) with (4, 4, C, F) -> (B, H, W, F)."""
-    padding = ((1, 1), (1, 1))
-    return lax.conv_general_dilated(x, kernel, (2, 2), padding, dimension_numbers=_DIMENSIONS)
-
-
-def strided_up(x: Array, kernel: Array) -> Array:
-    """(B, H, W, C) with (4, 4, C, F) -> (B, 2H, 2W, F), as PyTorch's ConvTranspose2d."""
-    return lax.conv_general_dilated(
-        x,
-        kernel[::-1, ::-1],
-        (1, 1),
-        ((2, 2), (2, 2)),
-        lhs_dilation=(2, 2),
-        dimension_numbers=_DIMENSIONS,
-    )
-
-
 def blocks_down(x: Array, kernel: Array) -> Array:
-    """The same as `strided_down`, with the kernel as `layers.DownConv` stores it."""
+    """The same as `layers.strided_down`, with the kernel as `layers.DownConv` stores it."""
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return conv.conv(layers.space_to_depth(x), kernel)
 
 
 def blocks_up(x: Array, kernel: Array) -> Array:
-    """The same as `strided_up`, with the kernel as `layers.UpConv` stores it."""
+    """The same as `layers.strided_up`, with the kernel as `layers.UpConv` stores it."""
     return layers.depth_to_space(conv.conv(x, kernel, (1, 1)))[:, 1:-1, 1:-1]
 
 
@@ -67,10 +46,10 @@ def main(argv: Sequence[str]) -> None:
         px = _SIZE.value >> level
         channels = _WIDTH.value * min(8, 2 ** (level - 1)) if level else 1
         features = _WIDTH.value * min(8, 2**level)
-        row('down', px, channels, features, strided_down, blocks_down)
+        row('down', px, channels, features, layers.strided_down, blocks_down)
         # The decoder's input is the features of the level below and the skip connection.
         channels, features = 2 * features, _WIDTH.value * min(8, 2 ** (level - 1)) if level else 2
-        row('up', px // 2, channels, features, strided_up, blocks_up)
+        row('up', px // 2, channels, features, layers.strided_up, blocks_up)
 
 
 def row(

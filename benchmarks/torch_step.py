@@ -5,8 +5,8 @@ r"""Images/s of the train step of configs/base.py in PyTorch: eager, compiled, o
 
 The networks are those that tests/parity/ holds against ours with the same weights: pix2pix's U-Net
 and PatchGAN, one generator update and two discriminator updates, without moving average. Weights
-and images are random. Prints the median over --steps as JSON. Needs PyTorch (the extra `[parity]`);
---compile needs a C++ compiler on a CPU.
+and images are random. Prints the median over --steps and the peak memory of the process as
+JSON. Needs PyTorch (the extra `[parity]`); --compile needs a C++ compiler on a CPU.
 """
 
 import importlib
@@ -23,12 +23,12 @@ from benchmarks import command
 _SIZE = flags.DEFINE_integer('size', 128, 'Side of an image, px; a power of two.', lower_bound=16)
 _WIDTH = flags.DEFINE_integer('width', 32, 'Features of the first layers.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch', 8, 'Images in a batch.', lower_bound=1)
-_STEPS = flags.DEFINE_integer('steps', 8, 'Measured steps, after four of warm-up.', lower_bound=1)
+_STEPS = flags.DEFINE_integer('steps', 8, 'Measured steps.', lower_bound=1)
+_WARM_UP = flags.DEFINE_integer('warm_up', 4, 'Steps before the measured ones.', lower_bound=0)
 _DEVICE = flags.DEFINE_string('device', 'cpu', 'Device of PyTorch.')
 _COMPILE = flags.DEFINE_bool('compile', False, 'Compile the networks with Inductor.')
 _BF16 = flags.DEFINE_bool('bf16', False, 'Compute in bfloat16 (autocast).')
 _CHANNELS_LAST = flags.DEFINE_bool('channels_last', False, 'NHWC in memory instead of NCHW.')
-WARM_UP = 4
 L1, REAL = 100.0, 0.9  # weight of L1, and the label of real images
 
 
@@ -39,18 +39,19 @@ def main(argv: Sequence[str]) -> None:
 
     step = make_step()
     seconds = []
-    for number in range(WARM_UP + _STEPS.value):
+    for number in range(_WARM_UP.value + _STEPS.value):
         began = time.perf_counter()
         step()
         if _DEVICE.value != 'cpu':
             torch.cuda.synchronize()
-        if number >= WARM_UP:
+        if number >= _WARM_UP.value:
             seconds.append(time.perf_counter() - began)
     options = [flag.name for flag in (_COMPILE, _BF16, _CHANNELS_LAST) if flag.value]
     line = {
         'name': ' '.join(['torch_step', *options]),
         **{'size': _SIZE.value, 'width': _WIDTH.value, 'batch': _BATCH.value},
         'images_per_second': _BATCH.value / statistics.median(seconds),
+        'peak_bytes': command.peak_bytes(),
         **command.describe(),
     }
     print(json.dumps({**line, 'torch': torch.__version__}))

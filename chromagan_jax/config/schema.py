@@ -116,7 +116,7 @@ class DataConfig:
     )
     flip: bool = True  # mirror images at random with probability 1/2
     workers: Count = 0  # processes that prepare batches; 0: threads of the main process
-    threads: Positive = 2  # threads that prepare images, per process
+    threads: Count = 0  # threads that prepare images, per process; 0: by the number of cores
     prefetch: Positive = 4  # batches prepared ahead, per process
     max_unreadable: Fraction = 0.1  # share of unreadable records above which the run ends
 

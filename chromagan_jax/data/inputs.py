@@ -1,5 +1,6 @@
 """Sources and batches from a config, for a mesh."""
 
+import os
 from collections.abc import Generator
 
 from jax.sharding import Mesh
@@ -9,6 +10,8 @@ from chromagan_jax.config import Config
 from chromagan_jax.data.pipeline import Batch, eval_batches, train_batches
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
+
+_MOST_THREADS = 16  # Python's lock leaves more of them little to do
 
 NOT_HELD_OUT = 'eval.source is the training source: the figures of the evaluation are not held out'
 
@@ -38,6 +41,18 @@ def is_held_out(config: Config) -> bool:
     return config.data.source.startswith('tfds:') and config.eval.split != config.data.split
 
 
+def thread_count(wanted: int, workers: int) -> int:
+    """Threads that prepare images in a process: `wanted`, or by the number of cores if 0.
+
+    All cores that this process may use but one, shared by the `workers` processes; from 2 to 16.
+    Each thread holds a batch.
+    """
+    if wanted:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return min(max(((cores or 2) - 1) // max(workers, 1), 2), _MOST_THREADS)
+
+
 def training_input(
     config: Config, source: Source, mesh: Mesh, step: int
 ) -> Generator[Batch, None, None]:
@@ -54,7 +69,7 @@ def training_input(
         rows=sharding.local_rows(mesh, config.batch_size, config.grad_accum_steps),
         start_step=step,
         workers=config.data.workers,
-        threads=config.data.threads,
+        threads=thread_count(config.data.threads, config.data.workers),
         prefetch=config.data.prefetch,
         labels=config.data.labels,
     )
@@ -75,6 +90,6 @@ def evaluation_input(
         batch_size=batch_size,
         rows=sharding.local_rows(mesh, batch_size),
         workers=workers,
-        threads=config.data.threads,
+        threads=thread_count(config.data.threads, workers),
         prefetch=config.data.prefetch,
     )

@@ -29,6 +29,7 @@ from chromagan_jax.gan.objectives import (
 from chromagan_jax.gan.objectives import predict as predict
 from chromagan_jax.gan.state import GanState, NetworkState, all_finite, count_step, update_ema
 from chromagan_jax.gan.steering import Steering, update_steering
+from chromagan_jax.models.ops import backend
 
 Array = jax.Array
 PyTree = Any
@@ -62,6 +63,8 @@ def train_step(
     gradients, stats, fake, metrics = _generator_gradient(
         model, state, (batch, real), jax.random.fold_in(key, 0), frozen, weights
     )
+    if backend.is_cpu():
+        fake = _only_after(metrics['generator/gradient_norm'], fake)
     discriminator, accuracy, judged = _train_discriminator(model, state, (batch, real, fake), key)
     steering, steered = _steer(model, state, fake.target, batch['target'])
     metrics |= judged | steered
@@ -136,6 +139,16 @@ def _see_real(model: GanModel, frozen: Frozen, batch: Batch, key: Array) -> tupl
         return see(model, frozen, batch['condition'], batch['target'])
 
     return batch, view(batch) if model.grad_accum_steps == 1 else lax.map(view, batch)
+
+
+def _only_after(scalar: Array, arrays: PyTree) -> PyTree:
+    """`arrays`, which cannot be used before the finite `scalar` is computed.
+
+    XLA's CPU back end may run the discriminator's updates before the generator's backward pass, and
+    holds the activations of both then. It does not keep to an optimization barrier.
+    """
+    finite = jnp.isfinite(scalar)  # else the step changes nothing
+    return jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), arrays)
 
 
 def _steer(

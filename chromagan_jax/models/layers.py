@@ -2,8 +2,9 @@
 
 The 4x4 stride-2 convolutions are computed in space-to-depth form, as 2x2 stride-1 convolutions over
 2x2 blocks of pixels. The results are equal; on a CPU this is faster than XLA's strided and
-input-dilated convolutions. Kernels are stored in the same form. `*_kernel_from_hwio` and
-`*_kernel_to_hwio` convert between it and the usual (4, 4, C, F).
+input-dilated convolutions. `backend.Forms.stride` chooses; `python -m benchmarks.forms` and
+`benchmarks.strided` measure both. Kernels are always stored in the form of blocks.
+`*_kernel_from_hwio` and `*_kernel_to_hwio` convert between it and the usual (4, 4, C, F).
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from flax import linen as nn
 from jax import lax
 
 from chromagan_jax.errors import UserError
+from chromagan_jax.models.ops import backend
 from chromagan_jax.models.ops.conv import conv
 from chromagan_jax.sharding import draw_rows
 
@@ -24,6 +26,7 @@ Dtype = Any
 NORMS = ('batch', 'instance', 'group', 'none')
 TEST_MODES = ('running', 'batch')
 _EPSILON = 1e-5
+_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 _GROUPS = 32  # the most that group norm uses (Wu and He 2018, https://arxiv.org/abs/1803.08494)
 
 # DCGAN's initialisation, as in pix2pix (Radford et al. 2016, https://arxiv.org/abs/1511.06434).
@@ -88,6 +91,22 @@ def up_kernel_to_hwio(kernel: Array) -> Array:
     return kernel.reshape(4, 4, c, f // 4)
 
 
+def strided_down(x: Array, kernel: Array) -> Array:
+    """(B, H, W, C) with (4, 4, C, F) -> (B, H // 2, W // 2, F), padding 1."""
+    padding = ((1, 1), (1, 1))
+    return lax.conv_general_dilated(x, kernel, (2, 2), padding, dimension_numbers=_DIMENSIONS)
+
+
+def strided_up(x: Array, kernel: Array) -> Array:
+    """(B, H, W, C) with (4, 4, C, F) -> (B, 2H, 2W, F), as PyTorch's ConvTranspose2d."""
+    padding = ((2, 2), (2, 2))
+    return lax.conv_general_dilated(
+        *(x, kernel[::-1, ::-1], (1, 1), padding),
+        lhs_dilation=(2, 2),
+        dimension_numbers=_DIMENSIONS,
+    )
+
+
 class DownConv(nn.Module):
     """4x4 convolution, stride 2, padding 1: (B, H, W, C) -> (B, H // 2, W // 2, features)."""
 
@@ -101,9 +120,13 @@ class DownConv(nn.Module):
         _, h, w, c = x.shape
         shape = (2, 2, 4 * c, self.features)
         kernel = self.param('kernel', kernel_init, shape, self.param_dtype)
-        # No window reaches the last row of an odd side, as in PyTorch.
-        x = jnp.pad(x, ((0, 0), (1, 1 - h % 2), (1, 1 - w % 2), (0, 0)))
-        x = conv(space_to_depth(x.astype(self.dtype)), kernel.astype(self.dtype))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if backend.forms().stride == 'strides':
+            x = strided_down(x, down_kernel_to_hwio(kernel))
+        else:
+            # No window reaches the last row of an odd side, as in PyTorch.
+            x = jnp.pad(x, ((0, 0), (1, 1 - h % 2), (1, 1 - w % 2), (0, 0)))
+            x = conv(space_to_depth(x), kernel)
         return add_bias(self, x) if self.use_bias else x
 
 
@@ -119,9 +142,12 @@ class UpConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         shape = (2, 2, x.shape[-1], 4 * self.features)
         kernel = self.param('kernel', kernel_init, shape, self.param_dtype)
-        # The outermost pixels of the blocks lie outside the output.
-        x = conv(x.astype(self.dtype), kernel.astype(self.dtype), padding=(1, 1))
-        x = without_edge(depth_to_space(x))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if backend.forms().stride == 'strides':
+            x = strided_up(x, up_kernel_to_hwio(kernel))
+        else:
+            # The outermost pixels of the blocks lie outside the output.
+            x = without_edge(depth_to_space(conv(x, kernel, padding=(1, 1))))
         return add_bias(self, x) if self.use_bias else x
 
 

@@ -38,7 +38,8 @@ def lines(done):
 
 @pytest.mark.slow
 def test_every_part_is_measured_and_says_on_what(done, lines):
-    assert list(lines) == ['matmul', 'compile', 'train_step', 'pipeline', 'loop', 'colorize']
+    parts = ['matmul', 'compile', 'state', 'train_step', 'pipeline', 'loop', 'colorize']
+    assert list(lines) == parts
     for name, line in lines.items():
         assert (line['size'], line['batch_size'], line['devices']) == (16, 8, 8)
         assert line['device'] == 'cpu'

@@ -95,7 +95,6 @@ IMPOSSIBLE = (
             'log_every',
             'checkpoint_every',
             'data.size',
-            'data.threads',
             'data.prefetch',
             'eval.batch_size',
             'mesh.fsdp',

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
@@ -243,3 +244,12 @@ def test_the_processes_together_evaluate_every_record_once(tiny, source, mesh, p
         assert len(own) == 3  # as many on every process, or they would wait for one another
         counted += [i for batch in own for i in batch['index'][batch['mask'] > 0]]
     assert sorted(counted) == list(range(19))
+
+
+@pytest.mark.parametrize(
+    ('cores', 'workers', 'threads'), [(2, 0, 2), (2, 2, 2), (16, 0, 15), (64, 0, 16), (16, 3, 5)]
+)
+def test_threads_go_by_the_cores_that_this_process_may_use(cores, workers, threads, monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: range(cores))
+    assert inputs.thread_count(0, workers) == threads
+    assert inputs.thread_count(3, workers) == 3

@@ -6,6 +6,7 @@ import pytest
 from jax import lax
 
 from chromagan_jax.models import layers
+from chromagan_jax.models.ops import backend
 
 KEY = jax.random.key(0)
 
@@ -63,6 +64,23 @@ def test_down_conv_has_the_gradients_of_the_strided_convolution_of_both_orders()
         return jax.grad(gradient_norm)(kernel)
 
     np.testing.assert_allclose(penalty(rewritten), penalty(strided), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('layer', [layers.DownConv, layers.UpConv])
+def test_strides_and_blocks_of_pixels_are_the_same_layer(layer):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+    variables = layer(5, use_bias=True).init(jax.random.key(1), x)
+
+    def outcome(form):
+        def loss(variables):
+            y = layer(5, use_bias=True).apply(variables, x)
+            return jnp.square(y).sum(), y
+
+        with backend.using(backend.Forms(stride=form)):
+            return jax.jit(jax.grad(loss, has_aux=True))(variables)
+
+    close = lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, outcome('strides'), outcome('blocks'))
 
 
 @pytest.mark.parametrize('name', ['down', 'up'])

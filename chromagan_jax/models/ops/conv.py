@@ -3,7 +3,8 @@
 XLA's CPU back end has a fast path for padded convolutions only, and none for kernel gradients. On a
 CPU this module therefore chooses by shape between XLA, matrix products over patches, and Winograd's
 tiles, which halve the work where pixels and channels are many. `python -m benchmarks.convolutions`
-measures the choices. Other back ends use `lax.conv_general_dilated`.
+measures the choices. Other back ends use `lax.conv_general_dilated`, and on a GPU another kernel
+gradient for convolutions that enlarge their input.
 
 The convolution and its two gradients are bilinear, and the gradients of each are the other two. So
 three functions with one rule each are differentiable to any order.
@@ -27,6 +28,7 @@ _SMALL = 18 * 18  # pixels up to which kernels are larger than images
 _NARROW = 64  # channels below which matrix products are slower
 _NARROW_INPUT = 16  # the same for input channels of the forward convolution
 _MANY = 1000  # pixels of the batch from which transforming a kernel is faster
+_FEW = 128  # taps times channels up to which a kernel gradient is a product over patches
 _TILES = {2: 3, 3: 2, 4: 3}  # kernel -> pixels a side of Winograd's tiles
 
 
@@ -35,17 +37,51 @@ def conv(x: Array, kernel: Array, padding: Padding = (0, 0)) -> Array:
 
     p is the sum of `padding`. Reverse-mode differentiable to any order.
     """
-    if not backend.is_cpu():
-        return _lax(x, kernel, padding)
-    if backend.is_plain():
-        return _padded(x, kernel, padding)
-    return _cpu(x, kernel, padding)
+    if backend.is_cpu():
+        return (_padded if backend.is_plain() else _cpu)(x, kernel, padding)
+    k = kernel.shape[0]
+    plain = backend.forms().kernel_gradient == 'plain'
+    if backend.is_gpu() and not plain and max(padding) < k <= sum(padding):
+        return _enlarging(x, kernel, padding)
+    return _lax(x, kernel, padding)
 
 
 def _lax(x: Array, kernel: Array, padding: Padding) -> Array:
     return lax.conv_general_dilated(
         x, kernel, (1, 1), (padding, padding), dimension_numbers=_DIMENSIONS
     )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _enlarging(x: Array, kernel: Array, padding: Padding) -> Array:
+    """`_lax` with another kernel gradient, for a convolution that enlarges its input.
+
+    XLA's GPU back end computes the plain one as a forward convolution whose kernel is as large as
+    the image, from transposed copies of both arrays. 4x4 transposed convolutions are of this kind.
+    """
+    return _lax(x, kernel, padding)
+
+
+def _enlarging_gradients(
+    padding: Padding, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    (dx,) = jax.linear_transpose(lambda x: _lax(x, kernel, padding), x)(dy)
+    k, _, channels, features = kernel.shape
+    few = k * k * min(channels, features) <= _FEW
+    if few and backend.forms().kernel_gradient == 'product':
+        return dx, _narrow_kernel_gradient(x, dy, k, padding)
+    # The kernel gradient of the convolution of dy by x, which cuDNN has: the kernel rotated by 180
+    # degrees, with exchanged channel axes.
+    other = k - 1 - padding[0], k - 1 - padding[1]
+    shape = jax.ShapeDtypeStruct((k, k, features, channels), kernel.dtype)
+    (exchanged,) = jax.linear_transpose(lambda kernel: _lax(dy, kernel, other), shape)(x)
+    return dx, exchanged[::-1, ::-1].swapaxes(2, 3)
+
+
+_enlarging.defvjp(
+    lambda x, kernel, padding: (_lax(x, kernel, padding), (x, kernel)), _enlarging_gradients
+)
 
 
 def _padded(x: Array, kernel: Array, padding: Padding) -> Array:
@@ -126,7 +162,7 @@ def _kernel_gradient(x: Array, dy: Array, k: int, padding: Padding) -> Array:
     shape = k, k, channels, features
     if tile := _tile(x.shape[:3], shape, padding, x.dtype):
         return winograd.kernel_gradient(x, dy, k, padding, tile)
-    if k * k * min(channels, features) <= 128:
+    if k * k * min(channels, features) <= _FEW:
         return _narrow_kernel_gradient(x, dy, k, padding)
     if h * w <= _SMALL and min(channels, features) >= _NARROW:
         factors = _patches(x, k, padding), dy

@@ -5,7 +5,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from chromagan_jax.models.ops import conv
+from chromagan_jax.models.ops import backend, conv
 
 # (px, kernel, channels, features, padding): one a branch of the kernel gradient, and more.
 SHAPES = [
@@ -91,6 +91,65 @@ def test_off_the_cpu_it_is_the_plain_convolution(monkeypatch):
     jaxpr = jax.make_jaxpr(conv.conv)(x, kernel)
     assert [equation.primitive.name for equation in jaxpr.eqns] == ['conv_general_dilated']
     assert (conv.conv(x, kernel) == plain(x, kernel, (0, 0))).all()
+
+
+@pytest.mark.parametrize(
+    ('px', 'k', 'channels', 'features', 'padding', 'form', 'dtype'),
+    [
+        (9, 2, 16, 8, (1, 1), 'product', 'float32'),
+        (9, 2, 16, 8, (1, 1), 'product', 'bfloat16'),
+        (9, 2, 16, 8, (1, 1), 'exchanged', 'bfloat16'),
+        (9, 2, 40, 33, (1, 1), 'product', 'float32'),  # too many channels for a product
+        (7, 3, 24, 20, (2, 1), 'exchanged', 'float32'),
+        (6, 4, 8, 2, (3, 3), 'exchanged', 'float32'),
+    ],
+)
+def test_kernel_gradients_on_a_gpu_are_those_of_the_plain_convolution(
+    px, k, channels, features, padding, form, dtype, monkeypatch
+):
+    x, kernel = draw(px, k, channels, features, jnp.dtype(dtype))
+    weights = jax.random.normal(jax.random.key(2), plain(x, kernel, padding).shape)
+
+    def gradients(f):
+        loss = lambda x, kernel: (weights * f(x, kernel, padding).astype(jnp.float32)).sum()
+        return jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
+
+    expected = gradients(plain)
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    with backend.using(backend.Forms(kernel_gradient=form)):
+        found = gradients(conv.conv)
+    assert {leaf.dtype for leaf in found} == {jnp.dtype(dtype)}
+    exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (found, expected))
+    assert_close(*exact, rtol=2e-5 if dtype == 'float32' else 1e-2)
+
+
+def test_second_derivatives_on_a_gpu_are_those_of_the_plain_convolution(monkeypatch):
+    x, kernel = draw(7, 2, 16, 20)
+
+    def penalty(f):
+        def slope(x, kernel):
+            gradients = jax.grad(lambda x, k: jnp.tanh(f(x, k, (1, 1))).sum(), (0, 1))(x, kernel)
+            return sum(jnp.square(gradient).sum() for gradient in gradients)
+
+        return jax.jit(jax.grad(slope, (0, 1)))(x, kernel)
+
+    expected = penalty(plain)
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    assert_close(penalty(conv.conv), expected)
+
+
+@pytest.mark.parametrize('features', [8, 80])  # by a product, and with exchanged roles
+def test_no_kernel_gradient_on_a_gpu_is_padded_for_which_xla_does_not_take_it_for_one(
+    features, monkeypatch
+):
+    x, kernel = draw(9, 2, 80, features)
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+
+    def padded(f):
+        jaxpr = jax.make_jaxpr(jax.grad(lambda kernel: f(x, kernel, (1, 1)).sum()))(kernel)
+        return [e.params.get('padding') for e in jaxpr.eqns].count(((1, 1), (1, 1)))
+
+    assert (padded(plain), padded(conv.conv)) == (2, 1)  # one is forward
 
 
 @pytest.mark.parametrize('padding', ['SAME', 'VALID', 1, ((1, 2), (1, 2))])
