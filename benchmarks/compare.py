@@ -5,14 +5,16 @@
     python -m benchmarks.compare before.jsonl after.jsonl
 
 The files hold JSON lines as the benchmarks print them. Lines with the same `name` and the same
-settings are compared, in the figures of `BETTER`. A change counts if it is larger than the noise:
---noise, or the spread that a line states for its seconds, if that is larger.
+settings are compared, in the figures of `BETTER`. A file may hold several runs, appended with >>;
+their medians are compared. A change counts if it is larger than the noise: the largest of --noise,
+the spread that a line states for its seconds, and the range of a figure over the runs of a file.
 
 Exit codes: 0 nothing became worse; 1 something did, or an error in one sentence.
 """
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,41 +73,57 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read(path: Path) -> dict[tuple[Any, ...], Line]:
-    """The measurements in a file, by name and settings; raises UserError if it has none."""
+def read(path: Path) -> dict[tuple[Any, ...], list[Line]]:
+    """The lines of each measurement in a file, by name and settings.
+
+    Raises:
+        UserError: if the file has none.
+    """
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f'{path} cannot be read as JSON lines ({error}).') from error
-    found = {tuple(line.get(name) for name in SETTINGS): line for line in lines if 'name' in line}
+    found: dict[tuple[Any, ...], list[Line]] = {}
+    for line in lines:
+        if 'name' in line:
+            found.setdefault(tuple(line.get(name) for name in SETTINGS), []).append(line)
     if not found:
         raise UserError(f'{path} holds no measurement: redirect the output of a benchmark to it.')
     return found
 
 
-def compare(before: Line, after: Line, noise: float) -> list[tuple[str, bool]]:
+def compare(before: Sequence[Line], after: Sequence[Line], noise: float) -> list[tuple[str, bool]]:
     """A sentence for each figure that changed by more than the noise, and whether it is worse."""
     changes = []
     for figure, more_is_better in BETTER.items():
-        if figure not in before or figure not in after or not before[figure]:
+        values = [[line[figure] for line in side if line.get(figure)] for side in (before, after)]
+        if not all(values):
             continue
-        allowed = noise
-        if 'seconds_spread' in before and figure in ('seconds', 'images_per_second'):
-            spreads = [line['seconds_spread'] / line['seconds'] for line in (before, after)]
-            allowed = max(noise, *spreads)
-        ratio = after[figure] / before[figure]
+        old, new = map(statistics.median, values)
+        ratio = new / old
+        allowed = max(noise, *(spread(side, figure) for side in (before, after)))
         if abs(ratio - 1) > allowed:
             worse = (ratio < 1) == more_is_better
-            text = f'{before["name"]}: {figure} {before[figure]:.4g} -> {after[figure]:.4g}'
+            text = f'{before[0]["name"]}: {figure} {old:.4g} -> {new:.4g}'
             changes.append((f'{text}, {ratio:.2f} x, {"worse" if worse else "better"}', worse))
     return changes
 
 
+def spread(lines: Sequence[Line], figure: str) -> float:
+    """Noise of a figure as a share: its range over the runs, or the spread a line states."""
+    values = [line[figure] for line in lines if line.get(figure)]
+    shares = [(max(values) - min(values)) / statistics.median(values)]
+    if figure in ('seconds', 'images_per_second'):
+        stated = [line for line in lines if 'seconds_spread' in line]
+        shares += [line['seconds_spread'] / line['seconds'] for line in stated]
+    return max(shares)
+
+
 def warnings(
-    before: Mapping[tuple[Any, ...], Line], after: Mapping[tuple[Any, ...], Line]
+    before: Mapping[tuple[Any, ...], list[Line]], after: Mapping[tuple[Any, ...], list[Line]]
 ) -> list[str]:
     """Sentences about differences of the machine, which make a comparison useless."""
-    ours, theirs = next(iter(before.values())), next(iter(after.values()))
+    ours, theirs = next(iter(before.values()))[0], next(iter(after.values()))[0]
     return [
         f'the {name} differs: {ours.get(name)!r} and {theirs.get(name)!r}'
         for name in MACHINE

@@ -40,6 +40,19 @@ def test_changes_within_the_noise_do_not_count(run, flags):
     assert said.out == 'no change beyond the noise\n'
 
 
+def test_medians_of_several_runs_are_compared_and_their_range_is_noise(run):
+    def runs(*rates):
+        return [STEP | {'images_per_second': rate} for rate in rates]
+
+    code, said = run(runs(20.0, 20.2, 26.0), runs(18.0, 18.1, 18.2), '--noise=0')
+    assert (code, said.out) == (0, 'no change beyond the noise\n')
+    code, said = run(runs(20.0, 20.2, 20.4), runs(10.0, 18.0, 18.0), '--noise=0.5')
+    assert (code, said.out) == (0, 'no change beyond the noise\n')
+    code, said = run(runs(20.0, 20.2, 20.4), runs(18.0, 18.1, 18.2), '--noise=0')
+    assert code == 1
+    assert said.out == 'train_step: images_per_second 20.2 -> 18.1, 0.90 x, worse\n'
+
+
 def test_only_equal_settings_are_compared(run):
     code, said = run([STEP], [STEP | {'size': 256}])
     assert code == 1
