@@ -132,10 +132,13 @@ def _check_names(name: str, arguments: Sequence[str]) -> None:
         UserError: for an unknown flag, or an invalid config.
     """
     source = (ROOT / UNIMPORTABLE.get(name, f'{name.replace(".", "/")}.py')).read_text()
-    for other in re.findall(r'from (benchmarks(?:\.\w+)?) import (\w+)', source):
-        path = ROOT / f'{other[0].replace(".", "/")}.py'
-        path = path if path.exists() else ROOT / 'benchmarks' / f'{other[1]}.py'
-        source += path.read_text()
+    imported = re.findall(r'from (benchmarks(?:\.\w+)?) import (.+)', source)
+    for path in [
+        ROOT / f'{parent.replace(".", "/")}{suffix}'
+        for parent, names in imported
+        for suffix in ('.py', *(f'/{name}.py' for name in names.split(', ')))
+    ]:
+        source += path.read_text() if path.exists() else ''
     known = set(re.findall(r"(?:DEFINE_\w+\(\s*'|'--)(\w+)'", source))
     line = command_line.split(arguments)
     if line.spec:

@@ -599,8 +599,8 @@ def test_ctrl_c_counts_what_is_done_and_the_same_command_goes_on(call, tmp_path,
     paths = [save(photograph(30 + i), tmp_path / f'{i}.png') for i in range(5)]
     make_predict = colorize.make_predict
 
-    def interrupted(*arguments):
-        predict = make_predict(*arguments)
+    def interrupted(*arguments, **options):
+        predict = make_predict(*arguments, **options)
         calls = iter(range(5))
 
         def predict_then_signal(*batch):
@@ -763,7 +763,7 @@ def test_several_sizes_give_the_mean_of_the_colours_at_each(tmp_path):
     arguments = [f'--workdir={tmp_path / "run"}', '--size=16,24', f'--output={tmp_path / "out"}']
     assert colorize.main(['', *arguments, str(tmp_path / 'a.png')]) == 0
     (result,) = predictor.colorize([pixels], *network, (16, 24))
-    np.testing.assert_array_equal(read(tmp_path / 'out/a.png'), result)
+    np.testing.assert_allclose(read(tmp_path / 'out/a.png').astype(int), result, atol=1)
 
 
 @pytest.fixture(scope='module')
@@ -771,7 +771,7 @@ def restoring(tmp_path_factory):
     """A workdir whose config post-processes, a large enough photograph, and what becomes of it."""
     folder = tmp_path_factory.mktemp('restore')
     network = make_run(folder / 'run', **SET)
-    predict = predictor.make_predict(*network, (SIZE,), 1)
+    predict = predictor.make_predict(*network, (SIZE,), 1, quick=True)  # as the command
     path = save(photograph(200, 200), folder / 'a.png')
 
     def expected(**fields):
@@ -792,7 +792,7 @@ def test_command_and_function_do_what_the_config_of_the_run_says(restoring, tmp_
     workdir, path, expected, network = restoring
     np.testing.assert_array_equal(colorized_by(workdir, path, tmp_path), expected(**SET))
     (result,) = predictor.colorize([read(path)], *network, SIZE, post=PostProcess(**SET))
-    np.testing.assert_array_equal(result, expected(**SET))
+    np.testing.assert_allclose(result.astype(int), expected(**SET), atol=1)
     assert not np.array_equal(result, expected())
 
 
@@ -808,10 +808,10 @@ def test_a_flag_takes_the_place_of_its_field_of_the_config(field, restoring, tmp
 
 
 def test_all_steps_off_give_the_bits_of_a_run_that_knows_none(restoring, tmp_path):
-    workdir, path, _, network = restoring
+    workdir, path, expected, _ = restoring
     off = ['--saturation=1', '--white_balance=none', '--contrast=0']
     off += ['--denoise_before=0', '--denoise_after=0']
-    (plain,) = predictor.colorize([read(path)], *network, SIZE)
+    plain = expected()
     np.testing.assert_array_equal(colorized_by(workdir, path, tmp_path / 'off', *off), plain)
     run = read_run(workdir)
     run['config'].pop('colorize')
@@ -831,12 +831,12 @@ def test_sample_noise_gives_the_first_sample_under_the_plain_name(tmp_path):
     (by_post,) = predictor.colorize([read(path)], *network, SIZE, post=PostProcess(True))
     np.testing.assert_array_equal(by_post, first)
     run, out = tmp_path / 'run', tmp_path / 'out'
-    np.testing.assert_array_equal(colorized_by(run, path, out), first)
+    np.testing.assert_allclose(colorized_by(run, path, out).astype(int), first, atol=1)
     found = colorized_by(run, path, out, '--nosample_noise', '--overwrite')
-    np.testing.assert_array_equal(found, plain)
+    np.testing.assert_allclose(found.astype(int), plain, atol=1)
     assert colorize.main(['', f'--workdir={run}', f'--output={out}', '--samples=2', str(path)]) == 0
-    np.testing.assert_array_equal(read(out / 'a.1.png'), first)
-    assert not np.array_equal(read(out / 'a.2.png'), first)
+    np.testing.assert_allclose(read(out / 'a.1.png').astype(int), first, atol=1)
+    assert np.abs(read(out / 'a.2.png').astype(int) - first).max() > 1
 
 
 def test_what_a_format_cannot_hold_fails_before_the_work(call, tmp_path):
