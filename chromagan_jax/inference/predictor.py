@@ -169,14 +169,19 @@ def make_predict(
         return total / len(networks)
 
     if noise:
-        gray = np.full((largest, largest, 3), 128, np.uint8)
-        if np.array_equal(predict([gray], [1]), predict([gray], [2])):
-            raise UserError(
-                'The network has no noise, so all samples would be the same: leave --samples and '
-                '--sample_noise (colorize.sample_noise in a config) out, or train one with '
-                'generator.dropout.'
-            )
+        _check_noise(predict, largest)
     return predict
+
+
+def _check_noise(predict: Predict, size: int) -> None:
+    """Raises UserError if two samples of a gray square of `size` px are the same."""
+    gray = np.full((size, size, 3), 128, np.uint8)
+    if np.array_equal(predict([gray], [1]), predict([gray], [2])):
+        raise UserError(
+            'The network has no noise, so all samples would be the same: leave --samples and '
+            '--sample_noise (colorize.sample_noise in a config) out, or train one with '
+            'generator.dropout.'
+        )
 
 
 def _return_freed_memory() -> None:
