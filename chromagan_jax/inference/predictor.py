@@ -176,7 +176,7 @@ def make_predict(
 def _check_noise(predict: Predict, size: int) -> None:
     """Raises UserError if two samples of a gray square of `size` px are the same."""
     gray = np.full((size, size, 3), 128, np.uint8)
-    if np.array_equal(predict([gray], [1]), predict([gray], [2])):
+    if np.array_equal(predict([gray], [1], []), predict([gray], [2], [])):
         raise UserError(
             'The network has no noise, so all samples would be the same: leave --samples and '
             '--sample_noise (colorize.sample_noise in a config) out, or train one with '
