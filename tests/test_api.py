@@ -144,6 +144,5 @@ def test_the_examples_of_the_docs_run_and_give_the_result_of_the_command(tmp_pat
     command = [sys.executable, '-m', 'chromagan_jax.colorize', '--output=out', 'photo.jpg']
     subprocess.run(command, cwd=tmp_path, env=environment, check=True)
     (made,) = (tmp_path / 'out').iterdir()
-    np.testing.assert_array_equal(
-        np.asarray(Image.open(tmp_path / 'colorized.png')), np.asarray(Image.open(made))
-    )
+    images = [np.asarray(Image.open(p), int) for p in (tmp_path / 'colorized.png', made)]
+    np.testing.assert_allclose(*images, atol=1)  # the command compiles another program

@@ -122,7 +122,8 @@ def test_flags_work_as_they_do_with_a_workdir(network, tmp_path):
     (expected,) = predictor.colorize(
         [pixels], network.generator, network.variables, 2 * network.size, post=post
     )
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'out/a.png')), expected)
+    written = np.asarray(Image.open(tmp_path / 'out/a.png'), int)
+    np.testing.assert_allclose(written, expected, atol=1)  # another program
 
 
 # How they are read
