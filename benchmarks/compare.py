@@ -61,12 +61,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser(
-        usage='python -m benchmarks.compare BEFORE AFTER [--noise=0.05]',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser('python -m benchmarks.compare BEFORE AFTER [--noise=0.05]', __doc__)
     parser.add_argument('before', help='JSON lines')
     parser.add_argument('after', help='JSON lines')
     parser.add_argument('--noise', default=0.05, type=float, help='share (0.05)')

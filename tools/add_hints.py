@@ -72,12 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing."""
-    parser = Parser(
-        usage='python -m tools.add_hints [FLAG...]',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser('python -m tools.add_hints [FLAG...]', __doc__)
     parser.add_argument('--workdir', default='', help='of a finished run of configs/hints.py')
     parser.add_argument('--val', default='', help='photographs to score on, as eval.source takes')
     parser.add_argument('--note', default='', help='sentence about the photographs (none)')

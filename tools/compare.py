@@ -53,7 +53,15 @@ RATE_STEPS = 10  # steps of a rate measurement
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UserError for a wrong flag."""
+    """Raises UserError for a wrong flag; shows the docstring of a module as it is written."""
+
+    def __init__(self, usage: str, description: str | None):
+        super().__init__(
+            usage=usage,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f'{message}: --help lists the flags.')
@@ -81,12 +89,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser(
-        usage='python -m tools.compare [FLAG...] [-- --config.FIELD=VALUE...]',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser('python -m tools.compare [FLAG...] [-- --config.FIELD=VALUE...]', __doc__)
     add = parser.add_argument
     add('--train', default='', help='photographs to train on, as data.source takes them')
     add('--val', default='', help='folder of photographs to score on')

@@ -10,7 +10,6 @@ Exit codes: 0 done; 1 user error.
 """
 
 import argparse
-import copy
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +25,6 @@ from chromagan_jax.data.inputs import evaluation_input
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan.model import make_model
-from chromagan_jax.inference.predictor import load
 from tools import options, table
 from tools.compare import Parser
 from tools.release import parse_sizes
@@ -120,12 +118,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser(
-        usage='python -m tools.faults [FLAG...]',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser('python -m tools.faults [FLAG...]', __doc__)
     add = parser.add_argument
     add('--workdir', default=None, help='of a run (the released weights)')
     add('--val', default='', help='photographs to measure on, as eval.source takes them')
@@ -140,11 +133,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each of FAULTS, with 'fault', 'made' and 'original'."""
-    trained, mesh = load(args.workdir), sharding.make_mesh()
-    config = copy.deepcopy(trained.config)
-    if config.color_space != 'lab':
-        raise UserError(f'{trained.title} predicts RGB: choose a run with color_space=lab.')
-    config.eval.size = SIZE
+    trained, config, mesh = *options.load_at(args.workdir, SIZE), sharding.make_mesh()
     source, model = make_source(args.val, 'validation'), make_model(config, mesh)
     generator = options.Averaged(model.generator, args.sizes, args.saturation)
 

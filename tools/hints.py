@@ -43,12 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser(
-        usage='python -m tools.hints [FLAG...]',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser('python -m tools.hints [FLAG...]', __doc__)
     add = parser.add_argument
     add('--workdir', default=None, help='workdir of a run (the released weights)')
     add('--val', default='', help='photographs to score on, as eval.source takes them')

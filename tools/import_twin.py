@@ -62,12 +62,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser(
-        usage='python -m tools.import_twin [FLAG...]',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser('python -m tools.import_twin [FLAG...]', __doc__)
     add = parser.add_argument
     add('--weights', default='', help='.safetensors file of the generator')
     add('--log', default='', help='training log, JSON lines')

@@ -57,12 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing."""
-    parser = Parser(
-        usage='python -m tools.kinds [FLAG...]',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser('python -m tools.kinds [FLAG...]', __doc__)
     parser.add_argument('--workdir', default=None, help='of a run (the released weights)')
     parser.add_argument('--val', default='', help='folder with one folder of photographs a kind')
     args = parser.parse_args(argv)

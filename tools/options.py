@@ -23,11 +23,13 @@ from absl import logging
 from flax import linen as nn
 
 from chromagan_jax import sharding
+from chromagan_jax.config import Config
 from chromagan_jax.data.inputs import evaluation_input
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import evaluator, metrics
 from chromagan_jax.gan.model import make_model
+from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference.predictor import load
 from tools.compare import Parser
 from tools.release import parse_sizes
@@ -66,12 +68,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser(
-        usage='python -m tools.options [FLAG...]',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser('python -m tools.options [FLAG...]', __doc__)
     add = parser.add_argument
     add('--workdir', default=None, help='of a run (the released weights)')
     add('--val', default='', help='photographs to score on, as eval.source takes them')
@@ -87,13 +84,23 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def scores(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The metrics of the gray images, then of each pair of sizes and saturation."""
-    trained, mesh = load(args.workdir), sharding.make_mesh()
+def load_at(workdir: str | None, size: int) -> tuple[Trained, Config]:
+    """A generator of ab, and its config with evaluations at `size` px; None: the released one.
+
+    Raises:
+        UserError: if it predicts RGB.
+    """
+    trained = load(workdir)
     config = copy.deepcopy(trained.config)
     if config.color_space != 'lab':
         raise UserError(f'{trained.title} predicts RGB: choose a run with color_space=lab.')
-    config.eval.size = SIZE
+    config.eval.size = size
+    return trained, config
+
+
+def scores(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The metrics of the gray images, then of each pair of sizes and saturation."""
+    trained, config, mesh = *load_at(args.workdir, SIZE), sharding.make_mesh()
     source, model = make_source(args.val, 'validation'), make_model(config, mesh)
     first = True
     for sizes in args.sizes:

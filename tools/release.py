@@ -71,12 +71,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser(
-        usage='python -m tools.release [FLAG...]',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser('python -m tools.release [FLAG...]', __doc__)
     add = parser.add_argument
     add('--workdir', default='', help='workdir of the finished run')
     add('--val', default='', help='photographs to score on, as eval.source takes them')

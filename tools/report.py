@@ -41,12 +41,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing."""
-    parser = Parser(
-        usage='python -m tools.report --output=FILE RUN...',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser('python -m tools.report --output=FILE RUN...', __doc__)
     parser.add_argument('runs', nargs='*', metavar='RUN', help='WORKDIR or NAME=WORKDIR')
     parser.add_argument('--output', default='', help='the page, a .html file')
     args = parser.parse_args(argv)

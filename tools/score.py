@@ -57,12 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser(
-        usage='python -m tools.score [FLAG...] COLORIZED ORIGINAL',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser('python -m tools.score [FLAG...] COLORIZED ORIGINAL', __doc__)
     add = parser.add_argument
     add('folders', nargs='*', help='folders of the colorized photographs and of the originals')
     add('--inception', default='', help="Inception's weights for FID, as torch-fidelity reads them")

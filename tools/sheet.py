@@ -48,12 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser(
-        usage='python -m tools.sheet --output=FILE [FLAG...] PATH...',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser('python -m tools.sheet --output=FILE [FLAG...] PATH...', __doc__)
     parser.add_argument('paths', nargs='*', help='photographs and folders of them, or sample')
     parser.add_argument('--output', default='', help='figure to write, a .jpg')
     parser.add_argument(

@@ -67,7 +67,9 @@ def test_edges_are_where_the_colour_changes_and_their_gradient_is_the_change():
 
 def test_a_gray_result_has_no_fault_and_the_originals_have_their_own_values(monkeypatch, capsys):
     """The generator is a stand-in that predicts gray."""
-    monkeypatch.setattr(faults, 'load', lambda _: Trained('stand-in', Config(), None, {}, 0))
+    monkeypatch.setattr(
+        faults.options, 'load', lambda _: Trained('stand-in', Config(), None, {}, 0)
+    )
     gray = SimpleNamespace(apply=lambda _, condition, train: color.gray_target(condition, 2))
     monkeypatch.setattr(faults, 'make_model', lambda config, mesh: SimpleNamespace(generator=gray))
     monkeypatch.setattr(faults, 'SIZE', 32)
