@@ -36,7 +36,7 @@ from chromagan_jax.errors import (
 )
 from chromagan_jax.evaluation import job
 from chromagan_jax.training import loop
-from chromagan_jax.utils import cli, cluster, paths, programs, progress
+from chromagan_jax.utils import allocator, cli, cluster, paths, programs, progress
 
 _WORKDIR = flags.DEFINE_string(
     'workdir',
@@ -109,6 +109,7 @@ def _run(argv: Sequence[str]) -> None:
     sharding.disable_async_cpu_dispatch()
     if _DISTRIBUTED.value:
         _join_processes()
+    allocator.keep_freed_memory()
     assert line.spec  # make_config raises without it
     file = config_files.find(line.spec.partition(':')[0])
     _use_compilation_cache(file)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from chromagan_jax import models, sharding
 from chromagan_jax.color import TARGET_CHANNELS
+from chromagan_jax.config.resume import fields_of_step
 from chromagan_jax.config.schema import Config
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import model as model_lib
@@ -20,6 +21,7 @@ from chromagan_jax.gan import optimizers
 from chromagan_jax.gan.model import GanModel
 from chromagan_jax.gan.steering import Steering, init_steering
 from chromagan_jax.models.pretrained import PRETRAINED
+from chromagan_jax.utils import programs
 
 Array = jax.Array
 PyTree = Any
@@ -113,6 +115,7 @@ def create_state(
 ) -> GanState:
     """A new state from `config.seed`, created with its sharding on the mesh.
 
+    The program that creates it is loaded from disk if it is there (`utils/programs.py`).
     `abstract` is that of `abstract_state`, if the caller has it: tracing it takes time.
     """
     abstract = abstract or abstract_state(model, config, mesh)
@@ -120,7 +123,13 @@ def create_state(
     init = jax.jit(
         lambda key: init_state(model, key, target_shape(config)), out_shardings=shardings
     )
-    return init(jax.random.key(config.seed))
+    key = jax.random.key(config.seed)
+    made_from = fields_of_step(config), mesh
+    compiled = programs.cached(
+        *('init', (model.generator, model.discriminator), made_from),
+        *(mesh.devices.ravel().tolist(), lambda: init.trace(key).lower().compile()),
+    )
+    return compiled(key)
 
 
 def abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

@@ -4,6 +4,7 @@ Only one process may write a file. The caller decides which one.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import math
@@ -50,7 +51,16 @@ class Metrics:
             UserError: if another line is invalid, or the file cannot be written.
         """
         self._file = files.GrowingFile(path, _lines_up_to(path, start_step))
-        self._events = _open_events(path.parent / 'tensorboard' / path.stem, start_step)
+        self._folder, self._start_step = path.parent / 'tensorboard' / path.stem, start_step
+
+    @functools.cached_property
+    def _events(self) -> '_Events | None':
+        """Opened by the first write: the first step does not wait for tensorboardX's import."""
+        try:
+            return _Events(self._folder, self._start_step)
+        except ImportError as error:
+            logging.info('No TensorBoard events: install chromagan_jax[tensorboard] (%s).', error)
+            return None
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends {'step': step, **scalars}; values that are not finite become null.
@@ -175,14 +185,6 @@ def versions() -> dict[str, str]:
             found[package] = 'not installed'
     devices = {'device': jax.devices()[0].device_kind, 'device_count': str(jax.device_count())}
     return found | devices
-
-
-def _open_events(folder: Path, start_step: int) -> _Events | None:
-    try:
-        return _Events(folder, start_step)
-    except ImportError as error:
-        logging.info('No TensorBoard events: install chromagan_jax[tensorboard] (%s).', error)
-        return None
 
 
 @contextlib.contextmanager

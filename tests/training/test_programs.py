@@ -102,3 +102,18 @@ def test_each_step_function_and_set_of_devices_has_a_program(small, monkeypatch)
             mesh = sharding.make_mesh(devices=devices)
             loop.compile_step(make_model(small), small, mesh, lambda text: None, step)
     assert len(keys) == 9
+
+
+@pytest.mark.slow
+def test_an_initial_state_made_by_a_program_from_disk_has_the_same_bits(small, cache):
+    mesh = sharding.make_mesh()
+    states = [state_lib.create_state(make_model(small, mesh), small, mesh) for _ in range(2)]
+    assert len(list(cache.glob('init-*.program'))) == 1
+    plain = jax.jit(
+        lambda key: state_lib.init_state(make_model(small), key, state_lib.target_shape(small))
+    )(jax.random.key(small.seed))
+    digests = {
+        programs.digest(state.replace(key=jax.random.key_data(state.key)))
+        for state in (*states, plain)
+    }
+    assert len(digests) == 1
