@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from chromagan_jax.errors import UserError
-from tools.compare import Parser
+from tools import cli
 
 # Figures, and whether more is better.
 BETTER = {
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser('python -m benchmarks.compare BEFORE AFTER [--noise=0.05]', __doc__)
+    parser = cli.Parser('python -m benchmarks.compare BEFORE AFTER [--noise=0.05]', __doc__)
     parser.add_argument('before', help='JSON lines')
     parser.add_argument('after', help='JSON lines')
     parser.add_argument('--noise', default=0.05, type=float, help='share (0.05)')

@@ -26,8 +26,7 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.gan import released
 from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference.predictor import load
-from tools import card, hints, record, release, table
-from tools.compare import Parser
+from tools import card, cli, hints, record, release, table
 
 COUNTS = (0, 1, 5, 10, 50)  # hints
 SIZE = 256  # px, of the scored squares
@@ -62,17 +61,12 @@ the rounding to float16:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    try:
-        add(parse(argv))
-    except UserError as error:
-        print(f'add_hints: {error}', file=sys.stderr)
-        return 1
-    return 0
+    return cli.exit_code('add_hints', lambda: add(parse(argv)))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing."""
-    parser = Parser('python -m tools.add_hints [FLAG...]', __doc__)
+    parser = cli.Parser('python -m tools.add_hints [FLAG...]', __doc__)
     parser.add_argument('--workdir', default='', help='of a finished run of configs/hints.py')
     parser.add_argument('--val', default='', help='photographs to score on, as eval.source takes')
     parser.add_argument('--note', default='', help='sentence about the photographs (none)')

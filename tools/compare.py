@@ -32,7 +32,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 from absl import logging
@@ -45,26 +45,11 @@ from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.inference import output as output_lib
 from chromagan_jax.utils import files
-from tools import table
+from tools import cli, table
 from tools.table import SYSTEMS, read_json, say
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE_STEPS = 10  # steps of a rate measurement
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises UserError for a wrong flag; shows the docstring of a module as it is written."""
-
-    def __init__(self, usage: str, description: str | None):
-        super().__init__(
-            usage=usage,
-            description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f'{message}: --help lists the flags.')
 
 
 def main(argv: Sequence[str]) -> int:
@@ -89,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser('python -m tools.compare [FLAG...] [-- --config.FIELD=VALUE...]', __doc__)
+    parser = cli.Parser('python -m tools.compare [FLAG...] [-- --config.FIELD=VALUE...]', __doc__)
     add = parser.add_argument
     add('--train', default='', help='photographs to train on, as data.source takes them')
     add('--val', default='', help='folder of photographs to score on')

@@ -23,12 +23,12 @@ import safetensors.numpy
 from chromagan_jax.errors import UserError
 from chromagan_jax.models.pretrained.efficientnet_lite import VARIANTS
 from chromagan_jax.utils import files
-from tools.torch_twin.cli import Parser, run_command
+from tools import cli
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command; raises UserError for a wrong flag or a missing package."""
-    parser = Parser(prog='python -m tools.encoder', description=__doc__)
+    parser = cli.Parser('python -m tools.encoder [FLAG...]', __doc__)
     parser.add_argument(
         '--variant', required=True, choices=VARIANTS, help='variant of EfficientNet-Lite'
     )
@@ -71,4 +71,4 @@ def renamed(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 if __name__ == '__main__':
-    sys.exit(run_command(main, sys.argv[1:]))
+    sys.exit(cli.exit_code('encoder', lambda: main(sys.argv[1:])))

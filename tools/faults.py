@@ -25,8 +25,7 @@ from chromagan_jax.data.inputs import evaluation_input
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan.model import make_model
-from tools import options, table
-from tools.compare import Parser
+from tools import cli, options, table
 from tools.release import parse_sizes
 
 Array = jax.Array
@@ -108,17 +107,17 @@ FAULTS = (
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    try:
-        print(table.grid(measure(parse(argv)), COLUMNS))
-    except UserError as error:
-        print(f'faults: {error}', file=sys.stderr)
-        return 1
-    return 0
+    return cli.exit_code('faults', lambda: print_faults(parse(argv)))
+
+
+def print_faults(args: argparse.Namespace) -> None:
+    """Prints a row for each network and size."""
+    print(table.grid(measure(args), COLUMNS))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser('python -m tools.faults [FLAG...]', __doc__)
+    parser = cli.Parser('python -m tools.faults [FLAG...]', __doc__)
     add = parser.add_argument
     add('--workdir', default=None, help='of a run (the released weights)')
     add('--val', default='', help='photographs to measure on, as eval.source takes them')

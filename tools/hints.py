@@ -26,24 +26,23 @@ from chromagan_jax.evaluation import measures, metrics
 from chromagan_jax.gan import steps
 from chromagan_jax.inference.hints import RADIUS
 from chromagan_jax.inference.predictor import load
-from tools.compare import Parser
+from tools import cli
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    try:
-        args = parse(argv)
-        for row in score(args.workdir, args.val, args.counts, args.size):
-            print(json.dumps(row), flush=True)
-    except UserError as error:
-        print(f'hints: {error}', file=sys.stderr)
-        return 1
-    return 0
+    return cli.exit_code('hints', lambda: print_scores(parse(argv)))
+
+
+def print_scores(args: argparse.Namespace) -> None:
+    """Prints a line of JSON for each number of hints."""
+    for row in score(args.workdir, args.val, args.counts, args.size):
+        print(json.dumps(row), flush=True)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser('python -m tools.hints [FLAG...]', __doc__)
+    parser = cli.Parser('python -m tools.hints [FLAG...]', __doc__)
     add = parser.add_argument
     add('--workdir', default=None, help='workdir of a run (the released weights)')
     add('--val', default='', help='photographs to score on, as eval.source takes them')

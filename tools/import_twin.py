@@ -32,8 +32,7 @@ from chromagan_jax.gan import released
 from chromagan_jax.inference import output as output_lib
 from chromagan_jax.models.pretrained.weights import readable
 from configs import lite_unet
-from tools import card, release
-from tools.compare import Parser
+from tools import card, cli, release
 
 PyTree = Any
 Arrays = Mapping[str, np.ndarray]
@@ -49,20 +48,12 @@ _LEVELS = {
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    try:
-        import_weights(parse(argv))
-    except UserError as error:
-        print(f'import_twin: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('import_twin: stopped: start it again', file=sys.stderr)
-        return 75
-    return 0
+    return cli.exit_code('import_twin', lambda: import_weights(parse(argv)))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser('python -m tools.import_twin [FLAG...]', __doc__)
+    parser = cli.Parser('python -m tools.import_twin [FLAG...]', __doc__)
     add = parser.add_argument
     add('--weights', default='', help='.safetensors file of the generator')
     add('--log', default='', help='training log, JSON lines')

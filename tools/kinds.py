@@ -26,8 +26,7 @@ from chromagan_jax.gan.model import make_model
 from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference.predictor import load
 from chromagan_jax.utils import paths
-from tools import table
-from tools.compare import Parser
+from tools import cli, table
 
 SIZE = 256  # px, of the scored squares
 COLUMNS = {  # name in the scores -> heading, format
@@ -45,19 +44,17 @@ COLUMNS = {  # name in the scores -> heading, format
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    try:
-        args = parse(argv)
-        rows = scores(load(args.workdir), args.val)
-        print(table.grid(list(rows), COLUMNS))
-    except UserError as error:
-        print(f'kinds: {error}', file=sys.stderr)
-        return 1
-    return 0
+    return cli.exit_code('kinds', lambda: print_scores(parse(argv)))
+
+
+def print_scores(args: argparse.Namespace) -> None:
+    """Prints the table of kinds."""
+    print(table.grid(list(scores(load(args.workdir), args.val)), COLUMNS))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing."""
-    parser = Parser('python -m tools.kinds [FLAG...]', __doc__)
+    parser = cli.Parser('python -m tools.kinds [FLAG...]', __doc__)
     parser.add_argument('--workdir', default=None, help='of a run (the released weights)')
     parser.add_argument('--val', default='', help='folder with one folder of photographs a kind')
     args = parser.parse_args(argv)

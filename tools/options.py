@@ -31,7 +31,7 @@ from chromagan_jax.evaluation import evaluator, metrics
 from chromagan_jax.gan.model import make_model
 from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference.predictor import load
-from tools.compare import Parser
+from tools import cli
 from tools.release import parse_sizes
 
 SIZE = 256  # px, of the scored squares
@@ -57,18 +57,18 @@ class Averaged(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    try:
-        for row in scores(parse(argv)):
-            print(json.dumps(row), flush=True)
-    except UserError as error:
-        print(f'options: {error}', file=sys.stderr)
-        return 1
-    return 0
+    return cli.exit_code('options', lambda: print_scores(parse(argv)))
+
+
+def print_scores(args: argparse.Namespace) -> None:
+    """Prints a line of JSON for each option."""
+    for row in scores(args):
+        print(json.dumps(row), flush=True)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser('python -m tools.options [FLAG...]', __doc__)
+    parser = cli.Parser('python -m tools.options [FLAG...]', __doc__)
     add = parser.add_argument
     add('--workdir', default=None, help='of a run (the released weights)')
     add('--val', default='', help='photographs to score on, as eval.source takes them')

@@ -42,8 +42,7 @@ from chromagan_jax.gan.released import Trained
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.inference import output as output_lib
 from chromagan_jax.utils import files
-from tools import card, kinds, previous, record
-from tools.compare import Parser
+from tools import card, cli, kinds, previous, record
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTE = Path(__file__).with_name('release_data.md')
@@ -58,20 +57,12 @@ def say(text: str) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    try:
-        release(parse(argv))
-    except UserError as error:
-        say(str(error))
-        return 1
-    except KeyboardInterrupt:
-        say('stopped: start it again')
-        return 75
-    return 0
+    return cli.exit_code('release', lambda: release(parse(argv)))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser('python -m tools.release [FLAG...]', __doc__)
+    parser = cli.Parser('python -m tools.release [FLAG...]', __doc__)
     add = parser.add_argument
     add('--workdir', default='', help='workdir of the finished run')
     add('--val', default='', help='photographs to score on, as eval.source takes them')

@@ -20,28 +20,24 @@ from absl import logging
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import report
 from chromagan_jax.utils import paths
-from tools.compare import Parser
+from tools import cli
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        args = parse(argv)
-        workdirs = {name: paths.as_path(place) for name, place in named(args.runs).items()}
-        report.write_runs(paths.as_path(args.output), workdirs)
-    except UserError as error:
-        print(f'report: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('report: stopped', file=sys.stderr)
-        return 75
-    return 0
+    return cli.exit_code('report', lambda: write(parse(argv)))
+
+
+def write(args: argparse.Namespace) -> None:
+    """Writes the report of the runs."""
+    workdirs = {name: paths.as_path(place) for name, place in named(args.runs).items()}
+    report.write_runs(paths.as_path(args.output), workdirs)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing."""
-    parser = Parser('python -m tools.report --output=FILE RUN...', __doc__)
+    parser = cli.Parser('python -m tools.report --output=FILE RUN...', __doc__)
     parser.add_argument('runs', nargs='*', metavar='RUN', help='WORKDIR or NAME=WORKDIR')
     parser.add_argument('--output', default='', help='the page, a .html file')
     args = parser.parse_args(argv)

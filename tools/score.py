@@ -34,7 +34,7 @@ from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import measures
 from chromagan_jax.utils import files, paths
-from tools.compare import Parser
+from tools import cli
 
 _MISSING = "the package {} is missing: install it with `pip install 'chromagan_jax[scores]'`."
 
@@ -42,22 +42,12 @@ _MISSING = "the package {} is missing: install it with `pip install 'chromagan_j
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        args = parse(argv)
-        scores = score(args)
-    except UserError as error:
-        print(f'score: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('score: stopped', file=sys.stderr)
-        return 75
-    print(json.dumps(scores, indent=2))
-    return 0
+    return cli.exit_code('score', lambda: print(json.dumps(score(parse(argv)), indent=2)))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser('python -m tools.score [FLAG...] COLORIZED ORIGINAL', __doc__)
+    parser = cli.Parser('python -m tools.score [FLAG...] COLORIZED ORIGINAL', __doc__)
     add = parser.add_argument
     add('folders', nargs='*', help='folders of the colorized photographs and of the originals')
     add('--inception', default='', help="Inception's weights for FID, as torch-fidelity reads them")

@@ -30,25 +30,24 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference.predictor import colorize, load
 from chromagan_jax.utils import files, writers
-from tools.compare import Parser
+from tools import cli
 from tools.table import GAP
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    try:
-        args = parse(argv)
-        images = [image for path in args.paths for image in read(path, args.each)]
-        files.write_atomically(Path(args.output), draw(images, networks(args.run), args.cell))
-    except UserError as error:
-        print(f'sheet: {error}', file=sys.stderr)
-        return 1
-    return 0
+    return cli.exit_code('sheet', lambda: write(parse(argv)))
+
+
+def write(args: argparse.Namespace) -> None:
+    """Draws the sheet and writes it."""
+    images = [image for path in args.paths for image in read(path, args.each)]
+    files.write_atomically(Path(args.output), draw(images, networks(args.run), args.cell))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser('python -m tools.sheet --output=FILE [FLAG...] PATH...', __doc__)
+    parser = cli.Parser('python -m tools.sheet --output=FILE [FLAG...] PATH...', __doc__)
     parser.add_argument('paths', nargs='*', help='photographs and folders of them, or sample')
     parser.add_argument('--output', default='', help='figure to write, a .jpg')
     parser.add_argument(

@@ -18,7 +18,6 @@ from chromagan_jax.models.pretrained import efficientnet_lite  # noqa: E402
 from tests.models import lite  # noqa: E402
 from tools import encoder  # noqa: E402
 from tools.torch_twin import networks  # noqa: E402
-from tools.torch_twin.cli import run_command  # noqa: E402
 
 OUTPUTS = 5e-5  # relative errors that are rounding, in float32
 OUTPUTS_64, GRADIENTS_64 = 1e-5, 2e-5  # and in float64, with a float32 at the end of the twin
@@ -56,7 +55,7 @@ def test_an_encoder_with_the_weights_of_the_package_has_the_maps_of_pytorch(
     torch.save(state, tmp_path / 'encoder.pth')
     lite.install_package(monkeypatch, variant, tmp_path / 'encoder.pth')
     made = tmp_path / 'encoder.safetensors'
-    assert run_command(encoder.main, [f'--variant={variant}', f'--output={made}']) == 0
+    encoder.main([f'--variant={variant}', f'--output={made}'])
     rgb = np.random.default_rng(0).random((2, 67, 96, 3)).astype(np.float32)
     twin = networks.Lite(variant).load(tmp_path / 'encoder.pth')
     with torch.no_grad():

@@ -22,8 +22,8 @@ from torch.nn import functional  # noqa: E402
 
 from chromagan_jax.data.sources import make_source  # noqa: E402
 from chromagan_jax.errors import DivergedError, UserError  # noqa: E402
+from tools import cli  # noqa: E402
 from tools.torch_twin import checkpoint, color, data, model, networks, pack, step, train  # noqa: E402
-from tools.torch_twin.cli import run_command  # noqa: E402
 from tools.torch_twin.options import parse, parse_stages  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -275,7 +275,7 @@ def test_a_pack_gives_back_the_photographs(tmp_path):
     ],
 )
 def test_a_mistake_ends_in_one_sentence(files, tmp_path, capsys, flags, sentence):
-    code = run_command(train.main, [*files, f'--output={tmp_path}/run', *flags])
+    code = cli.exit_code('train', lambda: train.main([*files, f'--output={tmp_path}/run', *flags]))
     message = capsys.readouterr().err
     assert code == 1
     assert sentence in message
@@ -324,7 +324,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(files, tmp_path, narrow, c
     flags = [*files, '--steps=2', '--stages=32:2:1']
     whole = [*flags, f'--output={tmp_path}/whole']
     parts = [*flags, f'--output={tmp_path}/parts', '--checkpoint_seconds=0']
-    assert run_command(train.main, whole) == 0
+    assert cli.exit_code('train', lambda: train.main(whole)) == 0
 
     def stop_at_the_second(*args):
         if (tmp_path / 'parts' / 'checkpoint.pt').exists():
@@ -333,10 +333,10 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(files, tmp_path, narrow, c
 
     with monkeypatch.context() as patch:
         patch.setattr(train, 'draw_batch', stop_at_the_second)
-        assert run_command(train.main, parts) == 75
-    assert run_command(train.main, [*parts, '--chroma=0.5']) == 1
+        assert cli.exit_code('train', lambda: train.main(parts)) == 75
+    assert cli.exit_code('train', lambda: train.main([*parts, '--chroma=0.5'])) == 1
     assert 'a run with --chroma 0.88 instead of 0.5' in capsys.readouterr().err
-    assert run_command(train.main, parts) == 0
+    assert cli.exit_code('train', lambda: train.main(parts)) == 0
     log = (tmp_path / 'parts' / 'train.log').read_text().splitlines()
     assert [json.loads(line)['step'] for line in log] == [0, 1, 1, 2, 2, 2]
     states = [

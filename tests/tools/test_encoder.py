@@ -11,8 +11,7 @@ torch = pytest.importorskip('torch', reason='needs PyTorch: pip install -e ".[pa
 
 from chromagan_jax.models.pretrained import efficientnet_lite  # noqa: E402
 from tests.models import lite  # noqa: E402
-from tools import encoder  # noqa: E402
-from tools.torch_twin.cli import run_command  # noqa: E402
+from tools import cli, encoder  # noqa: E402
 
 
 @pytest.fixture
@@ -24,7 +23,8 @@ def make(tmp_path, monkeypatch):
         file = tmp_path / f'efficientnet-{variant}.pth'
         torch.save(tensors, file, _use_new_zipfile_serialization=False)  # as they were published
         lite.install_package(monkeypatch, variant, file)
-        return run_command(encoder.main, [f'--variant={variant}', f'--output={output}'])
+        flags = [f'--variant={variant}', f'--output={output}']
+        return cli.exit_code('encoder', lambda: encoder.main(flags))
 
     return make_
 
@@ -57,7 +57,7 @@ def test_the_file_holds_the_encoder_with_each_batch_norm_folded_in(variant, tmp_
 
 def test_mistakes_end_in_one_sentence_and_leave_no_file(tmp_path, make, monkeypatch, capsys):
     def mistake(*flags):
-        assert run_command(encoder.main, flags) == 1
+        assert cli.exit_code('encoder', lambda: encoder.main(flags)) == 1
         sentence = capsys.readouterr().err
         assert sentence.count('\n') == 1
         return sentence

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from chromagan_jax.errors import UserError
-from tools.torch_twin.cli import Parser
+from tools import cli
 from tools.torch_twin.networks import VARIANTS
 
 
@@ -54,7 +54,7 @@ class Options:
 
 def parse(argv: Sequence[str], description: str | None) -> Options:
     """The flags; raises UserError if one is missing or impossible."""
-    parser = Parser('python -m tools.torch_twin.train', description)
+    parser = cli.Parser('python -m tools.torch_twin.train [FLAG...]', description)
     add_flags(parser)
     args = parser.parse_args(argv)
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})

@@ -24,7 +24,7 @@ from chromagan_jax.data.decode import UnreadableImage, decode
 from chromagan_jax.data.listing import Ignored, image_names
 from chromagan_jax.errors import UserError
 from chromagan_jax.utils.files import writing
-from tools.torch_twin.cli import Parser, run_command
+from tools import cli
 from tools.torch_twin.data import parallel_map
 
 MIN_SIDE = 120  # px
@@ -33,7 +33,7 @@ MAX_ASPECT = 1.4  # long side over short side
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command; raises UserError for a wrong flag or missing photographs."""
-    parser = Parser(prog='python -m tools.torch_twin.pack', description=__doc__)
+    parser = cli.Parser('python -m tools.torch_twin.pack [FLAG...] PHOTOS...', __doc__)
     add = parser.add_argument
     add('folders', nargs='+', help='folders of photographs, searched recursively')
     add('--output', required=True, help='path of the pack, without a suffix')
@@ -108,4 +108,4 @@ def write(name: str, images: Iterator[bytes | str]) -> tuple[int, Counter[str]]:
 
 
 if __name__ == '__main__':
-    sys.exit(run_command(main, sys.argv[1:]))
+    sys.exit(cli.exit_code('pack', lambda: main(sys.argv[1:])))

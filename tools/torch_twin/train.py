@@ -35,9 +35,9 @@ from torch import Tensor
 
 from chromagan_jax.errors import DivergedError
 from chromagan_jax.utils import files
+from tools import cli
 from tools.torch_twin import checkpoint
 from tools.torch_twin.checkpoint import Progress
-from tools.torch_twin.cli import run_command
 from tools.torch_twin.data import draw_batch, load_packs
 from tools.torch_twin.evaluate import evaluate, write_sheet
 from tools.torch_twin.model import (
@@ -214,4 +214,4 @@ def log(run: Run, **values: object) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(run_command(main, sys.argv[1:]))
+    sys.exit(cli.exit_code('train', lambda: main(sys.argv[1:])))
