@@ -6,7 +6,7 @@ All other variables of the run must equal the released ones, so that the colours
 as they are. Scores the result as `tools.hints` does. Writes the release anew: weights, config,
 training log, and the model card with a section about hints.
 
-Exit codes: 0 done; 1 user error.
+Exit codes: 0 done; 1 user error; 75 stopped by Ctrl-C.
 """
 
 import argparse

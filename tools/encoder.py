@@ -9,7 +9,7 @@ norm is folded into the convolution before it. The classifier is left out. The a
 stem/kernel (3, 3, 3, 32), block_3/expand/kernel (C, C'), block_3/depthwise/kernel (k, k, C),
 block_3/project/kernel (C, C'), each with a bias.
 
-Exit codes: 0 done; 1 user error.
+Exit codes: 0 done; 1 user error; 75 stopped by Ctrl-C.
 """
 
 import importlib

@@ -6,7 +6,7 @@ Centre squares of 256 px are colorized and compared with the originals in Lab. F
 measures. Prints a Markdown table with a column for the colorized images and one for the originals.
 --sizes and --saturation are those of tools.options, once each.
 
-Exit codes: 0 done; 1 user error.
+Exit codes: 0 done; 1 user error; 75 stopped by Ctrl-C.
 """
 
 import argparse

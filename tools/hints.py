@@ -6,7 +6,7 @@ A hint reveals the mean colour of 5 x 5 px at a random point, as a user's hint d
 a photograph are the same in every run, and more hints contain the fewer ones. Prints one JSON line
 for each number of hints: the means of PSNR (dB) and of the ab error (CIELAB units).
 
-Exit codes: 0 done; 1 user error.
+Exit codes: 0 done; 1 user error; 75 stopped by Ctrl-C.
 """
 
 import argparse

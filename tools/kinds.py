@@ -5,7 +5,7 @@
 Each folder in --val is a kind: DIR/people, DIR/street. The metrics are those of evaluations, on
 centre squares of 256 px. Prints a Markdown table on standard output.
 
-Exit codes: 0 done; 1 user error.
+Exit codes: 0 done; 1 user error; 75 stopped by Ctrl-C.
 """
 
 import argparse

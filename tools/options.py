@@ -7,7 +7,7 @@ The metrics are those of evaluations, on centre squares of 256 px. Each input of
 square at one size. The ab of all sizes of one --sizes are averaged and multiplied by --saturation.
 Prints one JSON line for each pair, and first one for the gray images.
 
-Exit codes: 0 done; 1 user error.
+Exit codes: 0 done; 1 user error; 75 stopped by Ctrl-C.
 """
 
 import argparse

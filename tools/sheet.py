@@ -8,7 +8,7 @@ source --each photographs are shown, evenly spaced. A row shows a photograph: gr
 each --run NAME=WORKDIR (without --run, the released weights), and the original. Each generator gets
 the photographs at the size of its evaluation. A cell shows the centre square at --cell px.
 
-Exit codes: 0 done; 1 user error.
+Exit codes: 0 done; 1 user error; 75 stopped by Ctrl-C.
 """
 
 import argparse

@@ -124,12 +124,14 @@ def create_state(
         lambda key: init_state(model, key, target_shape(config)), out_shardings=shardings
     )
     key = jax.random.key(config.seed)
+    networks = model.generator, model.discriminator
     made_from = fields_of_step(config), mesh
-    compiled = programs.cached(
-        *('init', (model.generator, model.discriminator), made_from),
-        *(mesh.devices.ravel().tolist(), lambda: init.trace(key).lower().compile()),
-    )
-    return compiled(key)
+    devices = mesh.devices.ravel().tolist()
+
+    def make() -> jax.stages.Compiled:
+        return init.trace(key).lower().compile()
+
+    return programs.cached('init', networks, made_from, devices, make)(key)
 
 
 def abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

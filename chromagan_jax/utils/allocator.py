@@ -11,7 +11,7 @@ _VARIABLES = ('MALLOC_', 'GLIBC_TUNABLES')  # starts of names that glibc reads
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc keep large blocks that are freed, for a training on a CPU.
+    """Makes glibc keep large blocks that are freed, for a run on a CPU.
 
     By default glibc returns them to the kernel. Each step then gets its temporary arrays as new
     pages, which the kernel clears first. Kept, they make a step about a tenth faster. Memory of
