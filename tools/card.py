@@ -230,6 +230,8 @@ def card_of_runs(
         ),
     )
     weights = 'the moving average' if trained.config.ema_decay else 'the raw ones'
+    if (share := described.get('share', 1)) < 1:
+        weights = f'{share:g} x {weights} + {1 - share:g} x the release before'
     note = f'{_photographs(runs)}\n\n{note.strip()}'
     earlier = previous.section(before) if before else ''
     return card(trained, weights, note, how, described, held_out, earlier)

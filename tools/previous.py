@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from chromagan_jax import sharding
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import released
 from chromagan_jax.gan.init_from import RELEASED
@@ -26,6 +31,7 @@ model card says:
 class Previous(NamedTuple):
     """A release."""
 
+    folder: Path
     described: dict[str, Any]  # its config.json
     card: str
     log: list[dict[str, Any]]  # lines of log.jsonl
@@ -46,12 +52,51 @@ def find(runs: Sequence[Stage], folder: Path) -> Previous | None:
     try:
         described = json.loads((folder / released.DESCRIPTION).read_text())
         log = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
-        return Previous(described, (folder / 'MODEL_CARD.md').read_text(), log)
+        return Previous(folder, described, (folder / 'MODEL_CARD.md').read_text(), log)
     except (OSError, ValueError) as error:
         raise UserError(
             f'{folder} is no release ({error}): name the one that the training started from with '
             '--previous.'
         ) from error
+
+
+def mean(previous: Previous | None, variables: Any, share: float, mesh: Mesh) -> Any:
+    """The weighted mean of a run's variables and those of the release it started from.
+
+    Args:
+        previous: the release; None if the run did not start from one.
+        variables: of the run's generator.
+        share: weight of the run, in [0, 1]; the release has the rest.
+        mesh: devices of the result.
+
+    Returns:
+        (1 - share) x release + share x run, float32, for parameters and batch statistics.
+
+    Raises:
+        UserError: if there is no release, or its network has other variables.
+    """
+    if previous is None:
+        raise UserError(
+            '--share is for runs that started from a release: leave it out, or train with '
+            f"init_from='{RELEASED}'."
+        )
+    old = released.load(mesh, previous.folder).variables
+    shapes = [
+        {name: leaf.shape for name, leaf in released.named(tree).items()}
+        for tree in (old, variables)
+    ]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f'The networks of the run and of {previous.folder} differ, so they have no mean: name '
+            'the release that the training started from with --previous.'
+        )
+
+    def average(old: Any, new: Any) -> np.ndarray:
+        exact = np.asarray(old, np.float64), np.asarray(new, np.float64)  # equal values stay equal
+        return np.asarray((1 - share) * exact[0] + share * exact[1], np.float32)
+
+    found = jax.tree.map(average, old, variables)
+    return jax.device_put(found, sharding.state_shardings(found, mesh))
 
 
 def section(previous: Previous) -> str:

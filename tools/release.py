@@ -3,7 +3,9 @@
     python -m tools.release --workdir=runs/photos --val=HELD_OUT_DIR
 
 Takes the generator of the newest checkpoint (its moving average, if there is one) and rounds it to
-float16. Scores it before and after rounding on the photographs in --val, at each of --sizes. Writes
+float16. --share=0.5 takes the mean of these weights and those of --previous instead, if the run was
+started from them: often both are worse than their mean (Wortsman et al. 2022, arXiv:2109.01903).
+Scores the weights before and after rounding on the photographs in --val, at each of --sizes. Writes
 weights and config, which `python -m chromagan_jax.colorize` reads, the model card, the training log
 and the licence to --output. If the run was started from another (init_from) whose workdir still
 exists, the texts describe both.
@@ -77,12 +79,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add('--previous', default=str(released.WEIGHTS), help=text)
     add('--sizes', default='128,256', help='px, sizes of the evaluations (128,256)')
     add('--kinds', default='', help='folder with one folder of photographs a kind (none)')
+    text = "share of the run's weights in the mean with those of --previous (1: only the run's)"
+    add('--share', default=1.0, type=float, help=text)
     text = 'command of a stage of the training, instead of the one that its config.json gives'
     add('--command', default=[], action='append', help=text)
     args = parser.parse_args(argv)
     for name in ('workdir', 'val'):
         if not getattr(args, name):
             raise UserError(f'--{name} is missing: add --{name}=DIR.')
+    if not 0 < args.share <= 1:
+        raise UserError(f'--share must be above 0 and at most 1, not {args.share:g}.')
     args.sizes = parse_sizes(args.sizes)
     return args
 
@@ -116,6 +122,8 @@ def release(args: argparse.Namespace) -> None:
         )
     run = checkpoints.load(workdir, 'newest', mesh)
     last, variables = runs[-1], generator_variables(run.state)
+    if args.share < 1:
+        variables = previous.mean(before, variables, args.share, mesh)
     described: dict[str, Any] = {'config': last.config, 'step': int(run.state.step)}
     with TemporaryDirectory() as folder:
         released.save(Path(folder), variables, described)
@@ -128,7 +136,7 @@ def release(args: argparse.Namespace) -> None:
             {'float32': exact, 'float16': rounded}, size, source, args.features, mesh
         )
     ]
-    described |= provenance(runs, scores)
+    described |= provenance(runs, scores) | {'share': args.share}
     if args.kinds:
         described['evaluation_by_kind'] = list(kinds.scores(rounded, args.kinds))
     log = record.log(runs)

@@ -94,20 +94,27 @@ def load(workdir: str | None = None, which: str = 'newest') -> Trained:
     """Loads a generator on one device: that of a run, or the released one without a `workdir`.
 
     Args:
-        workdir: of the run.
+        workdir: of the run, or the folder of another release.
         which: checkpoint of the run: newest, best, or the number of a step.
 
     Raises:
-        UserError: if there is no such run or checkpoint, or the released weights are damaged.
+        UserError: if there is no such run or checkpoint, or a release is damaged.
     """
     one = sharding.make_mesh(devices=jax.local_devices()[:1])
     if workdir is None:
         return released.load(one)
+    folder = paths.as_path(workdir)
+    if (folder / released.ARRAYS).exists():
+        if which != 'newest':
+            raise UserError(
+                f'{workdir} is a release and has no checkpoints: leave out --checkpoint.'
+            )
+        return released.load(one, folder)._replace(title=workdir)
     from chromagan_jax.gan import (
         checkpoints,  # imports Orbax, which the released weights do not need
     )
 
-    loaded = checkpoints.load_generator(paths.as_path(workdir), which, one)
+    loaded = checkpoints.load_generator(folder, which, one)
     return Trained(workdir, *loaded)
 
 

@@ -62,6 +62,14 @@ def colorfulness(rgb):
     return np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
 
 
+def test_another_release_is_loaded_by_its_folder_and_has_no_checkpoints(folder):
+    trained = predictor.load(str(folder))
+    assert (trained.title, trained.step) == (str(folder), described(folder)['step'])
+    jax.tree.map(np.testing.assert_array_equal, trained.variables, predictor.load().variables)
+    with pytest.raises(UserError, match='is a release and has no checkpoints: leave out'):
+        predictor.load(str(folder), 'best')
+
+
 @pytest.mark.slow
 def test_the_command_colours_photographs_with_the_released_weights_and_better_than_gray(
     tmp_path, monkeypatch, capsys

@@ -13,6 +13,7 @@ from PIL import Image
 from skimage import data
 
 from chromagan_jax import config as config_lib
+from chromagan_jax import sharding
 from chromagan_jax.config import command_line
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints, released
@@ -21,7 +22,7 @@ from chromagan_jax.models.dense import DenseDiscriminator
 from chromagan_jax.models.lite_unet import LiteUNet
 from chromagan_jax.training import loop
 from configs import base
-from tools import card, record, release
+from tools import card, previous, record, release
 from tools.compare import ROOT
 
 SIZES = [16, 24]
@@ -243,6 +244,51 @@ def test_a_run_from_the_released_weights_keeps_the_texts_of_that_release(
 
 
 @pytest.mark.slow
+def test_a_share_releases_the_mean_of_the_run_and_the_release_before(runs, made, call, tmp_path):
+    start = tmp_path / 'first'
+    shutil.copytree(runs / 'first', start)
+    described = read(start / 'config.json')
+    described['config']['init_from'] = 'released'
+    (start / 'config.json').write_text(json.dumps(described))
+    code, said = call(f'--previous={made}', '--share=0.25', '--sizes=16', workdir=start)
+    assert code == 0, said
+    old, new = (
+        released.named(tree)
+        for tree in (
+            released.load(folder=made).variables,
+            generator_variables(checkpoints.load(start).state),
+        )
+    )
+    for name, leaf in released.named(released.load(folder=tmp_path / 'out').variables).items():
+        expected = 0.75 * np.asarray(old[name]) + 0.25 * np.asarray(new[name])
+        np.testing.assert_allclose(leaf, expected, rtol=1e-3, atol=1e-6)  # float16
+    text = (tmp_path / 'out/MODEL_CARD.md').read_text()
+    assert '0.25 x the moving average + 0.75 x the release before' in text
+    assert read(tmp_path / 'out/config.json')['share'] == 0.25
+
+
+@pytest.mark.slow
+def test_a_run_from_scratch_has_no_mean_with_a_release(call):
+    code, said = call('--share=0.5', workdir='first')
+    assert (code, said.count('\n')) == (1, 1)
+    assert said.startswith('release: --share is for runs that started from a release:')
+
+
+def test_the_mean_of_equal_weights_changes_no_bit():
+    before = previous.Previous(released.WEIGHTS, {}, '', [])
+    one = released.load()
+    for share in (0.1, 0.3, 0.7):
+        found = previous.mean(before, one.variables, share, sharding.make_mesh())
+        jax.tree.map(np.testing.assert_array_equal, found, one.variables)
+
+
+def test_networks_that_differ_have_no_mean():
+    before = previous.Previous(released.WEIGHTS, {}, '', [])
+    with pytest.raises(UserError, match='have no mean: name the release'):
+        previous.mean(before, {'params': {'a': np.zeros(3)}}, 0.5, sharding.make_mesh())
+
+
+@pytest.mark.slow
 def test_the_scores_by_kind_are_in_the_card(runs, call, tmp_path):
     for number in range(2):
         (tmp_path / f'kinds/kind{number}').mkdir(parents=True)
@@ -299,6 +345,10 @@ def test_weights_that_are_too_large_are_refused(call, tmp_path, monkeypatch):
     [
         (['--val=v'], '--workdir is missing: add --workdir=DIR.'),
         (['--workdir=w'], '--val is missing: add --val=DIR.'),
+        (
+            ['--workdir=w', '--val=v', '--share=1.5'],
+            '--share must be above 0 and at most 1, not 1.5.',
+        ),
         (['--wrokdir=w'], 'unrecognized arguments: --wrokdir=w: --help lists the flags.'),
         (
             ['--workdir=w', '--val=v', '--sizes=128,x'],
