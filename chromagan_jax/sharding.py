@@ -4,6 +4,7 @@ The mesh has two axes. `data` splits the batch and replicates the parameters. `f
 batch, the parameters and the optimizer state (fully sharded data parallelism).
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,12 +32,31 @@ def disable_async_cpu_dispatch() -> None:
     jax.config.update('jax_cpu_enable_async_dispatch', False)
 
 
+def local_devices() -> list[jax.Device]:
+    """The devices of this process.
+
+    Raises:
+        UserError: if JAX finds none of the kind that JAX_PLATFORMS names.
+    """
+    try:
+        return jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # an assertion of JAX has no text
+        wanted = os.environ.get('JAX_PLATFORMS')
+        if not wanted or (str(error) and 'Unable to initialize backend' not in str(error)):
+            raise
+        raise UserError(
+            f'JAX finds no device for JAX_PLATFORMS={wanted}: unset it, or install JAX for that '
+            'kind of device.'
+        ) from error
+
+
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A (data, fsdp) mesh over all devices; each copy of the parameters spans `fsdp` of them.
 
     Raises:
-        UserError: if `fsdp` does not divide the number of devices.
+        UserError: if `fsdp` does not divide the number of devices, or there are none.
     """
+    local_devices()  # raises if there are none
     count = len(devices or jax.devices())
     if fsdp < 1 or count % fsdp:
         raise UserError(

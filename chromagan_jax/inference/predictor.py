@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import cv2
-import jax
 import numpy as np
 from flax import linen as nn
 
@@ -100,7 +99,7 @@ def load(workdir: str | None = None, which: str = 'newest') -> Trained:
     Raises:
         UserError: if there is no such run or checkpoint, or a release is damaged.
     """
-    one = sharding.make_mesh(devices=jax.local_devices()[:1])
+    one = sharding.make_mesh(devices=sharding.local_devices()[:1])
     if workdir is None:
         return released.load(one)
     folder = paths.as_path(workdir)

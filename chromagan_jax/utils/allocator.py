@@ -4,8 +4,6 @@ import ctypes
 import os
 import platform
 
-import jax
-
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
 _VARIABLES = ('MALLOC_', 'GLIBC_TUNABLES')  # starts of names that glibc reads
 
@@ -14,14 +12,14 @@ def keep_freed_memory() -> bool:
     """Makes glibc keep large blocks that are freed, for a run on a CPU.
 
     By default glibc returns them to the kernel. Each step then gets its temporary arrays as new
-    pages, which the kernel clears first. Kept, they make a step about a tenth faster. Memory of
-    other devices does not come from glibc. Settings of the environment have priority.
+    pages, which the kernel clears first. Kept, they make a step about a tenth faster. Settings of
+    the environment have priority.
 
     Returns:
         Whether the settings were changed.
     """
     chosen = any(name.startswith(_VARIABLES) for name in os.environ)
-    if chosen or platform.libc_ver()[0] != 'glibc' or jax.default_backend() != 'cpu':
+    if chosen or platform.libc_ver()[0] != 'glibc':
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))

@@ -382,6 +382,13 @@ def test_a_shell_in_a_slurm_job_trains_in_one_process_and_is_told_about_srun(run
     assert 'put srun before the command' in said
 
 
+@pytest.mark.parametrize('platform', ['nonsense', 'tpu'])
+def test_a_kind_of_device_that_is_missing_is_a_sentence(platform, run, photographs):
+    for module, arguments in (('main', SMALL), ('colorize', ['--output=out', photographs])):
+        said = run(module, *arguments, code=1, JAX_PLATFORMS=platform)
+        assert f'JAX finds no device for JAX_PLATFORMS={platform}: unset it, or' in said
+
+
 def test_help_shows_the_flags_of_the_command_first(start):
     for module, flag in (('main', '--config=FILE'), ('colorize', '--output')):
         process = start(module, '--help')
