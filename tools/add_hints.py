@@ -28,18 +28,7 @@ from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference.predictor import load
 from tools import card, cli, hints, record, release, table
 
-COUNTS = (0, 1, 5, 10, 50)  # hints
-SIZE = 256  # px, of the scored squares
-PART = 'hints'  # the submodule
-SCORED = {  # columns of the scores: name -> heading, format
-    'hints': ('hints a photograph', '{}'),
-    'psnr': ('PSNR, dB', '{:.2f}'),
-    'ab_mae': ('ab error', '{:.2f}'),
-}
-SECTION = """\
-## Hints
-
-The part `{part}` ({parameters:,} parameters) carries known colours to pixels with similar features.
+TRAINING = """\
 It was trained alone, by L1 on photographs with random hints. All other weights stayed as they were,
 and so do the colours without hints.
 
@@ -49,14 +38,7 @@ and so do the colours without hints.
 
 ```bash
 {command}
-```
-
-{images:,} photographs that it was not trained on, at {size} px, by `python -m tools.hints` before
-the rounding to float16:
-
-{scores}
-
-"""
+```"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -90,7 +72,7 @@ def add(args: argparse.Namespace) -> None:
     old = released.load(folder=folder)
     check_unchanged(old, run)
     stage = record.stages(Path(args.workdir))[-1]
-    rows = hints.score(args.workdir, args.val, COUNTS, SIZE)
+    rows = hints.score(run, args.val)
     described = json.loads((folder / released.DESCRIPTION).read_text())
     config = dataclasses.replace(old.config, generator=run.config.generator)
     described |= {
@@ -107,8 +89,8 @@ def add(args: argparse.Namespace) -> None:
     }
     text = (folder / 'MODEL_CARD.md').read_text()
     own = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
-    lines = [line for line in own if line.get('part') != PART]
-    lines += [{'part': PART, **line} for line in record.log([stage])]
+    lines = [line for line in own if line.get('part') != hints.PART]
+    lines += [{'part': hints.PART, **line} for line in record.log([stage])]
     texts = {
         'MODEL_CARD.md': with_section(text, run, section(run, stage, rows, args.note)),
         'LICENSE': (folder / 'LICENSE').read_text(),
@@ -120,7 +102,7 @@ def add(args: argparse.Namespace) -> None:
 def check_unchanged(old: Trained, run: Trained) -> None:
     """Raises UserError unless the run has the released variables, and hints beside them."""
     before, now = (released.named(trained.variables) for trained in (old, run))
-    prefix = f'params/{PART}/'
+    prefix = f'params/{hints.PART}/'
     if not any(name.startswith(prefix) for name in now):
         raise UserError(f'{run.title} takes no hints: name a run of configs/hints.py.')
     kept = {name: leaf for name, leaf in now.items() if not name.startswith(prefix)}
@@ -137,16 +119,12 @@ def check_unchanged(old: Trained, run: Trained) -> None:
 
 def section(run: Trained, stage: record.Stage, rows: Sequence[Mapping[str, Any]], note: str) -> str:
     """The model card's section about hints."""
-    return SECTION.format(
-        part=PART,
+    training = TRAINING.format(
         note=note,
-        parameters=table.count(run.variables['params'][PART]),
         trained=table.grid([record.row(stage)], card.TRAINED),
         command=record.command(stage.config),
-        images=rows[0]['images'],
-        size=SIZE,
-        scores=table.grid(rows, SCORED),
     )
+    return hints.section(run.variables, rows, training)
 
 
 def with_section(text: str, run: Trained, new: str) -> str:

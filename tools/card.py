@@ -9,7 +9,7 @@ from chromagan_jax.evaluation import metrics
 from chromagan_jax.gan import released
 from chromagan_jax.gan.init_from import RELEASED
 from chromagan_jax.gan.released import Trained
-from tools import kinds, previous, record, table
+from tools import hints, kinds, previous, record, table
 from tools.previous import Previous
 from tools.record import Stage
 
@@ -234,6 +234,9 @@ def card_of_runs(
         weights = f'{share:g} x {weights} + {1 - share:g} x the release before'
     note = f'{_photographs(runs)}\n\n{note.strip()}'
     earlier = previous.section(before) if before else ''
+    if known := described.get('hints'):
+        training = 'It is that of the release before.'
+        earlier += hints.section(trained.variables, known['evaluation'], training)
     return card(trained, weights, note, how, described, held_out, earlier)
 
 

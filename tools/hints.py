@@ -10,9 +10,11 @@ Exit codes: 0 done; 1 user error; 75 stopped by Ctrl-C.
 """
 
 import argparse
+import copy
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,9 +26,31 @@ from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import measures, metrics
 from chromagan_jax.gan import steps
+from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference.hints import RADIUS
 from chromagan_jax.inference.predictor import load
-from tools import cli
+from tools import cli, table
+
+COUNTS = (0, 1, 5, 10, 50)  # hints
+SIZE = 256  # px, of the scored squares
+PART = 'hints'  # the submodule
+COLUMNS = {  # name in the scores -> heading, format
+    'hints': ('hints a photograph', '{}'),
+    'psnr': ('PSNR, dB', '{:.2f}'),
+    'ab_mae': ('ab error', '{:.2f}'),
+}
+SECTION = """\
+## Hints
+
+The part `{part}` ({parameters:,} parameters) carries known colours to pixels with similar features.
+{training}
+
+{images:,} photographs that it was not trained on, at {size} px, by `python -m tools.hints` before
+the rounding to float16:
+
+{scores}
+
+"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 
 def print_scores(args: argparse.Namespace) -> None:
     """Prints a line of JSON for each number of hints."""
-    for row in score(args.workdir, args.val, args.counts, args.size):
+    for row in score(load(args.workdir), args.val, args.counts, args.size):
         print(json.dumps(row), flush=True)
 
 
@@ -46,8 +70,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add('--workdir', default=None, help='workdir of a run (the released weights)')
     add('--val', default='', help='photographs to score on, as eval.source takes them')
-    add('--counts', default='0,1,5,10,50', help='numbers of hints (0,1,5,10,50)')
-    add('--size', default=256, type=int, help='px, side of the centre crops (256)')
+    counts = ','.join(map(str, COUNTS))
+    add('--counts', default=counts, help=f'numbers of hints ({counts})')
+    add('--size', default=SIZE, type=int, help=f'px, side of the centre crops ({SIZE})')
     args = parser.parse_args(argv)
     if not args.val:
         raise UserError('--val is missing: add --val=DIR.')
@@ -61,17 +86,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def score(
-    workdir: str | None, val: str, counts: Sequence[int], size: int
+    trained: Trained, val: str, counts: Sequence[int] = COUNTS, size: int = SIZE
 ) -> list[dict[str, float]]:
     """The mean scores for each number of hints: 'hints', 'psnr', 'ab_mae' and 'images'.
 
     Raises:
         UserError: if the generator takes no hints, or a source is missing.
     """
-    trained = load(workdir)
     if not getattr(trained.generator, 'hints', False):
         raise UserError(f'{trained.title} takes no hints: train one with generator.hints.')
-    config, source = trained.config, make_source(val, 'validation')
+    config, source = copy.deepcopy(trained.config), make_source(val, 'validation')
     config.eval.size, config.eval.batch_size = size, 8  # attention to hints takes 70 MB an image
 
     @jax.jit
@@ -101,6 +125,24 @@ def score(
         {'hints': count, 'psnr': float(psnr), 'ab_mae': float(error), 'images': number}
         for count, (psnr, error) in means.items()
     ]
+
+
+def section(variables: Any, rows: Sequence[Mapping[str, Any]], training: str) -> str:
+    """The model card's section about hints.
+
+    Args:
+        variables: of the generator.
+        rows: result of `score`.
+        training: sentences about the training of the submodule, Markdown.
+    """
+    return SECTION.format(
+        part=PART,
+        parameters=table.count(variables['params'][PART]),
+        training=training,
+        images=rows[0]['images'],
+        size=SIZE,
+        scores=table.grid(rows, COLUMNS),
+    )
 
 
 def reveal(target: np.ndarray, count: int, seed: int) -> np.ndarray:

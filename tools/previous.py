@@ -16,7 +16,8 @@ from chromagan_jax.gan import released
 from chromagan_jax.gan.init_from import RELEASED
 from tools.record import Stage
 
-SECTIONS = ('Training data', 'How it was trained', 'Hints')  # of its model card, which are kept
+# Of its model card, which are kept.
+SECTIONS = ('Training data', 'How it was trained', 'Hints', 'The release before')
 TEXT = """\
 ## The release before
 

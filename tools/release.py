@@ -44,7 +44,7 @@ from chromagan_jax.gan.released import Trained
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.inference import output as output_lib
 from chromagan_jax.utils import files
-from tools import card, cli, kinds, previous, record
+from tools import card, cli, hints, kinds, previous, record
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTE = Path(__file__).with_name('release_data.md')
@@ -137,6 +137,8 @@ def release(args: argparse.Namespace) -> None:
         )
     ]
     described |= provenance(runs, scores) | {'share': args.share}
+    if before and getattr(rounded.generator, 'hints', False):
+        described['hints'] = {'evaluation': hints.score(exact, args.val)}
     if args.kinds:
         described['evaluation_by_kind'] = list(kinds.scores(rounded, args.kinds))
     log = record.log(runs)

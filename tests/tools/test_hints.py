@@ -46,6 +46,15 @@ def test_wrong_flags_end_in_one_sentence(arguments, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
+def test_the_section_of_the_model_card_has_the_scores_and_the_size_of_the_submodule():
+    variables = {'params': {'hints': {'a': np.zeros((3, 4))}, 'other': {'a': np.zeros(99)}}}
+    rows = [{'hints': n, 'psnr': 20.0 + n, 'ab_mae': 9.0, 'images': 3} for n in (0, 5)]
+    text = hints.section(variables, rows, 'It is new.')
+    assert text.startswith('## Hints\n\nThe part `hints` (12 parameters)')
+    assert '\nIt is new.\n\n3 photographs' in text
+    assert '| 5 | 25.00 | 9.00 |' in text
+
+
 def test_the_command_prints_the_scores_of_each_number(monkeypatch, capsys):
     """The generator is a stand-in that returns the hinted colours, and gray elsewhere."""
     monkeypatch.setattr(hints, 'load', stand_in(True))

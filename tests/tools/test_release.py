@@ -282,6 +282,16 @@ def test_the_mean_of_equal_weights_changes_no_bit():
         jax.tree.map(np.testing.assert_array_equal, found, one.variables)
 
 
+def test_the_text_on_the_release_before_contains_the_ones_before_it():
+    texts = '## Training data\n\nSome.\n\n## Use\n\nLeft out.\n\n'
+    described = {'commit': 'c', 'step': 3}
+    first = previous.section(previous.Previous(Path(), described, texts, []))
+    second = previous.section(previous.Previous(Path(), described, f'{texts}{first}## End\n', []))
+    assert '### Training data\n\nSome.\n\n### The release before\n' in second
+    assert '#### Training data\n\nSome.' in second
+    assert 'Left out' not in second
+
+
 def test_networks_that_differ_have_no_mean():
     before = previous.Previous(released.WEIGHTS, {}, '', [])
     with pytest.raises(UserError, match='have no mean: name the release'):
