@@ -72,10 +72,11 @@ def test_the_release_keeps_its_weights_and_gets_hints_a_section_and_a_log(
     add_hints.check_unchanged(release, new)
     np.testing.assert_array_equal(new.variables['params']['hints']['none']['bias'], 0.25)
     card = (folder / 'MODEL_CARD.md').read_text()
-    assert card.count('## Hints\n') == 1
+    assert card.count('\n## Hints\n') == 1
     assert '| 5 | 25.00 | 9.00 |' in card
-    assert (
-        card.index('## How it was trained') < card.index('## Hints') < card.index('## Evaluation')
-    )
+    places = [
+        card.index(f'\n## {name}\n') for name in ('How it was trained', 'Hints', 'Evaluation')
+    ]
+    assert places == sorted(places)
     log = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
     assert [line['step'] for line in log if line.get('part') == 'hints'] == [5]
