@@ -50,6 +50,7 @@ from tools.table import SYSTEMS, read_json, say
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE_STEPS = 10  # steps of a rate measurement
+OWN = str(os.getpid())  # in temporary names, since several processes may share OUT
 
 
 def main(argv: Sequence[str]) -> int:
@@ -138,7 +139,7 @@ def run_systems(args: argparse.Namespace, others: Sequence[str]) -> list[str]:
 def claim(path: Path, settings: Mapping[str, Any]) -> None:
     """Writes the settings; raises UserError if the comparison was started with other ones."""
     if not path.exists():
-        files.write_json(path, settings)
+        files.write_json(path, settings, OWN)
     for name, before in read_json(path).items():
         if settings[name] != before:
             flag = 'the arguments after --' if name == 'others' else f'--{name}'
@@ -168,7 +169,7 @@ def choose_photographs(folder: Path, val: Path, asked: Sequence[str], size: int)
     for left in set(folder.glob('*.png')) - set(squares):
         left.unlink()
     for path, square in squares.items():
-        files.write_png(path, square)
+        files.write_png(path, square, OWN)
 
 
 def overrides(name: str, args: argparse.Namespace, others: Sequence[str]) -> list[str]:

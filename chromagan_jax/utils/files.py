@@ -21,19 +21,19 @@ from chromagan_jax.utils import paths
 REWRITE = 30  # s between writes of a growing file in a bucket
 
 
-def write_png(path: Path, image: np.ndarray) -> None:
-    """Writes `image`, (H, W, 3) uint8, atomically as a PNG file."""
-    write_atomically(path, encode_png(image))
+def write_png(path: Path, image: np.ndarray, part: str = 'tmp') -> None:
+    """Writes `image`, (H, W, 3) uint8, as a PNG file with `write_atomically`."""
+    write_atomically(path, encode_png(image), part)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` atomically as indented JSON; keys are not sorted.
+def write_json(path: Path, value: Any, part: str = 'tmp') -> None:
+    """Writes `value` as indented JSON with `write_atomically`; keys are not sorted.
 
     Raises:
         ValueError: for NaN or infinity, which JSON cannot represent.
     """
     text = json.dumps(value, indent=2, allow_nan=False) + '\n'
-    write_atomically(path, text.encode())
+    write_atomically(path, text.encode(), part)
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -344,6 +344,36 @@ def test_photographs_are_picked_evenly_or_named_and_others_removed(tmp_path):
     assert len(list(chosen.iterdir())) == 2
 
 
+ROUNDS = 30
+WRITER = """
+import sys
+from pathlib import Path
+from tools import compare
+print('ready', flush=True)
+sys.stdin.readline()
+for number in range(%d):
+    out = Path(sys.argv[1]) / str(number)
+    compare.claim(out / 'compare.json', {'size': 16})
+    compare.choose_photographs(out / 'photographs', Path(sys.argv[1]), [sys.argv[2]], 16)
+"""
+
+
+def test_processes_that_start_at_once_share_a_folder(tmp_path):
+    photograph = tmp_path / 'a.png'
+    Image.fromarray(data.astronaut()[:16, :16]).save(photograph)
+    command = [sys.executable, '-c', WRITER % ROUNDS, str(tmp_path), str(photograph)]
+    pipes = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
+    started = [subprocess.Popen(command, cwd=ROOT, text=True, **pipes) for _ in range(3)]
+    assert [process.stdout.readline() for process in started] == ['ready\n'] * 3
+    for process in started:
+        process.stdin.write('go\n')
+        process.stdin.flush()
+    assert [(process.communicate()[1], process.returncode) for process in started] == [('', 0)] * 3
+    for number in range(ROUNDS):
+        assert json.loads((tmp_path / str(number) / 'compare.json').read_text()) == {'size': 16}
+        assert Image.open(tmp_path / str(number) / 'photographs/000_a.png').size == (16, 16)
+
+
 def test_a_measure_that_no_row_has_takes_no_column():
     settings = {'batch_size': 4, 'minutes': 1.0, 'size': 128}
     row = {'system': 'base', 'processor': 'a CPU', 'jax': '1', 'images': 5.0, 'photographs': 6}
