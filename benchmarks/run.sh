@@ -5,7 +5,7 @@
 #   benchmarks/run.sh >figures.jsonl        JSON lines; the tables go to standard error
 #   PHOTOS=DIR benchmarks/run.sh            pipeline and colorize read these photographs
 #   STEP_PEER='python their_step.py' PIPELINE_PEER='python their_loader.py DIR' \
-#       COLORIZE_PEER='python -m tests.parity.torch_colorize DIR' benchmarks/run.sh
+#       COLORIZE_PEER='python -m benchmarks.torch_colorize --photos=DIR --plain' benchmarks/run.sh
 #                                           prints the ratios to these programs too
 #
 # --help prints this, --dry-run prints the commands without running them. Environment variables,
