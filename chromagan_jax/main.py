@@ -109,7 +109,7 @@ def _run(argv: Sequence[str]) -> None:
     sharding.disable_async_cpu_dispatch()
     if _DISTRIBUTED.value:
         _join_processes()
-    if sharding.local_devices()[0].platform == 'cpu':
+    if sharding.find_devices(local=True)[0].platform == 'cpu':
         allocator.keep_freed_memory()
     assert line.spec  # make_config raises without it
     file = config_files.find(line.spec.partition(':')[0])

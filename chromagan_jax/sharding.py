@@ -32,14 +32,14 @@ def disable_async_cpu_dispatch() -> None:
     jax.config.update('jax_cpu_enable_async_dispatch', False)
 
 
-def local_devices() -> list[jax.Device]:
-    """The devices of this process.
+def find_devices(local: bool = False) -> list[jax.Device]:
+    """The devices of all processes, or with `local` of this one.
 
     Raises:
         UserError: if JAX finds none of the kind that JAX_PLATFORMS names.
     """
     try:
-        return jax.local_devices()
+        return jax.local_devices() if local else jax.devices()
     except (RuntimeError, AssertionError) as error:  # an assertion of JAX has no text
         wanted = os.environ.get('JAX_PLATFORMS')
         if not wanted or (str(error) and 'Unable to initialize backend' not in str(error)):
@@ -56,8 +56,8 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
     Raises:
         UserError: if `fsdp` does not divide the number of devices, or there are none.
     """
-    local_devices()  # raises if there are none
-    count = len(devices or jax.devices())
+    devices = devices or find_devices()
+    count = len(devices)
     if fsdp < 1 or count % fsdp:
         raise UserError(
             f'mesh.fsdp is {fsdp}, which does not divide the {count} devices: set it to a divisor.'

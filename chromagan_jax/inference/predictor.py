@@ -99,7 +99,7 @@ def load(workdir: str | None = None, which: str = 'newest') -> Trained:
     Raises:
         UserError: if there is no such run or checkpoint, or a release is damaged.
     """
-    one = sharding.make_mesh(devices=sharding.local_devices()[:1])
+    one = sharding.make_mesh(devices=sharding.find_devices(local=True)[:1])
     if workdir is None:
         return released.load(one)
     folder = paths.as_path(workdir)

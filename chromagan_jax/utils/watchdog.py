@@ -107,12 +107,17 @@ class Watchdog:
     def watch(self) -> Iterator[None]:
         """Context in which the process exits with code 75 after `timeout` s without progress.
 
-        At the end of the context a last heartbeat is written, with the phase 'end'.
+        Time in which the process is stopped (SIGSTOP, Ctrl-Z) does not count. At the end of the
+        context a last heartbeat is written, with the phase 'end'.
         """
         stopped = threading.Event()
 
         def look() -> None:
-            while not stopped.wait(min(1.0, self._timeout / 10)):
+            interval, began = min(1.0, self._timeout / 10), time.monotonic()
+            while not stopped.wait(interval):
+                now = time.monotonic()
+                self._last_beat += max(0.0, now - began - interval)  # late: it was stopped
+                began = now
                 if self._clock() - self._last_beat > self._timeout:
                     self._end(self._stalled())
                     return

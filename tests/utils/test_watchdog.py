@@ -1,4 +1,8 @@
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -112,3 +116,27 @@ def test_without_a_timeout_nothing_watches(clock):
     before = threading.active_count()
     with Watchdog(clock=clock).watch():
         assert threading.active_count() == before
+
+
+PROGRAM = """
+import sys, time
+from chromagan_jax.utils.watchdog import Watchdog
+with Watchdog(timeout=1).watch():
+    print('ready', flush=True)
+    sys.stdin.readline()
+    began = time.monotonic()
+    while time.monotonic() - began < 0.5:  # five looks of the watch
+        pass
+"""
+
+
+def test_a_process_that_was_stopped_for_longer_than_the_timeout_goes_on():
+    pipes = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, '-c', PROGRAM], text=True, **pipes)
+    assert process.stdout.readline() == 'ready\n'
+    os.kill(process.pid, signal.SIGSTOP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(2)
+    os.kill(process.pid, signal.SIGCONT)
+    assert process.communicate('go\n')[1] == ''
+    assert process.returncode == 0
