@@ -2,11 +2,14 @@
 
     python -m tools.sheet --output=sheet.jpg PATH...
     python -m tools.sheet --output=sheet.jpg --run=ours=runs/a --run=theirs=runs/b PATH...
+    python -m tools.sheet --output=sheet.jpg --whole --cell=320 PATH...
 
 A PATH is a photograph, a folder or another source that data.source takes (such as sample). Of a
 source --each photographs are shown, evenly spaced. A row shows a photograph: gray, one column for
 each --run NAME=WORKDIR (without --run, the released weights), and the original. Each generator gets
-the photographs at the size of its evaluation. A cell shows the centre square at --cell px.
+the photographs at the size of its evaluation. A cell shows the centre square at --cell px. With
+--whole each column shows a whole photograph, --cell px high: gray, and below it one row for each
+generator, without the original.
 
 Exit codes: 0 done; 1 user error; 75 stopped by Ctrl-C.
 """
@@ -42,7 +45,8 @@ def main(argv: Sequence[str]) -> int:
 def write(args: argparse.Namespace) -> None:
     """Draws the sheet and writes it."""
     images = [image for path in args.paths for image in read(path, args.each)]
-    files.write_atomically(Path(args.output), draw(images, networks(args.run), args.cell))
+    sheet = draw(images, networks(args.run), args.cell, args.whole)
+    files.write_atomically(Path(args.output), sheet)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -60,6 +64,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         '--each', default=24, type=int, help='number of photographs of each source (24)'
     )
     parser.add_argument('--cell', default=128, type=int, help='px, side of a cell (128)')
+    text = 'whole photographs side by side, without the originals'
+    parser.add_argument('--whole', action='store_true', help=text)
     args = parser.parse_args(argv)
     if not args.paths:
         raise UserError('No photograph is named: add a file or a folder.')
@@ -96,11 +102,15 @@ def networks(runs: Sequence[str]) -> dict[str, Trained]:
     return named
 
 
-def draw(images: Sequence[np.ndarray], networks: dict[str, Trained], cell: int) -> bytes:
+def draw(
+    images: Sequence[np.ndarray], networks: dict[str, Trained], cell: int, whole: bool = False
+) -> bytes:
     """The figure as the bytes of a JPEG."""
     columns = {'gray': [gray(image) for image in images]}
     for name, trained in networks.items():
         columns[name] = colorize(images, trained.generator, trained.variables, trained.size)
+    if whole:
+        return jpeg(side_by_side(list(columns.values()), cell))
     columns['original'] = list(images)
     rows = [[middle(image, cell) for image in row] for row in zip(*columns.values(), strict=True)]
     # Blocks of rows side by side make the figure a little wider than high.
@@ -108,8 +118,25 @@ def draw(images: Sequence[np.ndarray], networks: dict[str, Trained], cell: int) 
     down = -(-len(rows) // across)
     rows += [[np.full_like(rows[0][0], 255)] * len(columns)] * (across * down - len(rows))
     blocks = [stacked(rows[i * down : (i + 1) * down], list(columns)) for i in range(across)]
+    return jpeg(np.concatenate(blocks, axis=1))
+
+
+def side_by_side(rows: Sequence[Sequence[np.ndarray]], height: int) -> np.ndarray:
+    """Rows of whole photographs, each resized to `height` px, (H, W, 3) uint8."""
+    gap = ((0, GAP), (0, GAP), (0, 0))
+    lines = []
+    for row in rows:
+        widths = [round(image.shape[1] * height / image.shape[0]) for image in row]
+        shown = [resize(image, height, width) for image, width in zip(row, widths, strict=True)]
+        padded = [np.pad(image, gap, constant_values=255) for image in shown]
+        lines.append(np.concatenate(padded, axis=1))
+    return np.concatenate(lines)[:-GAP, :-GAP]
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    """The bytes of a JPEG file."""
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(blocks, axis=1)).save(buffer, 'JPEG', quality=88)
+    Image.fromarray(pixels).save(buffer, 'JPEG', quality=88)
     return buffer.getvalue()
 
 

@@ -93,3 +93,19 @@ def test_a_mistake_ends_in_a_sentence(arguments, sentence, folder, tmp_path, mon
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count('\n') == 1
+
+
+@pytest.mark.slow
+def test_whole_photographs_stand_gray_above_what_colorize_makes_of_them(tmp_path):
+    wide, high = skimage.data.chelsea()[:200, :300], skimage.data.astronaut()[:300, 150:300]
+    for name, pixels in (('wide', wide), ('high', high)):
+        Image.fromarray(pixels).save(tmp_path / f'{name}.png')
+    paths = [str(tmp_path / f'{name}.png') for name in ('wide', 'high')]
+    output = tmp_path / 's.jpg'
+    assert sheet.main([f'--output={output}', '--whole', '--cell=60', *paths]) == 0
+    shown = np.asarray(Image.open(output), int)
+    assert shown.shape == (60 + sheet.GAP + 60, 90 + sheet.GAP + 30, 3)
+    above, below = shown[:60, :90], shown[-60:, :90]
+    assert np.ptp(above, axis=2).mean() < 1 < 10 < np.ptp(below, axis=2).mean()
+    lightness = skimage.color.rgb2lab(shown.astype(np.uint8))[..., 0]
+    assert np.abs(lightness[:60, :90] - lightness[-60:, :90]).mean() < 3

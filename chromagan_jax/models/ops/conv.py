@@ -19,6 +19,7 @@ from flax import linen as nn
 from jax import lax
 
 from chromagan_jax.models.ops import backend, winograd
+from chromagan_jax.models.ops.products import product
 
 Array = jax.Array
 Padding = tuple[int, int]  # before and after, of both rows and columns
@@ -124,7 +125,7 @@ def _cpu(x: Array, kernel: Array, padding: Padding) -> Array:
         return _product_first(x, kernel, padding)
     if x.shape[1] * x.shape[2] > 100:
         return _padded(x, kernel, padding)
-    return _patches(x, k, padding) @ kernel.reshape(-1, features)
+    return product('bhwr,rf->bhwf', _patches(x, k, padding), kernel.reshape(-1, features))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -142,10 +143,10 @@ def _input_gradient(dy: Array, kernel: Array, padding: Padding) -> Array:
     # low resolution is the gradient.
     kernel_first = b * h * w < features
     if kernel_first:
-        taps = jnp.einsum('ijcf,bhwf->ijcbhw', kernel, dy)
+        taps = product('ijcf,bhwf->ijcbhw', kernel, dy)
         taps = taps.transpose(3, 4, 5, 0, 1, 2)
     else:
-        taps = jnp.einsum('bhwf,ijcf->bhwijc', dy, kernel)
+        taps = product('bhwf,ijcf->bhwijc', dy, kernel)
     dx = jnp.zeros((b, h + k - 1, w + k - 1, channels))
     for i in range(k):
         for j in range(k):
@@ -168,8 +169,8 @@ def _kernel_gradient(x: Array, dy: Array, k: int, padding: Padding) -> Array:
         factors = _patches(x, k, padding), dy
         # Either the product or the patches are transposed: the smaller of them.
         over = b * h * w > features
-        product = jnp.einsum('bhwr,bhwc->rc', *factors[:: -1 if over else 1])
-        return (product.T if over else product).reshape(shape)
+        gradient = jnp.einsum('bhwr,bhwc->rc', *factors[:: -1 if over else 1])
+        return (gradient.T if over else gradient).reshape(shape)
     # Padding is a separate operation: XLA's kernel gradient of a convolution that enlarges its
     # input is many times slower.
     x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
@@ -184,8 +185,8 @@ def _narrow_kernel_gradient(x: Array, dy: Array, k: int, padding: Padding) -> Ar
         return _contracted(_patches(x, k, padding), dy).reshape(k, k, channels, features)
     # Windows of dy at the pixels of x give the kernel rotated by 180 degrees.
     seen = _patches(dy, k, (k - 1 - padding[0], k - 1 - padding[1]))
-    product = _contracted(x, seen).reshape(channels, k, k, features)
-    return product[:, ::-1, ::-1].transpose(1, 2, 0, 3)
+    rotated = _contracted(x, seen).reshape(channels, k, k, features)
+    return rotated[:, ::-1, ::-1].transpose(1, 2, 0, 3)
 
 
 def _contracted(x: Array, y: Array) -> Array:

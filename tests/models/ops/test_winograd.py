@@ -87,3 +87,15 @@ def test_the_error_with_many_channels_is_that_of_the_docstring(m, k, bound):
     exact = [[correlate(image, kernel[..., f], 'valid')[..., 0] for f in (0, 1)] for image in x]
     exact = np.stack(exact).transpose(0, 2, 3, 1)
     assert abs(found[..., :2] - exact).max() < bound * abs(exact).max()
+
+
+@pytest.mark.parametrize(('m', 'k'), IN_USE)
+def test_the_bfloat16_setting_rounds_the_factors_of_small_tiles_only(m, k):
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (2, 16, 16, 256))
+    kernel = jax.random.normal(keys[1], (k, k, 256, 64))
+    exact = winograd.convolve(x, kernel, (0, 0), m)
+    with jax.default_matmul_precision('bfloat16'):
+        found = winograd.convolve(x, kernel, (0, 0), m)
+    error = float((found - exact).std() / exact.std())
+    assert error == 0 if m + k - 1 > 4 else 1e-3 < error < 5e-3
