@@ -6,8 +6,8 @@
 A PATH is a photograph, a film, or a folder of photographs. OUT gets the same sub-folders. The
 first form uses the released weights, the second those of a run. The lightness is kept.
 
-Exit codes: 0 done; 1 a photograph failed, or an error in one sentence; 75 interrupted, or a
-bucket did not answer: start it again.
+Exit codes: 0 done; 1 a photograph failed, or user error, reported in one sentence; 75 interrupted,
+or a bucket did not answer: start it again.
 """
 
 import contextlib

@@ -8,7 +8,7 @@ L*/50 - 1; the output `ab` is (B, H, W, 2) float32, a* and b* of CIELAB. --hints
 input `hints`, (B, H, W, 3) float32: a*, b* and a mask that is 1 at hinted pixels, else 0.
 B is any number; H and W are any multiples of 32, or of what the network needs.
 
-Exit codes: 0 done; 1 an error in one sentence; 75 interrupted: start it again.
+Exit codes: 0 done; 1 user error, reported in one sentence; 75 interrupted: start it again.
 """
 
 import sys

@@ -6,7 +6,7 @@
 The first form uses the released weights, the second those of a run. The page answers only to this
 computer unless --host is another address. Ctrl-C or SIGTERM ends it.
 
-Exit codes: 75 ended by Ctrl-C or SIGTERM; 1 an error in one sentence.
+Exit codes: 75 ended by Ctrl-C or SIGTERM; 1 user error, reported in one sentence.
 """
 
 import os
@@ -36,12 +36,12 @@ from chromagan_jax.inference.predictor import load, make_predict
 from chromagan_jax.utils import cli
 
 _HELP = {
-    'host': 'Address to answer at; 0.0.0.0: all of this computer (127.0.0.1).',
+    'host': 'Address to listen on; 0.0.0.0: all of this computer (127.0.0.1).',
     'port': 'Port to answer at (7860).',
     'workdir': 'Run whose network colorizes (the released weights).',
     'checkpoint': 'newest, best, or a step of --workdir (newest).',
-    'max_megapixels': 'Larger ones are refused; memory: 20 bytes a pixel, 32 for 16 bits (100).',
-    'queue': 'Requests that wait at most; others are asked to try again (64).',
+    'max_megapixels': 'Largest photograph; memory: 20 bytes a pixel, 32 for 16 bits (100).',
+    'queue': 'Largest number of waiting requests; others are asked to try again (64).',
 }
 _SAMPLES = ('camera.png', 'coffee.png', 'chelsea.png')  # of scikit-image
 

@@ -63,11 +63,13 @@ _GROUPS: dict[str, dict[str, Flag]] = {
         'checkpoint': Flag('newest', 'Checkpoint of --workdir: newest, best, or a step.'),
         'size': Flag(
             None,
-            'px, side of the square that the network sees; 192,256 averages both. Default: as '
-            'evaluated.',
+            'px, side of the square that the network sees; 192,256 averages both. Default: '
+            'the size of its evaluation.',
         ),
         'hints': Flag(None, 'JSON file of known colours, for a network that takes hints.'),
-        'batch_size': Flag(1, 'Squares that the network colorizes at once.', int),
+        'batch_size': Flag(
+            1, 'Squares that the network colorizes at once; 8 for films unless set.', int
+        ),
     },
     'Resources': {
         'threads': Flag(min(8, os.cpu_count() or 1), 'Threads that read and write.', int),
