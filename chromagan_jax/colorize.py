@@ -93,6 +93,8 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
     for sentence in found.failures:
         results.fail(sentence)
     output.check_writable(folder)
+    if values.report:
+        output.check_writable(Path(values.report).parent, '--report')
     output.remove_leftovers(folder)
     planned = naming.plan(
         found.photographs, folder, values.format, values.samples, metadata.source_of

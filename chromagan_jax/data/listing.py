@@ -75,6 +75,8 @@ def image_names(root: str, ignored: Ignored) -> Iterator[str]:
                 real = os.path.realpath(entry.path)
                 if entry.name.lower() not in _SYSTEM_FOLDERS and not _holds(real, above):
                     waiting.append((entry.path, f'{name}/', (*above, real)))
+            elif _is_special(entry):
+                ignored.suffixes['pipe or device'] += 1
             elif entry.name.lower() not in _SYSTEM_FILES and is_chosen(
                 entry.path, known, _head, ignored
             ):
@@ -119,6 +121,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Whether reading could wait forever: a pipe, a socket or a device."""
+    try:
+        if entry.is_file():
+            return False
+        entry.stat()
+    except OSError:  # a link to nothing, which is named when it is read
+        return False
+    return True
 
 
 def _suffix(name: str) -> str:

@@ -240,7 +240,8 @@ def _make_features(abstract: PyTree, pretrained: Mapping[str, PyTree]) -> PyTree
     if 'efficientnet_lite' not in pretrained:
         raise UserError(
             'The projected discriminator and the perceptual loss need features of '
-            'EfficientNet-Lite: set pretrained.efficientnet_lite to a file of its weights.'
+            'EfficientNet-Lite: set pretrained.efficientnet_lite to a file that '
+            '`python -m tools.encoder` made.'
         )
     encoder = pretrained['efficientnet_lite']
     if jax.tree.map(jnp.shape, abstract['encoder']) != jax.tree.map(jnp.shape, encoder):

@@ -37,12 +37,12 @@ def read(path: Path) -> Mapping[str, tuple[Hint, ...]]:
         UserError: if the file cannot be read or holds something else.
     """
     try:
-        content = json.loads(path.read_text('utf-8'))
+        content = json.loads(path.read_text('utf-8-sig'))  # Windows' editors add a mark
     except OSError as error:
         raise UserError(
             f'--hints={path} cannot be read ({error.strerror}): correct the path.'
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'--hints={path} is not JSON ({error}): correct the file.') from error
     lists = content if isinstance(content, dict) else {'': content}
     return {name: parse(hints, f'--hints={path}') for name, hints in lists.items()}

@@ -45,7 +45,7 @@ def check_room(path: Path, error: BaseException) -> None:
     if isinstance(error, OSError) and error.errno in _NO_MORE:
         raise UserError(
             f'{path} cannot be written ({error.strerror}): make room there, or choose another '
-            '--output.'
+            'place.'
         ) from error
 
 
@@ -90,8 +90,8 @@ def lock(descriptor: int) -> bool:
     return True
 
 
-def check_writable(output: Path) -> None:
-    """Makes the output folder; raises UserError if nothing can be written there."""
+def check_writable(output: Path, flag: str = '--output') -> None:
+    """Makes the folder that `flag` names; raises UserError if nothing can be written there."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=output):
@@ -99,5 +99,5 @@ def check_writable(output: Path) -> None:
     except OSError as error:
         raise UserError(
             f'{output} cannot be written ({error.strerror}): make room or permission there, or '
-            'choose another --output.'
+            f'choose another {flag}.'
         ) from error

@@ -10,6 +10,8 @@ from chromagan_jax.inference.hints import Hint, read
 from chromagan_jax.inference.outcomes import Job
 from chromagan_jax.inference.video.suffixes import is_film
 
+_LARGEST = 4096  # px, of --size: a network needs some GB there
+
 
 def with_hints(jobs: Sequence[Job], path: Path) -> list[Job]:
     """The jobs with the hints of a file; raises UserError if the file does not fit them."""
@@ -49,4 +51,6 @@ def parse_sizes(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(',')]
     if not all(part.isdecimal() and int(part) >= 1 for part in parts):
         raise UserError(f'--size must be px, as 256 or 192,256, not {text!r}.')
+    if max(map(int, parts)) > _LARGEST:
+        raise UserError(f'--size must be at most {_LARGEST} px, not {text!r}.')
     return tuple(dict.fromkeys(map(int, parts)))

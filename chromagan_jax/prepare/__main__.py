@@ -140,8 +140,10 @@ def _run(
 
 def _check(values: flags.FlagValues, beam_arguments: Sequence[str]) -> None:
     """Raises UserError if flags conflict or are out of range, or Beam is missing."""
-    if bool(values.input) == bool(values.source):
+    if values.input and values.source:
         raise UserError('Set either --input=DIR or --source=tfds:NAME, not both.')
+    if not values.input and not values.source:
+        raise UserError('No photographs are named: add --input=DIR or --source=tfds:NAME.')
     if values.source and values.labels:
         raise UserError('--labels works only with --input: remove it for a source.')
     if not values.output:

@@ -139,6 +139,14 @@ def test_a_folder_tells_which_files_are_of_kinds_that_are_not_read(tmp_path):
         make_source(str(tmp_path / 'c'))
 
 
+def test_a_pipe_in_a_folder_is_counted_and_not_waited_for(tmp_path):
+    root = write_files(tmp_path, ['a.jpg'])
+    os.mkfifo(root / 'b.jpg')
+    source = make_source(str(root))
+    assert len(source) == 1
+    assert source.ignored == '1 file is of a kind that is not read (pipe or device 1)'
+
+
 def test_a_sub_folder_that_cannot_be_listed_ends_a_training(tmp_path, monkeypatch):
     write_files(tmp_path, ['a.jpg', 'closed/b.jpg'])
     scan = os.scandir

@@ -669,7 +669,9 @@ def test_a_second_ctrl_c_is_one_sentence_too(call, tmp_path, monkeypatch):
             "--white_balance is 'gry'; choose one of none, gray_world, percentile.",
         ),
         ({'sample_noise': 'true'}, 'The network has no noise'),
+        ({'size': '24,100000'}, "--size must be at most 4096 px, not '24,100000'."),
         ({'output': '/proc/nowhere'}, '/proc/nowhere cannot be written'),
+        ({'report': '/proc/nowhere/r.html'}, 'permission there, or choose another --report.'),
     ],
 )
 def test_a_mistake_is_one_sentence(changed, sentence, workdir, tmp_path, capsys):

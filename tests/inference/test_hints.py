@@ -96,3 +96,12 @@ def test_a_network_without_hints_refuses_them():
     gray = np.full((40, 60), 128, np.uint8)
     with pytest.raises(UserError, match=r'takes no hints: leave them out'):
         colorize([gray], Echo(hints=False), {}, 32, hints=[[Hint(1, 1, (0, 0, 0))]])
+
+
+def test_a_file_of_a_windows_editor_is_read_and_one_nested_too_deep_is_refused(tmp_path):
+    file = tmp_path / 'h.json'
+    file.write_bytes('[{"x": 1, "y": 2, "color": "#010203"}]'.encode('utf-8-sig'))
+    assert hints_lib.read(file) == {'': (Hint(1.0, 2.0, (1, 2, 3)),)}
+    file.write_text('[' * 100_000)
+    with pytest.raises(UserError, match=r'is not JSON .* correct the file'):
+        hints_lib.read(file)

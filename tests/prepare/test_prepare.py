@@ -233,6 +233,13 @@ def test_a_second_run_says_so_and_other_settings_or_pictures_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ['out']
 
 
+def test_a_folder_without_its_flag_is_asked_for_in_one_sentence(pile, tmp_path, capsys):
+    assert prepare(f'--output={tmp_path}') == 1
+    assert 'No photographs are named: add --input=DIR' in capsys.readouterr().err
+    assert prepare(f'--output={tmp_path}', f'--input={pile}', '--source=tfds:mnist') == 1
+    assert 'Set either --input=DIR or --source=tfds:NAME, not both.' in capsys.readouterr().err
+
+
 def test_what_something_else_wrote_is_left_alone(pile, tmp_path, capsys):
     (tmp_path / 'note.txt').write_text('mine')
     assert prepare(f'--input={pile}', f'--output={tmp_path}') == 1
