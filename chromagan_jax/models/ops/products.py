@@ -19,8 +19,8 @@ def product(subscripts: str, x: Array, y: Array) -> Array:
     Sums and result keep the type of `x`.
     """
     # JAX's stubs lack the setting, and `jax.config.values` ignores `jax.default_matmul_precision`.
-    asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    if asked == 'bfloat16' and x.dtype == jnp.float32:
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    if precision == 'bfloat16' and x.dtype == jnp.float32:
         # The barrier keeps XLA from moving a transposition into the product, for which it would
         # have no program.
         x, y = lax.optimization_barrier((x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)))
