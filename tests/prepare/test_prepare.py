@@ -462,7 +462,7 @@ def test_without_beam_the_extra_is_named(pile, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        ([], 'either --input=DIR or --source=tfds:NAME'),
+        ([], 'add --input=DIR or --source=tfds:NAME'),
         (['--input=a', '--source=tfds:b'], 'either --input=DIR or --source=tfds:NAME'),
         (['--input=a'], '--output is missing'),
         (['--input=a', '--output=b', 'c'], "'c' is not a flag"),
