@@ -139,8 +139,11 @@ def _plan_films(values: flags.FlagValues, films: Sequence[Listed], results: Resu
 
 
 def _check(values: flags.FlagValues) -> None:
-    """Raises UserError for flags that do not fit together."""
+    """Raises UserError for wrong values, and for flags that do not fit together."""
     options.check_network(values)
+    if values.size is not None:
+        plan.parse_sizes(values.size)
+    _postprocess(values, OFF)
     if values.depth == '16' and values.format in ('jpg', 'webp'):
         raise UserError(
             f'--depth=16 is not possible with --format={values.format}: choose png, tif or same.'

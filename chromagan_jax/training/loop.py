@@ -94,11 +94,13 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
 def restore(run: Run) -> tuple[GanState, dict[str, PyTree]]:
     """The state to start from, and the parameters of the frozen networks."""
     pretrained = load_pretrained(run.config.pretrained)
+    # First: it fails at once without its weights, and the state takes up to a minute.
+    frozen = place_frozen(run.model, pretrained, run.config.data.size, run.mesh)
     with run.watchdog.phase('restore'):
         state = starting_state(
             *(run.config, run.model, run.mesh, run.checkpoints, pretrained, run.log, run.abstract)
         )
-    return state, place_frozen(run.model, pretrained, run.config.data.size, run.mesh)
+    return state, frozen
 
 
 def stop_requested(run: Run, step: int) -> bool:

@@ -686,6 +686,17 @@ def test_a_mistake_is_one_sentence(changed, sentence, workdir, tmp_path, capsys)
     assert said.count('\n') == 1
 
 
+@pytest.mark.parametrize('wrong', ['--contrast=2', '--saturation=x', '--size=big'])
+def test_a_wrong_value_is_named_even_if_nothing_is_left_to_do(wrong, tmp_path, capsys):
+    path = save(photograph(), tmp_path / 'a.png')
+    done = save(photograph(), tmp_path / 'out/a.png')
+    arguments = [f'--output={done.parent}', str(path)]
+    assert colorize.main(['', *arguments]) == 0
+    assert '1 skipped' in capsys.readouterr().err
+    assert colorize.main(['', wrong, *arguments]) == 1
+    assert wrong.partition('=')[0] in capsys.readouterr().err
+
+
 def test_help_names_every_flag(capsys):
     assert colorize.main(['', '--help']) == 0
     said = capsys.readouterr().out

@@ -11,6 +11,7 @@ from PIL import Image
 from chromagan_jax import config as config_lib
 from chromagan_jax.errors import DivergedError, UserError
 from chromagan_jax.gan import checkpoints
+from chromagan_jax.models.projected import ProjectedDiscriminator
 from chromagan_jax.training import loop, train_logger
 
 
@@ -62,6 +63,16 @@ def test_a_run_leaves_what_the_readme_says(small, trained):
     page = (trained / 'report.html').read_text()
     assert 'data-label="step 4"' in page  # the sample grid of the last step
     assert f'{lines[-1]["eval/psnr"]:.2f}' in page
+
+
+def test_missing_weights_of_the_frozen_features_are_named_before_the_state_is_made(
+    small, tmp_path, monkeypatch
+):
+    small.discriminator = ProjectedDiscriminator(head_width=8, patch_weight=0)
+    small.data.size = small.eval.size = 32
+    monkeypatch.setattr(loop, 'starting_state', lambda *_: pytest.fail('the state was made'))
+    with pytest.raises(UserError, match=r'set pretrained\.efficientnet_lite to a file'):
+        loop.train_and_evaluate(small, tmp_path / 'run')
 
 
 def test_metrics_of_a_step_are_read_after_the_next_is_dispatched(small, tmp_path, monkeypatch):
