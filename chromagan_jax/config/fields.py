@@ -149,6 +149,13 @@ def parse(flag: str, hint: Any, text: str) -> Any:
     raise UserError(f'{flag} must be {_described(kind)}, not {text!r}.')
 
 
+def check_names(config: Group) -> None:
+    """Raises UserError for an attribute that is no field, such as a misspelled one."""
+    for name in _attributes(config):
+        if not _find_below(config, None, lambda value: None, name.split('.')):
+            raise unknown_field(config, name)
+
+
 def check_types(node: Group, prefix: str = '') -> None:
     """Raises UserError for the first leaf with a wrong type or a value outside its range."""
     for name, hint, value in leaves(node, prefix):
@@ -216,6 +223,15 @@ def _find_below(
         return None
     below = functools.partial(setattr, node, part)
     return _find_below(getattr(node, part), type_hints(type(node))[part], below, rest)
+
+
+def _attributes(node: Any, prefix: str = '') -> Iterator[str]:
+    """Dotted names of all attributes of the groups of a config, and of the keys of its dicts."""
+    for name, value in (node if isinstance(node, dict) else vars(node)).items():
+        if _is_group(value) and not isinstance(value, nn.Module):
+            yield from _attributes(value, f'{prefix}{name}.')
+        elif not isinstance(value, nn.Module):
+            yield f'{prefix}{name}'
 
 
 def _leaves(name: str, hint: Any, value: Any) -> Iterator[Leaf]:

@@ -5,7 +5,6 @@ A config file defines `get_config()` or `get_config(argument)`, which returns a 
 
 import inspect
 import runpy
-from collections.abc import Callable
 from pathlib import Path
 
 from chromagan_jax.config.schema import Config
@@ -29,16 +28,19 @@ def load(spec: str) -> Config:
     name, colon, argument = spec.partition(':')
     path = find(name)
     try:
-        get_config: Callable[..., object] = runpy.run_path(str(path))['get_config']
+        get_config = runpy.run_path(str(path)).get('get_config')
+        if not callable(get_config):
+            raise UserError(f'{path} has no function get_config: add one.')
+        parameters = inspect.signature(get_config).parameters.values()
+        if colon and not parameters:
+            raise UserError(f'{name} takes no argument: remove {colon}{argument}.')
+        if not colon and any(each.default is each.empty for each in parameters):
+            raise UserError(f'{name} takes an argument: write {name}:ARGUMENT.')
+        config = get_config(argument) if colon else get_config()
     except UserError:
         raise
-    except KeyError:
-        raise UserError(f'{path} has no function get_config: add one.') from None
     except Exception as error:
         raise UserError(f'{path} cannot be run ({_first_line(error)}): fix it.') from error
-    if colon and not inspect.signature(get_config).parameters:
-        raise UserError(f'{name} takes no argument: remove {colon}{argument}.')
-    config = get_config(argument) if colon else get_config()
     if not isinstance(config, Config):
         raise UserError(
             f'{path}: get_config returns a {type(config).__name__}: return a '

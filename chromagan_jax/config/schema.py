@@ -222,15 +222,18 @@ def validate(config: Config) -> None:
     Raises:
         UserError: for the first invalid field.
     """
+    fields.check_names(config)
     fields.check_types(config)
+    _check_color_space(config)
     loss, plateau = config.loss, config.reduce_lr_on_plateau
     if plateau.patience and not config.eval_every:
         raise UserError(
             'reduce_lr_on_plateau.patience needs evaluations: set eval_every, or patience to 0.'
         )
-    if loss.steering.chroma_share and config.color_space != 'lab':
+    if loss.steering.chroma_share and not loss.weights.get('l1'):
         raise UserError(
-            'loss.steering.chroma_share needs color_space lab: set it to 0, or the space to lab.'
+            'loss.steering.chroma_share steers loss.weights.l1, which is 0: set that weight, or '
+            'chroma_share to 0.'
         )
     if loss.steering.min_weight > loss.steering.max_weight:
         raise UserError(
@@ -252,3 +255,16 @@ def validate(config: Config) -> None:
             raise UserError(
                 'loss.gradient_penalty_weight needs float32: set dtype and param_dtype to float32.'
             )
+
+
+def _check_color_space(config: Config) -> None:
+    """Raises UserError for options that are defined for Lab only, in another space."""
+    options = {
+        'loss.steering.chroma_share': config.loss.steering.chroma_share,
+        'augment.lightness_std': config.augment.lightness_std,
+        'augment.blur': config.augment.blur,
+        'augment.grain': config.augment.grain,
+    }
+    for name, value in options.items():
+        if value and config.color_space != 'lab':
+            raise UserError(f'{name} needs color_space lab: set it to 0, or the space to lab.')

@@ -34,11 +34,10 @@ def open_sources(config: Config) -> tuple[Source, Source]:
     return source, eval_source
 
 
-def is_held_out(config: Config) -> bool:
-    """Whether evaluation and training use different data, judged by source and split names."""
-    if config.eval.source not in ('', config.data.source):
-        return True
-    return config.data.source.startswith('tfds:') and config.eval.split != config.data.split
+def is_held_out(config: Config, source: Source, eval_source: Source) -> bool:
+    """Whether evaluation and training use different locations, or different splits of one."""
+    elsewhere = config.eval.source not in ('', config.data.source)
+    return elsewhere or source.fingerprint != eval_source.fingerprint
 
 
 def thread_count(wanted: int, workers: int) -> int:

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from chromagan_jax import sharding
-from chromagan_jax.config import Config, from_dict
+from chromagan_jax.config import Config, from_dict, validate
 from chromagan_jax.data.inputs import NOT_HELD_OUT, evaluation_input, is_held_out, open_sources
 from chromagan_jax.data.sources import Picked, Source
 from chromagan_jax.errors import PreemptedError, UserError
@@ -38,16 +38,17 @@ def evaluate_checkpoints(config: Config, workdir: Path) -> None:
     `eval.write_images` all images are written to images_eval/.
 
     Raises:
-        UserError: if there is no run, checkpoint or readable image, or if no new checkpoint
-            appears within `eval.timeout`.
+        UserError: if there is no run, checkpoint or readable image, a field of `config` is wrong,
+            or no new checkpoint appears within `eval.timeout`.
         PreemptedError: after SIGTERM or Ctrl-C; all scores are saved.
     """
+    validate(config)
     run = from_dict(Config, read_run(workdir)['config'])
     run.eval = config.eval
     mesh = sharding.make_mesh()
-    source = open_sources(run)[1]
+    trained_on, source = open_sources(run)
     log = progress.announcer()
-    if not is_held_out(run):
+    if not is_held_out(run, trained_on, source):
         log(NOT_HELD_OUT)
     writes = jax.process_index() == 0  # one writer per file
     done = _scored(workdir)
@@ -58,7 +59,10 @@ def evaluate_checkpoints(config: Config, workdir: Path) -> None:
     beat = lambda unreadable: watchdog.beat()
     with stop_requests() as stopping, watchdog.watch():
         for which in _which(config, run, workdir, done, stopping, watchdog):
-            loaded = checkpoints.load(workdir, which, mesh)
+            loaded = _load(workdir, which, mesh, config.eval.follow)
+            if loaded is None:
+                log(f'checkpoint {which} was deleted before it was scored: the next one follows')
+                continue
             if compiled is None:
                 compiled = (
                     evaluator.make_eval_step(run.eval.features, loaded.model, mesh),
@@ -81,6 +85,20 @@ def evaluate_checkpoints(config: Config, workdir: Path) -> None:
             if run.eval.write_images:
                 folder = workdir / 'images_eval' / f'step_{step:08d}'
                 write_images(folder, render(source), source, writes)
+
+
+def _load(workdir: Path, which: str, mesh: Mesh, following: bool) -> checkpoints.Loaded | None:
+    """The run at a checkpoint; None if it was deleted by the training that is followed.
+
+    Raises:
+        UserError: if there is no such checkpoint, or it cannot be read.
+    """
+    try:
+        return checkpoints.load(workdir, which, mesh)
+    except UserError:
+        if following and int(which) not in checkpoints.kept_steps(workdir):
+            return None
+        raise
 
 
 def _render(

@@ -6,9 +6,11 @@ score never prunes the ones without a score.
 """
 
 import contextlib
+import functools
+import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -46,15 +48,20 @@ def open_checkpoints(workdir: Path, max_to_keep: int) -> Manager:
     return _open(workdir / CHECKPOINTS, max_to_keep=max_to_keep)
 
 
-def open_best(workdir: Path) -> Manager:
-    """Manager of the state with the lowest score."""
+def open_best(workdir: Path, source: str = '') -> Manager:
+    """Manager of the state with the lowest score on the photographs of `source`."""
     return _open(
         workdir / BEST,
         max_to_keep=1,
-        best_fn=lambda metrics: metrics['score'],
+        best_fn=functools.partial(_comparable_score, source),
         best_mode='min',
         keep_checkpoints_without_metrics=False,  # an interrupted removal can leave one
     )
+
+
+def _comparable_score(source: str, metrics: Mapping[str, Any]) -> float:
+    # Scores on different photographs cannot be compared.
+    return metrics['score'] if metrics.get('source', source) == source else math.inf
 
 
 def _open(folder: Path, **options: Any) -> Manager:
@@ -83,8 +90,12 @@ def save(manager: Manager, step: int, state: GanState) -> None:
             _save(manager, step, state)
 
 
-def save_if_best(manager: Manager, step: int, state: GanState, score: float) -> bool:
+def save_if_best(
+    manager: Manager, step: int, state: GanState, score: float, source: str = ''
+) -> bool:
     """Replaces the best state by `state` if `score` is lower; returns whether it was saved.
+
+    A best state whose score is one on other photographs than those of `source` is replaced.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -93,9 +104,11 @@ def save_if_best(manager: Manager, step: int, state: GanState, score: float) -> 
         manager.wait_until_finished()  # the score of a save in progress is not known yet
         best = manager.best_step()
         # A run repeats this step if it was killed before the newest state was saved.
-        if best is not None and (best == step or score >= manager.metrics(best)['score']):
-            return False
-        _save(manager, step, state, metrics={'score': score}, force=True)
+        if best is not None:
+            lowest = _comparable_score(source, manager.metrics(best))
+            if best == step or score >= lowest:
+                return False
+        _save(manager, step, state, metrics={'score': score, 'source': source}, force=True)
         return True
 
 
@@ -309,10 +322,12 @@ def _opened(workdir: Path, which: str) -> Iterator[tuple[Manager, int]]:
 def _restore_named(
     manager: Manager, step: int, restore: Callable[[Manager, int, T], T], abstract: T
 ) -> T:
-    """Calls `restore`; raises UserError with the checkpoint's name if that fails."""
+    """Calls `restore`; raises UserError with the checkpoint's name if it cannot be read."""
     try:
         return restore(manager, step, abstract)
     except Exception as error:
+        if is_lost_process(error) or is_outage(error):
+            raise
         reason = str(error).strip().split('\n')[0][:200]
         raise UserError(
             f'Checkpoint {step} in {manager.directory} cannot be read ({reason}).'

@@ -17,7 +17,7 @@ from chromagan_jax.config.schema import AugmentConfig, Config, HintsConfig, Loss
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import losses, optimizers
 from chromagan_jax.gan.data_parallel import PerDevice
-from chromagan_jax.models.pretrained import PRETRAINED, vgg
+from chromagan_jax.models.pretrained import PRETRAINED, efficientnet_lite, vgg
 from chromagan_jax.models.projected import ProjectedFeatures
 
 PyTree = Any
@@ -58,7 +58,9 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
     discriminator: Any = make_discriminator(config)
     features = discriminator.features() if hasattr(discriminator, 'features') else None
     if weights.get('perceptual') and features is None:
-        features = ProjectedFeatures(dtype=config.dtype, param_dtype=config.param_dtype)
+        encoder = getattr(config.generator, 'encoder', 'none')  # one file serves both
+        encoder = encoder if encoder in efficientnet_lite.VARIANTS else 'lite0'
+        features = ProjectedFeatures(encoder, config.dtype, config.param_dtype)
     if features and config.loss.gradient_penalty_weight:
         raise UserError(
             'loss.gradient_penalty_weight needs a discriminator of images: set it to 0, or choose '
@@ -232,24 +234,26 @@ def make_frozen(model: GanModel, pretrained: Mapping[str, PyTree], size: int) ->
     if 'teacher' in abstract:
         made['teacher'] = pretrained['vgg16']
     if 'features' in abstract:
-        made['features'] = _make_features(abstract['features'], pretrained)
+        encoder = getattr(model.features, 'encoder', '')
+        made['features'] = _make_features(encoder, abstract['features'], pretrained)
     return made
 
 
-def _make_features(abstract: PyTree, pretrained: Mapping[str, PyTree]) -> PyTree:
+def _make_features(encoder: str, abstract: PyTree, pretrained: Mapping[str, PyTree]) -> PyTree:
     if 'efficientnet_lite' not in pretrained:
         raise UserError(
             'The projected discriminator and the perceptual loss need features of '
             'EfficientNet-Lite: set pretrained.efficientnet_lite to a file that '
             '`python -m tools.encoder` made.'
         )
-    encoder = pretrained['efficientnet_lite']
-    if jax.tree.map(jnp.shape, abstract['encoder']) != jax.tree.map(jnp.shape, encoder):
+    params = pretrained['efficientnet_lite']
+    if jax.tree.map(jnp.shape, abstract['encoder']) != jax.tree.map(jnp.shape, params):
         raise UserError(
-            'pretrained.efficientnet_lite holds another network than discriminator.encoder names: '
-            'set discriminator.encoder to lite0, lite1 or lite2.'
+            f'pretrained.efficientnet_lite holds another network than {encoder}, which the frozen '
+            'features use: name a file of that network, or set discriminator.encoder to lite0, '
+            'lite1 or lite2.'
         )
-    rng, made = np.random.default_rng(0), {'encoder': encoder}
+    rng, made = np.random.default_rng(0), {'encoder': params}
     for name in sorted(abstract.keys() - {'encoder'}):
         shape = abstract[name]['kernel'].shape
         kernel = rng.normal(0, (2 / math.prod(shape[:-1])) ** 0.5, shape)

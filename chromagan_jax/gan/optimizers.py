@@ -94,7 +94,8 @@ def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[Array], Arra
     `decay_from` is a fraction of `steps`: pix2pix's "100 epochs constant, 100 linear to 0" is
     schedule='linear', decay_from=0.5 for a run of any length.
     """
-    peak, start = config.learning_rate, round(config.decay_from * steps)
+    peak = config.learning_rate
+    start = min(round(config.decay_from * steps), steps - 1)  # optax decays over 1 step or more
     decay = {
         'constant': lambda: optax.constant_schedule(peak),
         'linear': lambda: optax.linear_schedule(peak, 0.0, steps - start, start),

@@ -216,8 +216,8 @@ def check_networks(model: GanModel, config: Config, abstract: GanState | None = 
     `abstract` is that of `abstract_state`, if the caller has it.
 
     Raises:
-        UserError: if a network does not accept a size, the generator has no backbone for a
-            pretrained file, or it has no class head for the class loss.
+        UserError: if a network does not accept a size, no network takes a pretrained file, or the
+            generator has no class head for the class loss.
     """
     shapes = abstract or jax.eval_shape(
         lambda: init_state(model, jax.random.key(0), target_shape(config))
@@ -232,7 +232,10 @@ def check_networks(model: GanModel, config: Config, abstract: GanState | None = 
     )
     name = type(model.generator).__name__
     for field, network in PRETRAINED.items():
-        if config.pretrained.get(field) and network.backbone not in shapes.generator.params:
+        used = network.backbone in shapes.generator.params or (
+            field == 'efficientnet_lite' and model.features is not None
+        )
+        if config.pretrained.get(field) and not used:
             raise UserError(
                 f'pretrained.{field} names a file, but the generator {name} is not built on '
                 f"{network.title}: set it to ''."

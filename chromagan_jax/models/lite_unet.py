@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from chromagan_jax import color
+from chromagan_jax.errors import UserError
 from chromagan_jax.models import hints as hints_lib
 from chromagan_jax.models import layers
 from chromagan_jax.models.ops import bands, resize
@@ -121,6 +122,10 @@ class LiteUNet(nn.Module):
             'generator.output_stride', stride, stride in (1, 2, 4, 8), '1, 2, 4 or 8'
         )
         layers.check_stride('generator.output_stride', stride, self.channels)
+        if self.hints and self.channels != 2:
+            raise UserError(
+                'generator.hints needs color_space lab: set it to False, or the space to lab.'
+            )
         count = (_COARSEST // stride).bit_length()
         good = len(self.decoder_widths) == count and min(self.decoder_widths) >= 1
         allowed = f'{count} widths of 1 or more for output_stride {stride}'

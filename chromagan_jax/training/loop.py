@@ -194,7 +194,7 @@ def compile_step(
 
 
 def trace(done: int, steps: int, folder: Path, state: GanState) -> None:
-    """Starts and stops the profiler at `PROFILE_STEPS`.
+    """Starts and stops the profiler at `PROFILE_STEPS`. A single step is not traced.
 
     Args:
         done: steps done since this start.
@@ -203,6 +203,8 @@ def trace(done: int, steps: int, folder: Path, state: GanState) -> None:
         state: waited for, so that the trace holds whole steps.
     """
     first, last = min(PROFILE_STEPS[0], steps - 1), min(PROFILE_STEPS[1], steps)
+    if first < 1:
+        return
     if done == first:
         jax.block_until_ready(state)
         jax.profiler.start_trace(str(paths.local_stand_in(folder)))

@@ -81,12 +81,12 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
 
     held = lock_workdir(workdir, stack)
     stopping = stack.enter_context(stop_requests(agreed=True))
-    log = log_run_info(config, workdir, source)
+    log = log_run_info(config, workdir, source, eval_source)
     writes = jax.process_index() == 0
     watchdog = Watchdog(config.stall_timeout, workdir / 'heartbeat.json' if writes else None)
     stack.enter_context(watchdog.watch())
     checkpoints = checkpoint_lib.open_checkpoints(workdir, config.checkpoint.max_to_keep)
-    best = checkpoint_lib.open_best(workdir)
+    best = checkpoint_lib.open_best(workdir, config.eval.source)
     stack.enter_context(checkpoint_lib.finishing(checkpoints, best))
     check_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
     return Run(
@@ -211,7 +211,9 @@ def place_frozen(
     return jax.device_put(frozen, sharding.state_shardings(frozen, mesh))
 
 
-def log_run_info(config: Config, workdir: Path, source: Source) -> Callable[[str], None]:
+def log_run_info(
+    config: Config, workdir: Path, source: Source, eval_source: Source
+) -> Callable[[str], None]:
     """Prints the workdir, the data, and warnings about the data and class targets.
 
     Returns:
@@ -224,7 +226,7 @@ def log_run_info(config: Config, workdir: Path, source: Source) -> Callable[[str
         log(source.ignored)
     if config.data.source == 'sample':
         log('the built-in sample has only a few photographs: the networks will memorise them')
-    if config.eval_every and not is_held_out(config):
+    if config.eval_every and not is_held_out(config, source, eval_source):
         log(NOT_HELD_OUT)
     if config.loss.weights.get('classes'):
         log(

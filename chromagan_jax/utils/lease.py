@@ -36,7 +36,7 @@ class Lease:
     def write(self) -> None:
         """Writes lease.json; each time with another content."""
         self._renewals += 1
-        held = {'token': self._token, 'renewals': self._renewals, 'time': time.time()}
+        held = {'token': self._token, 'renewals': self._renewals}
         files.write_json(self._path, lock.this_process()._asdict() | held)
 
     def renew(self) -> None:
@@ -106,10 +106,8 @@ def acquire(workdir: Path, log: Callable[[str], None]) -> Lease:
 
 def _wait_until_stale(path: Path, held: dict[str, Any], log: Callable[[str], None]) -> None:
     """Returns once the lease is stale or released; raises UserError if it is renewed."""
-    left = STALE - max(0.0, time.time() - held['time'])
-    end = time.monotonic() + left
-    if left > 0:
-        log(f'waits up to {left:.0f} s: {_holder(held)} may still use {path.parent}')
+    end = time.monotonic() + STALE
+    log(f'waits up to {STALE:.0f} s: {_holder(held)} may still use {path.parent}')
     while time.monotonic() < end:
         time.sleep(_POLL)
         now = _read(path)

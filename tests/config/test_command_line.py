@@ -117,6 +117,9 @@ def test_a_config_that_is_not_there_is_named_with_those_that_are(spec, sentence)
         ('x = 1', 'has no function get_config: add one.'),
         ('def get_config(:', 'cannot be run (SyntaxError: '),
         ('import nonsense_package', 'cannot be run (ModuleNotFoundError: No module named'),
+        ("import os\nos.environ['NO_NAME']", "cannot be run (KeyError: 'NO_NAME'): fix it."),
+        ('def get_config():\n    return 1 / 0', 'cannot be run (ZeroDivisionError: division by'),
+        ('def get_config(size): ...', 'mine.py takes an argument: write '),
         (
             'def get_config():\n    return {}',
             'get_config returns a dict: return a chromagan_jax.config.Config.',

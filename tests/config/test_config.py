@@ -190,6 +190,16 @@ PENALTY = {'loss.gradient_penalty_weight': 10.0, 'discriminator.norm': 'none'}
         (PENALTY | {'dtype': 'bfloat16'}, 'dtype'),
         (PENALTY | {'param_dtype': 'bfloat16'}, 'param_dtype'),
         ({'reduce_lr_on_plateau.patience': 3, 'eval_every': 0}, 'eval_every'),
+        ({'loss.weights.l1': 0.0, 'loss.steering.chroma_share': 0.9}, 'loss.weights.l1, which'),
+        *(
+            ({name: 0.5, 'color_space': 'rgb'}, f'{name} needs color_space lab')
+            for name in (
+                'loss.steering.chroma_share',
+                'augment.lightness_std',
+                'augment.blur',
+                'augment.grain',
+            )
+        ),
     ],
 )
 def test_values_that_exclude_one_another_are_named(tiny, values, named):
@@ -210,6 +220,29 @@ def test_values_that_exclude_one_another_are_named(tiny, values, named):
 )
 def test_what_the_messages_advise_is_possible(tiny, values):
     assert config_lib.validate(put(tiny, values)) is None
+
+
+@pytest.mark.parametrize(
+    ('group', 'name', 'sentence'),
+    [
+        ('', 'stps', "There is no field 'stps' in the config: did you mean 'steps'?"),
+        ('generator_optimizer', 'learing_rate', "mean 'generator_optimizer.learning_rate'?"),
+        ('loss.steering', 'chroma', "There is no field 'loss.steering.chroma' in the config"),
+    ],
+)
+def test_a_misspelled_field_of_a_config_file_is_named(tiny, group, name, sentence):
+    node = tiny
+    for part in filter(None, group.split('.')):
+        node = getattr(node, part)
+    setattr(node, name, 1)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        config_lib.validate(tiny)
+
+
+def test_a_misspelled_key_of_a_dict_is_named(tiny):
+    tiny.pretrained['vgg'] = 'vgg16.npz'
+    with pytest.raises(UserError, match=re.escape("no field 'pretrained.vgg' in the config")):
+        config_lib.validate(tiny)
 
 
 def test_the_schema_names_every_adversarial_loss_that_there_is():

@@ -15,6 +15,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from chromagan_jax.data.decode import decode
+from chromagan_jax.data.inputs import is_held_out, open_sources
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 
@@ -212,6 +213,14 @@ def test_tfds_folders_are_recognised_and_keep_their_fingerprint(tfds_dir, tmp_pa
     assert images(source) == images(above) == RECORDS
     assert source.fingerprint == above.fingerprint
     assert make_source(str(tmp_path / 'tiny'), split='test').fingerprint != above.fingerprint
+
+
+def test_another_split_of_a_prepared_folder_is_held_out_and_the_same_is_not(tfds_dir, tiny):
+    tiny.data.source = str(tfds_dir / 'tiny')
+    tiny.eval.source, tiny.eval.split = '', 'test'
+    assert is_held_out(tiny, *open_sources(tiny))
+    tiny.eval.split = tiny.data.split
+    assert not is_held_out(tiny, *open_sources(tiny))
 
 
 @pytest.mark.parametrize('kind', ['folder', 'array_record', 'tfds'])

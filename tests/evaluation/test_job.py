@@ -86,6 +86,33 @@ def test_following_a_run_that_stands_still_ends_with_a_sentence(small, workdir):
 
 
 @pytest.mark.slow
+def test_following_passes_over_a_checkpoint_that_training_deletes_meanwhile(
+    small, workdir, monkeypatch
+):
+    load = job.checkpoints.load
+
+    def deleted_first(folder, which, mesh):
+        if which == '2':
+            shutil.rmtree(folder / 'checkpoints/2')
+        return load(folder, which, mesh)
+
+    monkeypatch.setattr(job.checkpoints, 'load', deleted_first)
+    small.eval.follow = True
+    job.evaluate_checkpoints(small, workdir)
+    assert list(scores_of(workdir / 'metrics_eval.jsonl')) == [4]
+
+
+@pytest.mark.parametrize(
+    ('field', 'value'), [('stall_timeout', -1), ('eval.batch_size', 0), ('eval.timeout', 'x')]
+)
+def test_a_wrong_field_is_named_before_anything_is_read(small, tmp_path, field, value):
+    group, _, name = field.rpartition('.')
+    setattr(getattr(small, group) if group else small, name, value)
+    with pytest.raises(UserError, match=f'^{field} must be '):
+        job.evaluate_checkpoints(small, tmp_path / 'none')
+
+
+@pytest.mark.slow
 def test_a_missing_run_or_checkpoint_is_named(small, workdir, tmp_path):
     with pytest.raises(UserError, match=r'holds no config\.json'):
         job.evaluate_checkpoints(small, tmp_path / 'none')

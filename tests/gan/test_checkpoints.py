@@ -150,6 +150,19 @@ def test_the_best_is_the_one_with_the_lowest_score_and_survives_a_restart(small,
         assert checkpoints.save_if_best(manager, 5, state, 3.0)
 
 
+def test_a_score_on_other_photographs_replaces_the_best(small, tmp_path):
+    state, _ = state_of(small, sharding.make_mesh())
+    manager = checkpoints.open_best(tmp_path, 'easy')
+    with checkpoints.finishing(manager):
+        assert checkpoints.save_if_best(manager, 1, state, 4.0, 'easy')
+        assert not checkpoints.save_if_best(manager, 2, state, 5.0, 'easy')
+    manager = checkpoints.open_best(tmp_path, 'hard')
+    with checkpoints.finishing(manager):
+        assert checkpoints.save_if_best(manager, 3, state, 5.0, 'hard')
+        assert not checkpoints.save_if_best(manager, 4, state, 6.0, 'hard')
+        assert manager.all_steps() == [3]
+
+
 def test_nothing_saved_is_none(small, tmp_path):
     _, abstract = state_of(small, sharding.make_mesh())
     manager = checkpoints.open_checkpoints(tmp_path, 2)
@@ -310,6 +323,16 @@ def test_the_generator_alone_is_bit_for_bit_that_of_the_whole_state(
     assert alone.step == int(whole.state.step) == (2 if which == 'newest' else 1)
     assert alone.generator == whole.model.generator
     assert alone.config == whole.config == small
+
+
+@pytest.mark.parametrize('load', ['load', 'load_generator'])
+def test_a_bucket_that_does_not_answer_is_no_damage(finished_run, monkeypatch, load):
+    def busy(*_args):
+        raise RuntimeError('UNAVAILABLE: the server answers HTTP 503')
+
+    monkeypatch.setattr(checkpoints, '_restore_checked', busy)
+    with pytest.raises(RuntimeError, match='UNAVAILABLE'):
+        getattr(checkpoints, load)(finished_run[0], 'newest', sharding.make_mesh())
 
 
 def test_a_damaged_checkpoint_of_a_generator_is_named(finished_run):

@@ -171,6 +171,14 @@ def test_a_rate_stays_full_until_decay_from_and_is_zero_only_at_the_end(tiny, sc
     assert at[20] > at[21] > at[39] > at[40] == 0
 
 
+@pytest.mark.parametrize('schedule', ['linear', 'cosine'])
+def test_a_late_decay_of_a_short_run_keeps_the_full_rate_to_its_last_step(tiny, schedule):
+    tiny.steps = 4
+    rate = make(tiny, schedule=schedule, decay_from=0.9).learning_rate
+    assert [float(rate(jnp.int32(step))) for step in range(4)] == pytest.approx([2e-4] * 4)
+    assert rate(jnp.int32(4)) == 0
+
+
 def test_each_network_has_the_schedule_of_its_own_field(tiny):
     tiny.discriminator_optimizer.learning_rate = 5e-5
     model = make_model(tiny)

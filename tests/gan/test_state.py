@@ -8,6 +8,7 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import make_model
 from chromagan_jax.models.chromagan import TwoBranch
+from chromagan_jax.models.lite_unet import LiteUNet
 from chromagan_jax.models.pretrained import vgg
 
 
@@ -94,6 +95,23 @@ def test_weights_of_vgg16_need_a_generator_that_is_built_on_them(small):
         state_lib.check_networks(make_model(small), small)
     small.pretrained['vgg16'], small.pretrained['squeezenet'] = '', 'squeezenet.npz'
     with pytest.raises(UserError, match=r'^pretrained\.squeezenet .* not built on SqueezeNet'):
+        state_lib.check_networks(make_model(small), small)
+
+
+def test_the_perceptual_loss_takes_its_file_beside_any_generator(small):
+    small.loss.weights['perceptual'] = 1.0
+    small.pretrained['efficientnet_lite'] = 'lite0.safetensors'
+    model = make_model(small)
+    state_lib.check_networks(model, small)
+    assert model.features.encoder == 'lite0'
+    small.generator = LiteUNet(encoder='lite2')
+    assert make_model(small).features.encoder == 'lite2'  # of the same file
+
+
+def test_hints_need_colours_in_lab(small):
+    small.generator = LiteUNet(hints=True, output_stride=1, decoder_widths=(8,) * 6)
+    small.color_space = 'rgb'
+    with pytest.raises(UserError, match=r'generator\.hints needs color_space lab'):
         state_lib.check_networks(make_model(small), small)
 
 

@@ -254,6 +254,12 @@ def test_divergence_ends_the_run_and_saves_nothing_bad(small, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_of_one_step_ends_with_the_flag_for_a_profile(small, tmp_path):
+    small.steps = 1
+    assert loop.train_and_evaluate(quiet(small), tmp_path, profile=True).step == 1
+    assert not (tmp_path / 'profile').exists()
+
+
 def test_the_profile_holds_a_trace(small, tmp_path):
     quiet(small).steps = 6
     loop.train_and_evaluate(small, tmp_path, profile=True)

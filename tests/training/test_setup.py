@@ -25,7 +25,7 @@ def chromagan(tiny):
 
 
 def said_by(config, tmp_path, capfd):
-    setup.log_run_info(config, tmp_path, open_sources(config)[0])
+    setup.log_run_info(config, tmp_path, *open_sources(config))
     return capfd.readouterr().err
 
 
@@ -38,9 +38,9 @@ def said_by(config, tmp_path, capfd):
     ],
 )
 def test_a_run_says_what_its_class_head_learns(chromagan, tmp_path, capfd, labels, file, sentence):
-    source = open_sources(chromagan)[0]
+    sources = open_sources(chromagan)
     chromagan.pretrained['vgg16'], chromagan.data.labels = file, labels
-    setup.log_run_info(chromagan, tmp_path, source)
+    setup.log_run_info(chromagan, tmp_path, *sources)
     assert sentence in capfd.readouterr().err
 
 

@@ -60,6 +60,22 @@ def test_a_lease_of_another_machine_is_taken_over_once_it_is_stale(
     held.release()
 
 
+def test_a_lease_that_is_renewed_is_not_taken_over_whatever_the_clocks_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, path = lease.Lease(tmp_path / lease.NAME), tmp_path / lease.NAME
+
+    def renew(_seconds: float = 0) -> None:
+        first.write()
+        path.write_text(json.dumps(elsewhere(tmp_path) | {'time': 0.0}))  # as older versions wrote
+        os.utime(path, (0, 0))
+
+    renew()
+    monkeypatch.setattr(lease.time, 'sleep', renew)
+    with pytest.raises(UserError, match='is in use by process 7 on far'):
+        lease.acquire(tmp_path, print)
+
+
 def test_a_run_whose_lease_was_taken_over_stops_writing(tmp_path: Path) -> None:
     held = lease.acquire(tmp_path, print)
     held._ended.set()  # the thread would race with the next lines
