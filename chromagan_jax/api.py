@@ -13,6 +13,7 @@ from PIL import Image
 from chromagan_jax.config.fields import check_types, flatten, unknown_field
 from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.data import decode
+from chromagan_jax.data.decode import pillow
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference import predictor
@@ -186,6 +187,9 @@ def _pixels(image: Photograph) -> np.ndarray:
         raise UserError(
             f'{type(image).__name__} is no photograph: give a path, a PIL image or an array.'
         )
+    if image.mode[0] in 'IF':  # of 16 bits or more, which Pillow's conversion clips at 255
+        deep = Image.fromarray(pillow.deep_gray(image)[0])
+        deep.info, image = image.info, deep
     if image.mode not in ('L', 'RGB', 'RGBA', 'CMYK', 'I;16'):
         image = image.convert('RGBA' if image.has_transparency_data else 'RGB')
     file = io.BytesIO()  # the decoder knows colour profiles

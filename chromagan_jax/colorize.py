@@ -94,6 +94,8 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
         results.fail(sentence)
     output.check_writable(folder)
     if values.report:
+        if Path(values.report).is_dir():
+            raise UserError(f'--report={values.report} is a folder: name a file in it.')
         output.check_writable(Path(values.report).parent, '--report')
     output.remove_leftovers(folder)
     planned = naming.plan(
@@ -105,11 +107,12 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
         planned += _plan_films(values, films, results)
     wanted = []
     for job in planned:
-        if not values.overwrite and job.target.exists():
-            results.add(Outcome(job, 'skipped'))
-        elif reason := plan.too_large(job):
+        exists = not values.overwrite and job.target.exists()
+        if reason := plan.conflict(job) if exists else plan.too_large(job):
             print(f'{files.shown(job.source)} failed: {reason}', file=sys.stderr)
             results.add(Outcome(job, 'failed', reason))
+        elif exists:
+            results.add(Outcome(job, 'skipped'))
         else:
             wanted.append(job)
     before = results.failed

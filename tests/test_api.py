@@ -70,6 +70,20 @@ def test_images_of_every_mode_are_colorized_and_keep_their_size_and_transparency
     assert result.mode == ('RGBA' if mode in ('LA', 'RGBA') else 'RGB')
 
 
+@pytest.mark.parametrize('mode', ['I', 'I;16B', 'F'])
+def test_deep_gray_images_have_the_colours_of_their_array(colorizer, mode):
+    deep = GRAY.astype(np.uint16) * 257
+    values = {'I': deep.astype(np.int32), 'F': (deep / 65535).astype(np.float32)}
+    if mode == 'I;16B':
+        size = deep.shape[::-1]
+        image = Image.frombytes('I;16B', size, deep.astype('>u2').tobytes())
+    else:
+        image = Image.fromarray(values[mode])
+    assert image.mode == mode
+    expected = colorizer.colorize(Image.fromarray(deep))
+    np.testing.assert_array_equal(np.asarray(colorizer.colorize(image)), np.asarray(expected))
+
+
 def test_the_profile_of_an_image_is_applied(colorizer):
     image = Image.fromarray(GRAY)
     plain = np.asarray(colorizer.colorize(image))

@@ -203,7 +203,8 @@ def saved(
     if current.shown is None:
         raise gr.Error('Add a photograph first.', print_exception=False)
     try:
-        done = write(current, kind, page.network, post, encoding, page.work)
+        with current.lock:
+            done = write(current, kind, page.network, post, encoding, page.work)
     except FAILURES as error:
         raise gr.Error(photograph_lib.reason(error), print_exception=False) from error
     return [str(done.path), status(done.problems)]
@@ -219,15 +220,16 @@ def update(
 
     The network runs again only if hints or `denoise_before` are others.
     """
-    photograph = current.shown
-    if photograph is None:
-        return show(page, current, post)
     try:
-        hints = change(photograph)
-        if hints != photograph.hints or post.denoise_before != photograph.denoised:
-            new = page.work(photograph_lib.colorize_again, photograph, hints, page.network, post)
-            current.replace(photograph, new)
-        return show(page, current, post)
+        with current.lock:
+            photograph = current.shown
+            if photograph is None:
+                return show(page, current, post)
+            hints = change(photograph)
+            if hints != photograph.hints or post.denoise_before != photograph.denoised:
+                args = photograph, hints, page.network, post
+                current.replace(photograph, page.work(photograph_lib.colorize_again, *args))
+            return show(page, current, post)
     except FAILURES as error:
         return [status([photograph_lib.reason(error)]), *[gr.skip()] * (len(View._fields) - 1)]
 

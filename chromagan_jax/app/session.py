@@ -1,11 +1,12 @@
 """The photographs of one visitor of the page, without anything of the page itself.
 
-A session is a folder, with a folder for each photograph and one for the last download.
+A session is a folder, with a folder for each photograph and for each of the last two downloads.
 """
 
 import contextlib
 import secrets
 import shutil
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,7 @@ class Session:
     photographs: list[Photograph] = field(default_factory=list)
     index: int = 0
     used: float = field(default_factory=time.monotonic)  # s, when last
+    lock: threading.RLock = field(default_factory=threading.RLock)  # one request at a time
 
     @property
     def shown(self) -> Photograph | None:
@@ -124,10 +126,14 @@ def save_all(
 
 
 def _targets(session: Session, kind: str) -> list[Path]:
-    """Where the results go: a new folder in place of the last one, names as the command's."""
+    """Where the results go: a new folder, names as the command's.
+
+    The folder of the download before stays, since the browser may still read from it.
+    """
     if kind not in KINDS:
         raise UserError(f'There is no file format {kind!r}.')
-    for old in session.folder.glob('results.*'):
+    folders = sorted(session.folder.glob('results.*'), key=lambda path: path.stat().st_mtime_ns)
+    for old in folders[:-1]:
         shutil.rmtree(old, ignore_errors=True)
     folder = session.folder / f'results.{secrets.token_hex(8)}'
     folder.mkdir()

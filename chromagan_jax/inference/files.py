@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from chromagan_jax.data.decode import count_pages
+from chromagan_jax.data.decode import count_pages, formats
 from chromagan_jax.data.listing import Ignored, image_names
 from chromagan_jax.errors import UserError
 
@@ -44,13 +44,16 @@ def find(paths: Sequence[str], output: Path, all_pages: bool = False) -> Found:
         all_pages: whether each page of a TIFF is a photograph; otherwise the first one is.
 
     Raises:
-        UserError: if `output` is one of the folders.
+        UserError: if `output` is one of the folders, or holds one.
     """
     found = Found([], [], [])
     for path in map(Path, paths):
         if os.path.isdir(path):  # Path.is_dir raises errors of a name that is too long
-            if path.resolve() == output.resolve():
-                raise UserError(f'{path} is both read and written: choose another --output.')
+            if path.resolve().is_relative_to(output.resolve()):
+                raise UserError(
+                    f'{path} is read, and --output={output} is the same folder or holds it: '
+                    'choose another --output.'
+                )
             _search(path, output, found)
         elif sentence := _missing(path):
             found.failures.append(f'{shown(path)} failed: {sentence}')
@@ -139,7 +142,10 @@ def ends(path: Path) -> bytes:
 def _pages(listed: Listed) -> list[Listed]:
     """One photograph for each page, named with its number from 1."""
     try:
-        number = count_pages(listed.source.read_bytes())
+        with listed.source.open('rb') as file:
+            kind = formats.identify(file.read(formats.HEAD))
+            file.seek(0)
+            number = count_pages(file.read()) if kind and kind.name == 'TIFF' else 1
     except OSError:  # reported when it is read
         number = 1
     if number == 1:

@@ -22,7 +22,7 @@ from chromagan_jax.inference.exif import Exif
 from chromagan_jax.inference.files import MARK, ends
 
 _SOURCE_TYPE = 'http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia'
-_SOURCE = re.compile(MARK.encode() + rb' \S+ \(machine-made\) from ([\w.%~-]+)')
+_ORIGIN = re.compile(MARK.encode() + rb' \S+ \(machine-made\) from ([\w.%~-]+)(?:, (\d+) bytes)?')
 _MAX_SEGMENT = 65533 - 35  # bytes of a JPEG segment without the longest of its heads
 _MAX_TEXT = 2**24  # bytes of a text in a PNG
 _IPTC_BLOCK = 0x0404  # among Photoshop's image resources
@@ -239,9 +239,7 @@ def with_note(kept: Metadata, source: Path, width: int, height: int) -> Metadata
     exif = kept.exif
     old = exif.main.get(exif_lib.SOFTWARE, exif_lib.Tag(exif_lib.ASCII, 0, b'')).data.strip(b'\0 ')
     old = old.split(MARK.encode())[0].rstrip(b'; ')
-    name = urllib.parse.quote(os.fsencode(source.name), safe='')
-    note = f'{MARK} {chromagan_jax.__version__} (machine-made) from {name}'.encode()
-    software = (old + b'; ' if old else b'') + note + b'\0'
+    software = (old + b'; ' if old else b'') + note(source).encode() + b'\0'
     main = dict(exif.main) | {
         exif_lib.SOFTWARE: exif_lib.Tag(exif_lib.ASCII, len(software), software),
         exif_lib.ORIENTATION: exif.tag(exif_lib.SHORT, 1),
@@ -258,6 +256,13 @@ def with_note(kept: Metadata, source: Path, width: int, height: int) -> Metadata
             exif_lib.HEIGHT: exif.tag(exif_lib.LONG, height),
         }
     return kept._replace(exif=exif._replace(main=main, exif=details), xmp=_marked(kept.xmp))
+
+
+def note(source: Path) -> str:
+    """The note in a result: what made it, and name and size of its photograph or film."""
+    name = urllib.parse.quote(os.fsencode(source.name), safe='')
+    size = f', {source.stat().st_size} bytes' if source.exists() else ''
+    return f'{MARK} {chromagan_jax.__version__} (machine-made) from {name}{size}'
 
 
 def _marked(xmp: bytes) -> bytes:
@@ -288,8 +293,19 @@ def _marked(xmp: bytes) -> bytes:
 
 def source_of(result: Path) -> str | None:
     """The name of the photograph that a result was made of; None if its metadata do not say."""
+    found = _origin(result)
+    return os.fsdecode(urllib.parse.unquote_to_bytes(found[1])) if found else None
+
+
+def is_of_another(result: Path, source: Path) -> bool:
+    """Whether the note in a result gives another size than that of the photograph `source`."""
+    found = _origin(result)
+    given = found[2] if found else None
+    return given is not None and int(given) != source.stat().st_size
+
+
+def _origin(result: Path) -> re.Match[bytes] | None:
     try:
-        found = _SOURCE.search(ends(result))
+        return _ORIGIN.search(ends(result))
     except OSError:
         return None
-    return os.fsdecode(urllib.parse.unquote_to_bytes(found[1])) if found else None

@@ -53,14 +53,14 @@ def plan(
         for target in _candidates(listed, output, format):
             if not first(target).exists():
                 break
-            if _key(target) not in taken and source_of(first(target)) == listed.place.name:
+            if _key(target) not in taken and source_of(first(target)) == listed.source.name:
                 claim(index, target)
                 break
     for index, listed in enumerate(found):
         if index not in chosen:
             for target in _candidates(listed, output, format):
                 owner = source_of(first(target)) if first(target).exists() else None
-                if _key(target) not in taken and owner in (None, listed.place.name):
+                if _key(target) not in taken and owner in (None, listed.source.name):
                     claim(index, target)
                     break
     jobs = []

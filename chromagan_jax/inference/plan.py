@@ -5,7 +5,7 @@ from pathlib import Path
 
 from chromagan_jax.data.decode import UnreadableImage
 from chromagan_jax.errors import UserError
-from chromagan_jax.inference import headers
+from chromagan_jax.inference import headers, metadata
 from chromagan_jax.inference.hints import Hint, read
 from chromagan_jax.inference.outcomes import Job
 from chromagan_jax.inference.video.suffixes import is_film
@@ -33,6 +33,16 @@ def with_hints(jobs: Sequence[Job], path: Path) -> list[Job]:
         return hints.get('') or hints.get(str(source)) or hints.get(source.name) or ()
 
     return [job._replace(hints=hints_of(job.source)) for job in jobs]
+
+
+def conflict(job: Job) -> str:
+    """Why a result that exists is not that of the job's photograph; '' if it may be."""
+    if not metadata.is_of_another(job.target, job.source):
+        return ''
+    return (
+        f'{job.target} was made of another file with this name, or of this one before it was '
+        'changed: choose another --output, or replace it with --overwrite'
+    )
 
 
 def too_large(job: Job) -> str:

@@ -182,7 +182,9 @@ def make_predict(
 def _check_noise(predict: Predict, size: int) -> None:
     """Raises UserError if two samples of a gray square of `size` px are the same."""
     gray = np.full((size, size, 3), 128, np.uint8)
-    if np.array_equal(predict([gray], [1], []), predict([gray], [2], [])):
+    no_hints = np.zeros((size, size, 3), np.float32)
+    first, second = (predict([gray], [sample], [no_hints]) for sample in (1, 2))
+    if np.array_equal(first, second):
         raise UserError(
             'The network has no noise, so all samples would be the same: leave --samples and '
             '--sample_noise (colorize.sample_noise in a config) out, or train one with '

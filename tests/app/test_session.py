@@ -1,6 +1,8 @@
 import dataclasses
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -201,6 +203,32 @@ def test_hints_and_denoising_of_the_photograph_run_the_network_again(tmp_path, s
         session.shown, (), network, dataclasses.replace(OFF, denoise_before=8.0)
     )
     assert (network.predict.inputs, denoised.denoised, denoised.hints) == (4, 8.0, ())
+
+
+def test_the_download_before_the_last_one_stays(tmp_path, session, network):
+    add(session, network, photo(tmp_path / 'u' / 'a.png'))
+    first, second, third = (
+        session_lib.save(session, 'jpg', network, OFF, DEFAULT, call).path for _ in range(3)
+    )
+    assert [path.exists() for path in (first, second, third)] == [False, True, True]
+
+
+def test_requests_of_a_visitor_wait_for_one_another(tmp_path, session, network):
+    events = pytest.importorskip('chromagan_jax.app.events')
+    add(session, network, photo(tmp_path / 'u' / 'a.png'))
+    free = []
+
+    def work(function, *arguments):
+        with ThreadPoolExecutor(1) as pool:
+            free.append(pool.submit(session.lock.acquire, blocking=False).result())
+        return function(*arguments)
+
+    page = SimpleNamespace(network=network, work=work)
+    hint = photograph_lib.hint_at(session.shown, 100, 50, 'rgb(200, 40, 60)')
+    events.update(page, session, OFF, lambda one: (*one.hints, hint))
+    events.saved(page, session, 'png', DEFAULT, OFF, session_lib.save_all)
+    assert session.shown.hints == (hint,)
+    assert free == [False] * 3  # new colours, their preview, and the download
 
 
 def test_a_point_outside_and_a_wrong_colour_are_refused(tmp_path, session, network):

@@ -404,6 +404,22 @@ def test_an_existing_file_is_skipped_unless_it_shall_be_overwritten(call, tmp_pa
     assert there.read_bytes() != before
 
 
+def test_a_result_of_another_photograph_with_the_name_is_neither_kept_silently_nor_lost(
+    call, tmp_path
+):
+    mine = save(photograph(), tmp_path / 'mine/a.png')
+    other = save(photograph(50, 70), tmp_path / 'other/a.png')
+    assert call(mine)[0] == 0
+    result = (tmp_path / 'out/a.png').read_bytes()
+    code, said = call(other)
+    assert (code, said.splitlines()[-1]) == (1, '0 colorized, 1 failed, 0 skipped')
+    assert 'a.png was made of another file with this name' in said
+    assert (tmp_path / 'out/a.png').read_bytes() == result
+    assert call(other, '--overwrite')[0] == 0
+    assert read(tmp_path / 'out/a.png').shape == (50, 70, 3)
+    assert '1 skipped' in call(other)[1]
+
+
 def test_photographs_that_differ_in_their_suffix_do_not_overwrite_each_other(call, tmp_path):
     for name, height in (('a.png', 30), ('a.bmp', 40), ('b.png', 50), ('deep/a.png', 60)):
         save(photograph(height), tmp_path / 'photos' / name)
@@ -672,6 +688,7 @@ def test_a_second_ctrl_c_is_one_sentence_too(call, tmp_path, monkeypatch):
         ({'size': '24,100000'}, "--size must be at most 4096 px, not '24,100000'."),
         ({'output': '/proc/nowhere'}, '/proc/nowhere cannot be written'),
         ({'report': '/proc/nowhere/r.html'}, 'permission there, or choose another --report.'),
+        ({'report': '/tmp'}, '--report=/tmp is a folder: name a file in it.'),
     ],
 )
 def test_a_mistake_is_one_sentence(changed, sentence, workdir, tmp_path, capsys):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from chromagan_jax.data.decode import formats
+from chromagan_jax.errors import UserError
 from chromagan_jax.inference import files
 
 GRAY = Image.fromarray(np.full((8, 8), 90, np.uint8))
@@ -88,6 +89,21 @@ def test_results_of_earlier_runs_are_not_read_again_unless_they_are_named(tmp_pa
     assert places(found) == ['a.png']
     assert found.notes == [f'{tmp_path}/in: 1 result is not read again (of an earlier run)']
     assert places(files.find([str(result)], tmp_path / 'out')) == ['a.png']
+
+
+def test_an_output_that_holds_a_folder_of_photographs_is_refused(tmp_path):
+    save(tmp_path / 'album/a.png')
+    for output in (tmp_path / 'album', tmp_path):
+        with pytest.raises(UserError, match='is the same folder or holds it: choose another'):
+            files.find([str(tmp_path / 'album')], output)
+
+
+def test_only_tiffs_are_read_to_count_their_pages(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, 'count_pages', lambda data: pytest.fail('the file was read'))
+    film = tmp_path / 'film.mkv'
+    film.write_bytes(b'\x1aE\xdf\xa3' + bytes(100))
+    paths = [str(film), str(save(tmp_path / 'a.png'))]
+    assert places(files.find(paths, tmp_path / 'out', all_pages=True)) == ['film.mkv', 'a.png']
 
 
 def test_a_folder_without_photographs_is_named_and_the_rest_goes_on(tmp_path):

@@ -1,6 +1,7 @@
 """Names of results stay what they are when files arrive, and fit every file system."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +35,16 @@ def test_a_new_neighbour_changes_no_name_wherever_it_is_in_the_order(format, tmp
     # Names that differ in case only are one name on many file systems.
     assert names('A.JPG', 'a.bmp', 'a.jpg', 'a.png') == [f'A.JPG.{format}', *expected]
     assert names('a.png') == expected[-1:]
+
+
+def test_pages_of_a_scan_keep_their_results(tmp_path):
+    pages = [Listed(tmp_path / 'scan.tif', Path(f'scan.page{n}.tif'), n - 1) for n in (1, 2)]
+    for _ in range(2):
+        jobs = naming.plan(pages, tmp_path / 'out', 'png', source_of=metadata.source_of)
+        assert [job.target.name for job in jobs] == ['scan.page1.png', 'scan.page2.png']
+        (tmp_path / 'out').mkdir(exist_ok=True)
+        for job in jobs:
+            job.target.write_bytes(encode.encode(PIXELS, job.target, job.source))
 
 
 def test_photographs_of_one_name_in_several_folders_are_numbered(tmp_path):

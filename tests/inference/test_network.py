@@ -5,6 +5,7 @@ import pytest
 from skimage import data
 
 import chromagan_jax.colorize as colorize
+from chromagan_jax.errors import UserError
 from chromagan_jax.inference import predictor
 from chromagan_jax.inference.outcomes import Job
 
@@ -22,6 +23,13 @@ def test_the_quick_program_colours_as_the_fast_one_within_1_of_255():
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.01
     assert np.abs(results[0].astype(int) - photograph).max() > 20  # it colours at all
+
+
+def test_samples_of_the_released_network_are_refused_for_the_lack_of_noise():
+    trained = predictor.load()
+    arguments = trained.generator, trained.variables, (64,), 1
+    with pytest.raises(UserError, match='The network has no noise'):
+        predictor.make_predict(*arguments, noise=True, hints=True, quick=True)
 
 
 @pytest.mark.parametrize(('count', 'quick'), [(1, True), (29, True), (30, False)])

@@ -10,11 +10,12 @@ import pytest
 
 from chromagan_jax.config.postprocess import OFF
 from chromagan_jax.errors import UserError
-from chromagan_jax.inference import photos
+from chromagan_jax.inference import metadata, photos
 
 pytest.importorskip('av')
 
 from chromagan_jax.inference.files import Listed
+from chromagan_jax.inference.outcomes import Job
 from chromagan_jax.inference.video import batch, frames, mux, read, run, scenes, smoothing, write
 from chromagan_jax.inference.video.smoothing import Blend, Colored
 from tests.inference.films import (
@@ -158,6 +159,52 @@ def test_a_frame_in_colour_keeps_the_lightness_of_its_source(tmp_path, tags, rot
     assert (result.pts, result.width, result.height) == (source.pts, source.width, source.height)
     assert result.format.name == ('yuv420p10le' if film.deep else 'yuv420p')
     assert result.color_range == film.range
+
+
+def test_a_field_of_odd_height_keeps_the_lightness_of_its_source(tmp_path):
+    frame = moving(0, height=70)  # fields of 35 rows, as in 720 x 486
+    path = make_film(tmp_path / 'a.mkv', [frame, frame], [0, 40], audio=None)
+    film = read.probe(path)._replace(interlaced=True)
+    source = next(iter(read.Frames(film)))
+    pixels = read.pixels_of(source, film)
+    rgb = photos.recolor(
+        pixels, photos.shrink(pixels, SIZE), np.full((SIZE, SIZE, 2), (10, 20)), deep=film.deep
+    )
+    result = write.to_frame(rgb, source, film)
+    assert (result.width, result.height, result.format.name) == (64, 70, 'yuv444p')
+    again = photos.lightness(read.pixels_of(result, film))
+    assert np.abs(again - photos.lightness(pixels)).mean() < 0.3
+
+
+def test_a_result_names_its_film_in_every_container(tmp_path):
+    for name in ('a.mp4', 'a.mov', 'a.mkv', 'a.nut'):
+        path = make_film(tmp_path / name, two_scenes(2), [0, 40], audio=None)
+        target = tmp_path / 'out' / name
+        target.parent.mkdir(exist_ok=True)
+        assert colorize(path, target) == ''
+        assert metadata.source_of(target) == name
+        assert not metadata.is_of_another(target, path)
+        jobs, _ = batch.plan([Listed(path, Path(name))], target.parent)
+        assert [job.target for job in jobs] == [target]  # the same command finds its result
+
+
+def test_films_of_one_name_are_numbered(tmp_path):
+    listed = []
+    for folder in 'xyz':
+        (tmp_path / folder).mkdir()
+        path = make_film(tmp_path / folder / 'a.mp4', two_scenes(2), [0, 40], audio=None)
+        listed.append(Listed(path, Path('a.mp4')))
+    jobs, failures = batch.plan(listed, tmp_path / 'out')
+    assert [job.target.name for job in jobs] == ['a.mp4', 'a.mp4.mp4', 'a.mp4.2.mp4']
+    assert failures == []
+
+
+def test_a_film_without_a_frame_in_its_middle_has_no_preview(tmp_path, monkeypatch):
+    path = make_film(tmp_path / 'a.mkv', two_scenes(2), [0, 40], audio=None)
+    job = Job(path, path)
+    assert batch._preview(job) is not None
+    monkeypatch.setattr(batch.read, 'samples', lambda film, number: iter(()))
+    assert batch._preview(job) is None
 
 
 def test_a_result_keeps_streams_times_and_tags(tmp_path):

@@ -163,7 +163,7 @@ def _samples(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, str]:
     """Samples, alpha and space of a loaded image of any mode."""
     mode = image.mode
     if mode[0] == 'I' or mode == 'F':
-        return (*_deep_gray(image), 'gray')
+        return (*deep_gray(image), 'gray')
     if image.has_transparency_data:
         gray = mode in ('1', 'L', 'LA', 'La')
         image = image.convert('RGBA') if not gray or mode == 'La' else image.convert('LA')
@@ -179,7 +179,7 @@ def _samples(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, str]:
     return np.asarray(image.convert('RGB')), None, 'rgb'
 
 
-def _deep_gray(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+def deep_gray(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """(H, W) uint16 and alpha of the modes 'I', 'I;16', 'I;16B' (16 bits) and 'F' (0 to 1)."""
     values = np.asarray(image)
     if image.mode == 'F':

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import av
@@ -24,7 +25,8 @@ _FAILURES = (OSError, read.UnreadableFilmError, av.error.FFmpegError, MemoryErro
 def plan(films: Sequence[Listed], folder: Path) -> tuple[list[Job], list[str]]:
     """Which film becomes which file below a folder, and sentences about those that cannot be read.
 
-    `a.avi` becomes `a.mkv`; if another film has that name, it becomes `a.avi.mkv`.
+    `a.avi` becomes `a.mkv`. If another film has that name, it becomes `a.avi.mkv`, then
+    `a.avi.2.mkv`, and so on.
 
     Raises:
         UserError: a result would replace a film.
@@ -38,17 +40,24 @@ def plan(films: Sequence[Listed], folder: Path) -> tuple[list[Job], list[str]]:
         except _FAILURES as error:
             failures.append(f'{shown(source)} failed: {_reason(error)}')
             continue
-        first, second = place.with_suffix(suffix), place.with_name(place.name + suffix)
-        if place.suffix.lower() == suffix:
-            first = place
-        owner = metadata.source_of(folder / first)
-        free = str(first).casefold() not in taken and owner in (None, place.name)
-        target = folder / (first if free else second)
-        taken.add(str(target.relative_to(folder)).casefold())
+        for named in _candidates(place, suffix):
+            target = folder / named
+            owner = metadata.source_of(target)
+            if str(named).casefold() not in taken and owner in (None, place.name):
+                taken.add(str(named).casefold())
+                break
         if target.resolve() in sources:
             raise UserError(f'{target} is a film to be read: choose another --output.')
         jobs.append(Job(source, target))
     return jobs, failures
+
+
+def _candidates(place: Path, suffix: str) -> Iterator[Path]:
+    """Names of a result, the preferred one first."""
+    yield place if place.suffix.lower() == suffix else place.with_suffix(suffix)
+    yield place.with_name(place.name + suffix)
+    for number in count(2):
+        yield place.with_name(f'{place.name}.{number}{suffix}')
 
 
 def colorize_films(
@@ -151,13 +160,13 @@ def _is_color(film: Film) -> bool:
     return sum(found) * 2 > len(found)
 
 
-def _preview(job: Job) -> report.Preview:
-    """Of the middle of a film."""
+def _preview(job: Job) -> report.Preview | None:
+    """Of the middle of a film; None if a film that ends early has no frame there."""
     before, after = (
-        next(pixels for _, pixels in read.samples(read.probe(path), 1))
+        next((pixels for _, pixels in read.samples(read.probe(path), 1)), None)
         for path in (job.source, job.target)
     )
-    return report.make_preview(before, after)
+    return None if before is None or after is None else report.make_preview(before, after)
 
 
 def _reason(error: BaseException) -> str:

@@ -2,8 +2,6 @@
 
 import heapq
 import io
-import os
-import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import av
 
-import chromagan_jax
+from chromagan_jax.inference import metadata
 from chromagan_jax.inference.files import MARK
 from chromagan_jax.inference.video.read import Film, open_input
 from chromagan_jax.inference.video.segments import packets
@@ -156,9 +154,7 @@ def _describe(video: Any, old: Any, film: Film, metadata: bool) -> None:
 
 def _note(source: Path, comment: str) -> str:
     """The comment of the film and that of results, which names the film."""
-    name = urllib.parse.quote(os.fsencode(source.name), safe='')
-    note = f'{MARK} {chromagan_jax.__version__} (machine-made) from {name}'
-    old = comment.split(MARK)[0].rstrip('; ')
+    note, old = metadata.note(source), comment.split(MARK)[0].rstrip('; ')
     return f'{old}; {note}' if old else note
 
 

@@ -15,8 +15,12 @@ _QUALITY = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FU
 
 
 def pixel_format(film: Film) -> str:
-    """8 or 10 bits, 4:2:0; 4:4:4 where a side is odd, since 4:2:0 has pairs of pixels."""
-    sampling = 'yuv444p' if film.width % 2 or film.height % 2 else 'yuv420p'
+    """8 or 10 bits, 4:2:0; 4:4:4 where a side is odd, since 4:2:0 has pairs of pixels.
+
+    The height that counts is that of a field, if the film is interlaced.
+    """
+    odd = film.width % 2 or film.height % (4 if film.interlaced else 2)
+    sampling = 'yuv444p' if odd else 'yuv420p'
     return f'{sampling}10le' if film.deep else sampling
 
 
