@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,10 +64,15 @@ Line = dict[str, Any]
 def main(config: Config) -> None:
     """Measures and prints."""
     sharding.disable_async_cpu_dispatch()
+    cv2.setNumThreads(1)  # as in the commands
     described = {
         'size': config.data.size,
         'batch_size': config.batch_size,
         'dtype': config.dtype,
+        'generator': type(config.generator).__name__,
+        'discriminator': type(config.discriminator).__name__,
+        'workers': config.data.workers,
+        'threads': config.data.threads,
         'device': jax.devices()[0].device_kind,
         'devices': jax.device_count(),
         **command.describe(),

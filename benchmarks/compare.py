@@ -34,7 +34,10 @@ BETTER = {
     'memory_bytes': False,
     'peak_bytes': False,
 }
-SETTINGS = ('name', 'size', 'batch_size', 'dtype', 'photographs', 'megapixels')
+SETTINGS = (
+    *('name', 'size', 'batch_size', 'batch', 'dtype', 'generator', 'discriminator', 'width'),
+    *('workers', 'threads', 'in_flight', 'folder', 'photographs', 'megapixels'),
+)
 MACHINE = ('machine', 'cores', 'device', 'devices')
 
 Line = Mapping[str, Any]

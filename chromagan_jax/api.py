@@ -170,6 +170,14 @@ def _sizes(size: Any) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a gray image has values up to 65535, or up to 1 in floats, instead of 255."""
+    if image.mode not in ('I', 'F'):
+        return image.mode[0] == 'I'
+    largest = np.asarray(image).max()
+    return bool(largest > 255 if image.mode == 'I' else largest <= 1)
+
+
 def _pixels(image: Photograph) -> np.ndarray:
     """The pixels of a photograph, as `predictor.colorize` takes them."""
     if isinstance(image, np.ndarray):
@@ -187,7 +195,7 @@ def _pixels(image: Photograph) -> np.ndarray:
         raise UserError(
             f'{type(image).__name__} is no photograph: give a path, a PIL image or an array.'
         )
-    if image.mode[0] in 'IF':  # of 16 bits or more, which Pillow's conversion clips at 255
+    if _is_deep(image):  # Pillow's conversion clips at 255
         deep = Image.fromarray(pillow.deep_gray(image)[0])
         deep.info, image = image.info, deep
     if image.mode not in ('L', 'RGB', 'RGBA', 'CMYK', 'I;16'):

@@ -31,13 +31,15 @@ def is_lost_process(error: BaseException) -> bool:
     return jax.process_count() > 1 and re.search(_LOST, str(error)) is not None
 
 
-# Errors of aiohttp, fsspec, google.auth and botocore for a server that does not answer.
+# Errors of aiohttp, fsspec, google.auth, botocore and requests for a server that does not answer.
 _UNANSWERED = {
     'aiohttp.client_exceptions.ClientConnectionError',
     'aiohttp.client_exceptions.ClientPayloadError',
     'botocore.exceptions.HTTPClientError',
     'fsspec.exceptions.FSTimeoutError',
     'google.auth.exceptions.TransportError',
+    'requests.exceptions.ConnectionError',
+    'requests.exceptions.Timeout',
 }
 # TensorStore, for one, puts the code of a status into the text.
 _BUSY = (

@@ -84,6 +84,13 @@ def test_deep_gray_images_have_the_colours_of_their_array(colorizer, mode):
     np.testing.assert_array_equal(np.asarray(colorizer.colorize(image)), np.asarray(expected))
 
 
+@pytest.mark.parametrize('mode', ['I', 'F'])
+def test_gray_images_up_to_255_have_the_colours_of_their_array_in_every_mode(colorizer, mode):
+    image = Image.fromarray(GRAY)
+    expected = np.asarray(colorizer.colorize(image))
+    np.testing.assert_array_equal(np.asarray(colorizer.colorize(image.convert(mode))), expected)
+
+
 def test_the_profile_of_an_image_is_applied(colorizer):
     image = Image.fromarray(GRAY)
     plain = np.asarray(colorizer.colorize(image))

@@ -52,8 +52,9 @@ def named(runs: Sequence[str]) -> dict[str, str]:
     """The places of runs by name; raises UserError if two have the same."""
     found: dict[str, str] = {}
     for run in runs:
-        name, equals, place = run.rpartition('=')
-        name = name if equals else place.rstrip('/').rpartition('/')[2]
+        name, equals, place = run.partition('=')
+        if not equals or '/' in name or (paths.as_path(run) / 'config.json').exists():
+            name, place = run.rstrip('/').rpartition('/')[2], run
         if name in found:
             raise UserError(f'Two runs are called {name}: write NAME={place}.')
         found[name] = place

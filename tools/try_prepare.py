@@ -88,14 +88,25 @@ KINDS: dict[tuple[str, str], Callable[[bytes, Image.Image], bytes]] = {
 
 
 def plant(photos: Path, odd: Path | None, pile: Path, count: int) -> list[Planted]:
-    """Links the photographs into the folder `pile` and adds the other files."""
+    """Links the photographs into the folder `pile` and adds the other files.
+
+    Raises:
+        UserError: there are too few photographs, or `pile` exists.
+    """
+    names, needed = sorted(image_names(str(photos), Ignored())), count * len(KINDS)
+    if len(names) < needed:
+        raise UserError(
+            f'{photos} holds {len(names)} photographs, fewer than {len(KINDS)} x --count={count}: '
+            'name more, or lower --count.'
+        )
+    if pile.exists():
+        raise UserError(f'{pile} exists: choose another --output.')
     pile.mkdir(parents=True)
-    names = sorted(image_names(str(photos), Ignored()))
     for name in names:
         link = pile / 'photos' / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(photos.absolute() / name)
-    chosen = iter(random.Random(SEED).sample(names, count * len(KINDS)))
+    chosen = iter(random.Random(SEED).sample(names, needed))
     planted = []
     (pile / 'planted').mkdir()
     for (kind, outcome), make in KINDS.items():
@@ -292,16 +303,23 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         cli.parse(values, argv)
+        (measure_speed if values.speed else try_decisions)(values, Path(values.output))
     except UserError as error:
         cli.print_error(str(error))
         return 1
-    output = Path(values.output)
-    if values.speed:
-        photos = multiply(Path(values.photos), output / 'pile', values.copies)
-        result = measure(photos, output / 'prepared', values.workers)
-        print(json.dumps(result, indent=2))
-        files.write_json(output / 'speed.json', result)
-        return 0
+    return 0
+
+
+def measure_speed(values: flags.FlagValues, output: Path) -> None:
+    """Measures the speed; prints it and writes speed.json."""
+    photos = multiply(Path(values.photos), output / 'pile', values.copies)
+    result = measure(photos, output / 'prepared', values.workers)
+    print(json.dumps(result, indent=2))
+    files.write_json(output / 'speed.json', result)
+
+
+def try_decisions(values: flags.FlagValues, output: Path) -> None:
+    """Compares what prepare drops with what should be dropped; writes table.json and table.md."""
     odd = Path(values.odd) if values.odd else None
     planted = plant(Path(values.photos), odd, output / 'pile', values.count)
     run_prepare(output / 'pile', output / 'prepared', f'--workers={values.workers}')
@@ -310,7 +328,6 @@ def main(argv: Sequence[str]) -> int:
     table = table_of(result)
     files.write_atomically(output / 'table.md', table.encode())
     print(table)
-    return 0
 
 
 if __name__ == '__main__':

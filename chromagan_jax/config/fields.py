@@ -227,11 +227,12 @@ def _find_below(
 
 def _attributes(node: Any, prefix: str = '') -> Iterator[str]:
     """Dotted names of all attributes of the groups of a config, and of the keys of its dicts."""
+    known = node if isinstance(node, dict) else type_hints(type(node))
     for name, value in (node if isinstance(node, dict) else vars(node)).items():
-        if _is_group(value) and not isinstance(value, nn.Module):
-            yield from _attributes(value, f'{prefix}{name}.')
-        elif not isinstance(value, nn.Module):
+        if name not in known or not _is_group(value):
             yield f'{prefix}{name}'
+        elif not isinstance(value, nn.Module):
+            yield from _attributes(value, f'{prefix}{name}.')
 
 
 def _leaves(name: str, hint: Any, value: Any) -> Iterator[Leaf]:

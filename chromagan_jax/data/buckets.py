@@ -22,11 +22,14 @@ _DESCRIPTIONS = ('.json', '.txt')  # files of a data set of TFDS besides its sha
 def image_names(root: str, ignored: Ignored) -> Iterator[str]:
     """Yields the images below `root`, as `listing.image_names` does for a local folder."""
     store, prefix, known = paths.filesystem(root), _key(root), formats.suffixes()
+    objects = _objects(root, root)
 
     def head(name: str) -> bytes:
+        if not objects[name].size:  # a server refuses to send a part of nothing
+            return b''
         return store.cat_file(f'{prefix}{name}', start=0, end=formats.HEAD)
 
-    for name in _objects(root, root):
+    for name in objects:
         if not is_hidden(name) and is_chosen(name, known, head, ignored):
             yield name
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from chromagan_jax.data.decode import KINDS, UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.sources import Source
-from chromagan_jax.errors import UserError
+from chromagan_jax.errors import UserError, is_outage
 
 ATTEMPTS = 16  # records tried in place of one that cannot be read
 
@@ -119,10 +119,13 @@ def read_image(source: Source, index: int, min_side: int = 0) -> tuple[np.ndarra
 
     Raises:
         UnreadableImage: the file cannot be read or is not a complete image.
+        OSError: a bucket does not answer; another photograph must not take the place of this one.
     """
     try:
         record = source[index]
     except OSError as error:
+        if is_outage(error):
+            raise
         raise UnreadableImage(error.strerror or str(error), 'no_file') from error
     return decode(record['image'], min_side), record['label']
 

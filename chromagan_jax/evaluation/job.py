@@ -27,6 +27,7 @@ from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
 POLL = 2  # s between checks for a new checkpoint
+_DELETING = 20  # s that training may take to delete a checkpoint
 
 
 def evaluate_checkpoints(config: Config, workdir: Path) -> None:
@@ -96,8 +97,11 @@ def _load(workdir: Path, which: str, mesh: Mesh, following: bool) -> checkpoints
     try:
         return checkpoints.load(workdir, which, mesh)
     except UserError:
-        if following and int(which) not in checkpoints.kept_steps(workdir):
-            return None
+        end = time.monotonic() + (_DELETING if following else 0)
+        while time.monotonic() < end:
+            if int(which) not in checkpoints.kept_steps(workdir):
+                return None
+            time.sleep(POLL)
         raise
 
 

@@ -49,7 +49,7 @@ def open_checkpoints(workdir: Path, max_to_keep: int) -> Manager:
 
 
 def open_best(workdir: Path, source: str = '') -> Manager:
-    """Manager of the state with the lowest score on the photographs of `source`."""
+    """Manager of the state with the lowest score on photographs with the fingerprint `source`."""
     return _open(
         workdir / BEST,
         max_to_keep=1,
@@ -95,7 +95,7 @@ def save_if_best(
 ) -> bool:
     """Replaces the best state by `state` if `score` is lower; returns whether it was saved.
 
-    A best state whose score is one on other photographs than those of `source` is replaced.
+    A best state whose score is one on photographs of another fingerprint than `source` is replaced.
 
     Raises:
         UserError: if the folder cannot be written.

@@ -44,7 +44,7 @@ class Evaluation:
         state = reduce_on_plateau(run, state, scores, logger)
         score = evaluator.score(run.config.checkpoint.best_metric, scores)
         with run.watchdog.phase('save'):
-            checkpoint_lib.save_if_best(run.best, step, state, score, run.config.eval.source)
+            checkpoint_lib.save_if_best(run.best, step, state, score, run.eval_source.fingerprint)
         return state
 
     def _score(self, state: GanState, logger: TrainLogger) -> dict[str, float]:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
 PyTree = Any
+T = TypeVar('T')
 
 _PACE = 1.0  # s between messages of process 0 that it still waits for the lock
 
@@ -67,6 +68,32 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
     Raises:
         UserError: if the config, the data or the workdir is invalid.
     """
+    mesh, model, abstract, source, eval_source, eval_step = _in_all_processes(_check, config)
+    held = lock_workdir(workdir, stack)
+    stopping = stack.enter_context(stop_requests(agreed=True))
+    log = log_run_info(config, workdir, source, eval_source)
+    writes = jax.process_index() == 0
+    watchdog = Watchdog(config.stall_timeout, workdir / 'heartbeat.json' if writes else None)
+    stack.enter_context(watchdog.watch())
+    checkpoints = checkpoint_lib.open_checkpoints(workdir, config.checkpoint.max_to_keep)
+    best = checkpoint_lib.open_best(workdir, eval_source.fingerprint)
+    stack.enter_context(checkpoint_lib.finishing(checkpoints, best))
+    check_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
+    return Run(
+        *(config, workdir, mesh, model, abstract, source, eval_source, log, writes, held),
+        *(watchdog, checkpoints, best, stopping, eval_step),
+    )
+
+
+def _check(config: Config) -> tuple[Any, ...]:
+    """Checks config and data.
+
+    Returns:
+        Mesh, model, abstract state, sources of training and evaluation, evaluation step.
+
+    Raises:
+        UserError: if the config or the data is invalid.
+    """
     config_lib.validate(config)
     plateau, best_metric = config.reduce_lr_on_plateau, config.checkpoint.best_metric
     evaluator.check_ranking('reduce_lr_on_plateau.metric', plateau.metric)
@@ -76,23 +103,23 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
     model = make_model(config, mesh)
     abstract = state_lib.abstract_state(model, config, mesh)
     state_lib.check_networks(model, config, abstract)
-    source, eval_source = open_sources(config)
     eval_step = evaluator.make_eval_step(config.eval.features, model, mesh)
+    return mesh, model, abstract, *open_sources(config), eval_step
 
-    held = lock_workdir(workdir, stack)
-    stopping = stack.enter_context(stop_requests(agreed=True))
-    log = log_run_info(config, workdir, source, eval_source)
-    writes = jax.process_index() == 0
-    watchdog = Watchdog(config.stall_timeout, workdir / 'heartbeat.json' if writes else None)
-    stack.enter_context(watchdog.watch())
-    checkpoints = checkpoint_lib.open_checkpoints(workdir, config.checkpoint.max_to_keep)
-    best = checkpoint_lib.open_best(workdir, config.eval.source)
-    stack.enter_context(checkpoint_lib.finishing(checkpoints, best))
-    check_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
-    return Run(
-        *(config, workdir, mesh, model, abstract, source, eval_source, log, writes, held),
-        *(watchdog, checkpoints, best, stopping, eval_step),
-    )
+
+def _in_all_processes(function: Callable[[Config], T], config: Config) -> T:
+    """Calls a function; raises UserError in all processes if it raises one in any of them.
+
+    Otherwise the other processes would wait for it, and end with the exit code for a restart.
+    """
+    error: UserError | None = None
+    try:
+        result = function(config)
+    except UserError as raised:
+        error = raised
+    if _in_any_process(error is not None):
+        raise error or UserError('Another process cannot start: its message says why.')
+    return result
 
 
 def lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> lease.Lease | None:

@@ -85,7 +85,12 @@ def _detect(
 
 def _device_ids() -> list[int] | None:
     text = os.environ.get('JAX_LOCAL_DEVICE_IDS')
-    return [int(number) for number in text.split(',')] if text else None
+    try:
+        return [int(number) for number in text.split(',')] if text else None
+    except ValueError as error:
+        raise UserError(
+            f'JAX_LOCAL_DEVICE_IDS={text} must be numbers, as 0 or 0,1: correct or unset it.'
+        ) from error
 
 
 def _check_started_by_srun() -> None:

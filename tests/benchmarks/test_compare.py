@@ -59,6 +59,16 @@ def test_only_equal_settings_are_compared(run):
     assert 'have no measurement in common' in said.err
 
 
+def test_pipelines_with_other_workers_are_compared_apart(run):
+    def lines(*rates):
+        settings = ({'workers': 0, 'threads': 2}, {'workers': 0, 'threads': 1}, {'workers': 2})
+        pairs = zip(settings, rates, strict=True)
+        return [{'name': 'pipeline', 'images_per_second': rate, **each} for each, rate in pairs]
+
+    code, said = run(lines(1130, 670, 980), lines(900, 530, 780))
+    assert (code, said.out.count('worse')) == (1, 3)
+
+
 def test_another_machine_is_named(run):
     _, said = run([STEP | {'machine': 'A'}], [STEP | {'machine': 'B'}])
     assert said.err == "the machine differs: 'A' and 'B'\n"

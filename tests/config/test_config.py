@@ -226,6 +226,7 @@ def test_what_the_messages_advise_is_possible(tiny, values):
     ('group', 'name', 'sentence'),
     [
         ('', 'stps', "There is no field 'stps' in the config: did you mean 'steps'?"),
+        ('', 'generater', "There is no field 'generater' in the config"),
         ('generator_optimizer', 'learing_rate', "mean 'generator_optimizer.learning_rate'?"),
         ('loss.steering', 'chroma', "There is no field 'loss.steering.chroma' in the config"),
     ],
@@ -234,7 +235,7 @@ def test_a_misspelled_field_of_a_config_file_is_named(tiny, group, name, sentenc
     node = tiny
     for part in filter(None, group.split('.')):
         node = getattr(node, part)
-    setattr(node, name, 1)
+    setattr(node, name, tiny.generator if name == 'generater' else 1)
     with pytest.raises(UserError, match=re.escape(sentence)):
         config_lib.validate(tiny)
 

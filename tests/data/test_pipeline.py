@@ -8,7 +8,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from chromagan_jax import color
 from chromagan_jax.data import pipeline, transforms
 from chromagan_jax.data.decode import KINDS, UnreadableImage, crop_square, decode, resize_short
 from chromagan_jax.data.pipeline import eval_batches, train_batches
-from chromagan_jax.data.sources import make_source
+from chromagan_jax.data.sources import Picked, make_source
 from chromagan_jax.data.transforms import read_image, report_unreadable, substitute
 from chromagan_jax.errors import UserError
 
@@ -125,9 +124,7 @@ def test_a_run_may_start_again_at_any_step(photos, reference):
 
 
 def test_a_late_step_is_reached_at_once(photos):
-    start = time.perf_counter()
-    first, second = take(photos, 2, start_step=10**12)
-    assert time.perf_counter() - start < 1
+    first, second = take(photos, 2, start_step=10**12)  # one by one this would take years
     assert_equal(take(photos, 1, start_step=10**12 + 1), [second])
     assert np.abs(first['target'] - second['target']).max() > 0
 
@@ -316,6 +313,15 @@ def test_unreadable_records_are_replaced_and_nothing_else_changes(marked, damage
 def test_a_worker_process_replaces_unreadable_records_as_a_thread_does(damaged):
     found = take(damaged, 9, space='rgb')
     assert_equal(take(damaged, 9, space='rgb', workers=1), found)
+
+
+def test_an_outage_of_a_bucket_is_no_unreadable_record(marked):
+    class Busy(Picked):
+        def __getitem__(self, index):
+            raise OSError('SlowDown: Please reduce your request rate')
+
+    with pytest.raises(OSError, match='SlowDown'):
+        take(Busy(marked, range(10)), 1)
 
 
 def test_unreadable_records_are_reported_once_with_their_reason(damaged):

@@ -156,6 +156,24 @@ def test_an_incomplete_last_line_is_left_out_and_a_damaged_one_is_named(workdir)
         report.write(workdir)
 
 
+def test_a_run_ranked_by_a_metric_of_its_own_has_a_page_without_the_best_step(tmp_path):
+    config = Config()
+    config.checkpoint.best_metric = 'redness'
+    write_run(tmp_path / 'run', config)
+    report.write(tmp_path / 'run')
+    text = Page((tmp_path / 'run/report.html').read_bytes()).text
+    assert 'step 60' in text
+    assert 'best, step' not in text
+
+
+def test_a_foreign_file_among_the_samples_is_left_out_and_damaged_details_are_named(workdir):
+    (workdir / 'samples/step_x.png').write_bytes(b'')
+    report.write(workdir)
+    (workdir / runs.DETAILS).write_text('{')
+    with pytest.raises(UserError, match=r'images_eval\.json is damaged: remove it'):
+        report.write(workdir)
+
+
 def test_a_run_without_any_metrics_has_a_page(workdir):
     (workdir / 'metrics.jsonl').unlink()
     report.write(workdir)

@@ -1,5 +1,6 @@
 """The train step with the options of configs/best.py."""
 
+import copy
 from functools import partial
 
 import jax
@@ -63,7 +64,26 @@ def test_a_step_steers_l1_and_leaves_the_frozen_features_alone(built, recipe):
     assert float(metrics['generator/loss']) == pytest.approx(float(total), rel=1e-5)
 
 
-def test_the_perceptual_term_and_the_heads_move_the_generator(built, recipe):
+def test_the_perceptual_term_alone_moves_the_generator(recipe, encoder):
+    config = copy.deepcopy(recipe)
+    config.loss.steering.chroma_share = 0
+    config.loss.weights = {'adversarial': 0.0, 'l1': 0.0, 'perceptual': 1.0}
+    model = make_model(config)
+    shape = state_lib.target_shape(config)
+    state = jax.jit(lambda key: state_lib.init_state(model, key, shape))(jax.random.key(0))
+    frozen = make_frozen(model, {'efficientnet_lite': encoder}, 32)
+    new, metrics = jax.jit(partial(steps.train_step, model))(state, batch_of(config), frozen)
+    assert metrics['generator/loss'] == metrics['generator/perceptual'] > 0
+    moved = [
+        float(jnp.abs(after - before).max())
+        for before, after in zip(
+            *map(jax.tree.leaves, (state.generator.params, new.generator.params)), strict=True
+        )
+    ]
+    assert np.mean(np.array(moved) > 0) > 0.9
+
+
+def test_the_perceptual_term_follows_the_frozen_features(built, recipe):
     _, state, frozen, step = built
     batch = batch_of(recipe)
     _, metrics = step(state, batch, frozen)

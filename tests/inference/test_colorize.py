@@ -918,3 +918,10 @@ def test_a_run_with_a_list_json_and_a_report_says_how_each_photograph_ended(work
     assert page.count('<figure>') == 2
     assert 'torn.jpg' in page
     assert 'color.jpg: it is in colour already' in page
+
+
+def test_without_pyav_the_extra_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(colorize.importlib.util, 'find_spec', lambda name: None)
+    (tmp_path / 'film.mp4').touch()
+    assert colorize.main(['', f'--output={tmp_path / "out"}', str(tmp_path / 'film.mp4')]) == 1
+    assert "pip install 'chromagan_jax[video]'" in capsys.readouterr().err

@@ -142,10 +142,3 @@ def test_flags_for_photographs_are_refused_for_films(tmp_path, capsys, flag):
     code = colorize.main(['', f'--output={tmp_path / "out"}', f'--{named}', f'{tmp_path}/film.mp4'])
     assert code == 1
     assert 'is for photographs' in capsys.readouterr().err
-
-
-def test_without_pyav_the_extra_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(colorize.importlib.util, 'find_spec', lambda name: None)
-    (tmp_path / 'film.mp4').touch()
-    assert colorize.main(['', f'--output={tmp_path / "out"}', str(tmp_path / 'film.mp4')]) == 1
-    assert "pip install 'chromagan_jax[video]'" in capsys.readouterr().err

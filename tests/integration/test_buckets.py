@@ -226,6 +226,7 @@ def test_photographs_in_a_bucket_are_those_of_the_local_folder(
     photographs.mkdir()
     for name in ('base.jpg', 'colorized.jpg', 'compared.jpg'):
         (photographs / name).write_bytes((ROOT / 'docs' / name).read_bytes())
+    (photographs / '_SUCCESS').touch()  # as Spark leaves it: empty, without a suffix
     emulators.upload(store, photographs, f'{store.root}/photographs')
     flags = ('--config.steps=4', '--config.data.workers=1')
     finish(tmp_path / 'here', *flags, f'--config.data.source={photographs}')

@@ -22,6 +22,14 @@ def test_one_run_gets_its_page_and_two_runs_a_comparison(tmp_path):
     assert '<h1>a / mine</h1>' in both.read_text()
 
 
+def test_a_workdir_may_have_an_equals_sign_in_its_name(tmp_path):
+    write_run(tmp_path / 'lr=0.1')
+    for argument in (f'{tmp_path}/lr=0.1', f'mine={tmp_path}/lr=0.1'):
+        assert report.main([f'--output={tmp_path}/page.html', argument]) == 0
+        name = 'mine' if argument.startswith('mine') else 'lr=0.1'
+        assert f'<h1>{name}</h1>' in (tmp_path / 'page.html').read_text()
+
+
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [

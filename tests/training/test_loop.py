@@ -260,6 +260,7 @@ def test_a_run_of_one_step_ends_with_the_flag_for_a_profile(small, tmp_path):
     assert not (tmp_path / 'profile').exists()
 
 
+@pytest.mark.slow
 def test_the_profile_holds_a_trace(small, tmp_path):
     quiet(small).steps = 6
     loop.train_and_evaluate(small, tmp_path, profile=True)

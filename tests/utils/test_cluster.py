@@ -142,3 +142,9 @@ def test_proxies_come_back(monkeypatch):
 def test_flags_that_cannot_be_right_are_sentences(flags, sentence):
     with pytest.raises(UserError, match=sentence):
         cluster.join(*flags, 1.0)
+
+
+def test_numbers_of_devices_that_are_none_are_named(monkeypatch):
+    monkeypatch.setenv('JAX_LOCAL_DEVICE_IDS', 'all')
+    with pytest.raises(UserError, match='JAX_LOCAL_DEVICE_IDS=all must be numbers'):
+        cluster._device_ids()

@@ -49,7 +49,10 @@ def read(workdir: Path) -> RunRecord:
         UserError: if `workdir` is not that of a run, or one of its files is damaged.
     """
     described = read_run(workdir)
-    details = paths.read(workdir / DETAILS)
+    try:
+        details = json.loads(paths.read(workdir / DETAILS) or '{}')
+    except ValueError as error:
+        raise UserError(f'{workdir / DETAILS} is damaged: remove it.') from error
     return RunRecord(
         name=workdir.name,
         config=_flat(described['config']),
@@ -59,7 +62,7 @@ def read(workdir: Path) -> RunRecord:
         training=curves(writers.read_metrics(workdir / 'metrics.jsonl')),
         job=curves(writers.read_metrics(workdir / 'metrics_eval.jsonl')),
         samples=_samples(workdir / 'samples'),
-        details=json.loads(details) if details else {},
+        details=details,
     )
 
 
@@ -79,15 +82,16 @@ def curves(lines: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
 
 def _samples(folder: Path) -> dict[int, bytes]:
     """The newest grid and evenly spaced earlier ones, at most `SAMPLES`."""
-    found = {int(path.stem.rpartition('_')[2]): path for path in folder.glob('step_*.png')}
+    grids = [path for path in folder.glob('step_*.png') if path.stem[5:].isdecimal()]
+    found = {int(path.stem[5:]): path for path in grids}
     steps = sorted(found)
     # Twice the stride at a time, so that a growing run shows mostly the same grids.
     stride = 1
     while len(steps) > SAMPLES * stride:
         stride *= 2
     shown = sorted({*steps[::stride], *steps[-1:]})[-SAMPLES:]
-    grids = {step: _sample_jpeg(found[step]) for step in shown}
-    return {step: jpeg for step, jpeg in grids.items() if jpeg}
+    jpegs = {step: _sample_jpeg(found[step]) for step in shown}
+    return {step: jpeg for step, jpeg in jpegs.items() if jpeg}
 
 
 @functools.lru_cache(4 * SAMPLES)

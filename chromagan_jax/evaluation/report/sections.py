@@ -54,6 +54,7 @@ def _scores(run: RunRecord) -> str:
         return ''
     steps = [int(step) for step in scores['eval/images'].steps]
     best = _best_step(scores, best_metric)
+    shown = [steps[0]] if best is None else [steps[0], best]
     ends = {name.removeprefix('eval/'): curve.values[-1] for name, curve in scores.items()}
     gray = metrics.gray_figures(ends)
     rows = []
@@ -66,24 +67,28 @@ def _scores(run: RunRecord) -> str:
             [
                 ('', html.escape(heading)),
                 ('', f'{better} is better' if better else ''),
-                *(parts.number(form, values.get(step)) for step in (steps[0], best)),
+                *(parts.number(form, values.get(step)) for step in shown),
                 parts.number(form, values.get(steps[-1]), 'n best'),
                 parts.number(form, gray.get(name)),
                 parts.number(form, ends.get(f'{name}_original')),
             ]
         )
-    heads = ['', '', f'step {steps[0]:,}', f'best, step {best:,}', f'step {steps[-1]:,}']
+    heads = ['', '', f'step {steps[0]:,}', f'step {steps[-1]:,}']
+    if best is not None:
+        heads.insert(3, f'best, step {best:,}')
     note = (
         f'<p>Evaluations during training, on {ends["images"]:,.0f} photographs of '
         f'{html.escape(run.config["eval.source"])}. The best step has the best '
         f'{html.escape(best_metric)}.</p>'
     )
-    shown = f'<div class="charts">{curves.metric_curves(scores)}</div>' if steps[1:] else ''
-    return parts.table([*heads, 'gray', 'original'], rows) + note + shown
+    drawn = f'<div class="charts">{curves.metric_curves(scores)}</div>' if steps[1:] else ''
+    return parts.table([*heads, 'gray', 'original'], rows) + note + drawn
 
 
-def _best_step(scores: Mapping[str, Curve], metric: str) -> int:
-    """The evaluated step with the best value of a ranking metric."""
+def _best_step(scores: Mapping[str, Curve], metric: str) -> int | None:
+    """The evaluated step with the best value; None for a metric that this process lacks."""
+    if metric not in metrics.METRICS:  # a config file added it
+        return None
     curve = scores[f'eval/{metric}']
     sign = 1 if metrics.METRICS[metric].better == 'lower' else -1
     return int(curve.steps[(sign * curve.values).argmin()])

@@ -1,0 +1,32 @@
+"""The command that plants files and looks at what prepare drops."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools import try_prepare
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of three photographs."""
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(np.full((8, 8, 3), 50 * number, np.uint8)).save(folder / f'{number}.png')
+    return folder
+
+
+def test_too_few_photographs_are_named_before_anything_is_written(photos, tmp_path, capsys):
+    code = try_prepare.main(['', f'--photos={photos}', f'--output={tmp_path / "out"}'])
+    said = capsys.readouterr().err
+    assert (code, said.count('\n')) == (1, 1)
+    assert 'holds 3 photographs, fewer than 11 x --count=50' in said
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_second_run_into_a_folder_is_refused(photos, tmp_path, capsys):
+    (tmp_path / 'out/pile').mkdir(parents=True)
+    arguments = [f'--photos={photos}', f'--output={tmp_path / "out"}', '--count=0']
+    assert try_prepare.main(['', *arguments]) == 1
+    assert 'pile exists: choose another --output' in capsys.readouterr().err
