@@ -1,6 +1,5 @@
 """The train step with the options of configs/best.py."""
 
-import copy
 from functools import partial
 
 import jax
@@ -10,8 +9,8 @@ import optax
 import pytest
 
 from chromagan_jax.errors import UserError
+from chromagan_jax.gan import losses, objectives, steps
 from chromagan_jax.gan import state as state_lib
-from chromagan_jax.gan import steps
 from chromagan_jax.gan.model import make_frozen, make_model
 from chromagan_jax.models.lite_unet import LiteUNet
 from chromagan_jax.models.pretrained import efficientnet_lite
@@ -64,23 +63,23 @@ def test_a_step_steers_l1_and_leaves_the_frozen_features_alone(built, recipe):
     assert float(metrics['generator/loss']) == pytest.approx(float(total), rel=1e-5)
 
 
-def test_the_perceptual_term_alone_moves_the_generator(recipe, encoder):
-    config = copy.deepcopy(recipe)
-    config.loss.steering.chroma_share = 0
-    config.loss.weights = {'adversarial': 0.0, 'l1': 0.0, 'perceptual': 1.0}
-    model = make_model(config)
-    shape = state_lib.target_shape(config)
-    state = jax.jit(lambda key: state_lib.init_state(model, key, shape))(jax.random.key(0))
-    frozen = make_frozen(model, {'efficientnet_lite': encoder}, 32)
-    new, metrics = jax.jit(partial(steps.train_step, model))(state, batch_of(config), frozen)
-    assert metrics['generator/loss'] == metrics['generator/perceptual'] > 0
-    moved = [
-        float(jnp.abs(after - before).max())
-        for before, after in zip(
-            *map(jax.tree.leaves, (state.generator.params, new.generator.params)), strict=True
-        )
+def test_the_perceptual_term_is_the_relative_distance_of_the_maps_and_reaches_the_fakes(
+    built, recipe
+):
+    model, _, frozen, _ = built
+    batch = batch_of(recipe)
+    real, fake = batch['target'], 0.5 * batch['target'] + 0.1
+
+    def term(fake):
+        maps = [objectives.see(model, frozen, batch['condition'], x).maps for x in (fake, real)]
+        return losses.perceptual_distance(*maps), maps
+
+    (value, maps), gradient = jax.jit(jax.value_and_grad(term, has_aux=True))(fake)
+    shares = [
+        np.abs(np.subtract(f, r)).mean() / np.abs(r).mean() for f, r in zip(*maps, strict=True)
     ]
-    assert np.mean(np.array(moved) > 0) > 0.9
+    assert float(value) == pytest.approx(float(np.mean(shares)), rel=1e-4)
+    assert np.mean(np.abs(gradient) > 0) > 0.9
 
 
 def test_the_perceptual_term_follows_the_frozen_features(built, recipe):
