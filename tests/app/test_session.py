@@ -1,3 +1,4 @@
+import asyncio
 import dataclasses
 import time
 import zipfile
@@ -229,6 +230,28 @@ def test_requests_of_a_visitor_wait_for_one_another(tmp_path, session, network):
     events.saved(page, session, 'png', DEFAULT, OFF, session_lib.save_all)
     assert session.shown.hints == (hint,)
     assert free == [False] * 3  # new colours, their preview, and the download
+
+
+@pytest.mark.parametrize(
+    ('path', 'free', 'answer'),
+    [('/gradio_api/upload', 0, 507), ('/gradio_api/upload', 10**12, 200), ('/', 0, 200)],
+)
+def test_uploads_are_refused_while_the_disk_is_nearly_full(
+    tmp_path, monkeypatch, path, free, answer
+):
+    page = pytest.importorskip('chromagan_jax.app.page')
+    monkeypatch.setattr(page.shutil, 'disk_usage', lambda folder: SimpleNamespace(free=free))
+    statuses = []
+
+    async def app(scope, receive, send):
+        await send({'type': 'http.response.start', 'status': 200})
+
+    async def send(message):
+        if message['type'] == 'http.response.start':
+            statuses.append(message['status'])
+
+    asyncio.run(page._refusing(app, tmp_path)({'type': 'http', 'path': path}, None, send))
+    assert statuses == [answer]
 
 
 def test_a_point_outside_and_a_wrong_colour_are_refused(tmp_path, session, network):

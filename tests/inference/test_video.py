@@ -188,6 +188,14 @@ def test_a_result_names_its_film_in_every_container(tmp_path):
         assert [job.target for job in jobs] == [target]  # the same command finds its result
 
 
+@pytest.mark.parametrize(('transfer', 'name'), [(16, 'PQ'), (18, 'HLG')])
+def test_hdr_is_refused_with_its_name(tmp_path, transfer, name):
+    tags = {'color_primaries': 9, 'color_trc': transfer, 'colorspace': 9, 'pixels': 'yuv420p10le'}
+    path = make_film(tmp_path / 'a.mkv', two_scenes(2), [0, 40], audio=None, **tags)
+    with pytest.raises(read.UnreadableFilmError, match=rf'it is HDR \({name}\): convert it'):
+        read.probe(path)
+
+
 def test_films_of_one_name_are_numbered(tmp_path):
     listed = []
     for folder in 'xyz':
