@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from chromagan_jax import sharding
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import released
 from chromagan_jax.gan.init_from import RELEASED
+from tools import mean as means
 from tools.record import Stage
 
 # Of its model card, which are kept.
@@ -82,21 +82,13 @@ def mean(previous: Previous | None, variables: Any, share: float, mesh: Mesh) ->
             f"init_from='{RELEASED}'."
         )
     old = released.load(mesh, previous.folder).variables
-    shapes = [
-        {name: leaf.shape for name, leaf in released.named(tree).items()}
-        for tree in (old, variables)
-    ]
-    if shapes[0] != shapes[1]:
+    if means.shapes(old) != means.shapes(variables):
         raise UserError(
             f'The networks of the run and of {previous.folder} differ, so they have no mean: name '
             'the release that the training started from with --previous.'
         )
 
-    def average(old: Any, new: Any) -> np.ndarray:
-        exact = np.asarray(old, np.float64), np.asarray(new, np.float64)  # equal values stay equal
-        return np.asarray((1 - share) * exact[0] + share * exact[1], np.float32)
-
-    found = jax.tree.map(average, old, variables)
+    found = means.mean([old, variables], [1 - share, share])
     return jax.device_put(found, sharding.state_shardings(found, mesh))
 
 
