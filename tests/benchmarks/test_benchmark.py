@@ -7,6 +7,8 @@ import sys
 import jax
 import pytest
 
+from benchmarks.compare import SETTINGS
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -42,12 +44,13 @@ def test_every_part_is_measured_and_says_on_what(done, lines):
     assert list(lines) == parts
     for name, line in lines.items():
         assert (line['size'], line['batch_size'], line['devices']) == (16, 8, 8)
+        assert (line['generator'], line['discriminator']) == ('UNet', 'PatchGAN')
         assert line['device'] == 'cpu'
         assert line['machine']
         assert line['cores'] == os.cpu_count()
         assert line['versions']['jax'] == jax.__version__
-        settings = {'name', 'size', 'batch_size', 'devices', 'device', 'dtype'}
-        for key in line.keys() - settings - {'machine', 'cores', 'versions'}:
+        settings = {*SETTINGS, 'devices', 'device', 'machine', 'cores', 'versions'}
+        for key in line.keys() - settings:
             assert line[key] >= 0, key
             assert f'{name:12} {key:28} ' in done.stderr  # the table
 
