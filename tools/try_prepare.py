@@ -14,7 +14,6 @@ whether memory grows with the number of images.
 """
 
 import csv
-import io
 import json
 import os
 import random
@@ -38,6 +37,7 @@ from chromagan_jax.data.decode import decode, resize_short
 from chromagan_jax.data.listing import Ignored, image_names
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
+from chromagan_jax.evaluation.report.runs import encode_jpeg as jpeg
 from chromagan_jax.prepare.pictures import Options, encode_jpeg
 from chromagan_jax.utils import cli, files
 
@@ -54,13 +54,6 @@ class Planted(NamedTuple):
     base: str  # the photograph it was made from; '' for an odd file
 
 
-def jpeg(image: Image.Image, quality: int = 90) -> bytes:
-    """The bytes of a JPEG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, 'JPEG', quality=quality)
-    return buffer.getvalue()
-
-
 def scaled(image: Image.Image, scale: float) -> Image.Image:
     """`image` with sides `scale` times as long."""
     return image.resize((round(image.width * scale), round(image.height * scale)))
@@ -75,30 +68,23 @@ def sepia(image: Image.Image) -> Image.Image:
 KINDS: dict[tuple[str, str], Callable[[bytes, Image.Image], bytes]] = {
     ('renamed', 'duplicate'): lambda data, image: data,
     ('re-encoded', 'duplicate'): lambda data, image: jpeg(image, 50),
-    ('rescaled to 60 %', 'duplicate'): lambda data, image: jpeg(scaled(image, 0.6)),
-    ('enlarged to 150 %', 'duplicate'): lambda data, image: jpeg(scaled(image, 1.5)),
-    ('mirrored', 'duplicate'): lambda data, image: jpeg(ImageOps.mirror(image)),
-    ('gray', 'gray'): lambda data, image: jpeg(image.convert('L')),
+    ('rescaled to 60 %', 'duplicate'): lambda data, image: jpeg(scaled(image, 0.6), 90),
+    ('enlarged to 150 %', 'duplicate'): lambda data, image: jpeg(scaled(image, 1.5), 90),
+    ('mirrored', 'duplicate'): lambda data, image: jpeg(ImageOps.mirror(image), 90),
+    ('gray', 'gray'): lambda data, image: jpeg(image.convert('L'), 90),
     ('gray in RGB', 'gray'): lambda data, image: jpeg(image.convert('L').convert('RGB'), 75),
-    ('sepia', 'gray'): lambda data, image: jpeg(sepia(image)),
+    ('sepia', 'gray'): lambda data, image: jpeg(sepia(image), 90),
     ('cut off', 'undecodable'): lambda data, image: data[: len(data) // 2],
-    ('thumbnail', 'too_small'): lambda data, image: jpeg(image.resize((60, 45))),
-    ('strip', 'too_elongated'): lambda data, image: jpeg(image.resize((400, 100))),
+    ('thumbnail', 'too_small'): lambda data, image: jpeg(image.resize((60, 45)), 90),
+    ('strip', 'too_elongated'): lambda data, image: jpeg(image.resize((400, 100)), 90),
 }
 
 
 def plant(photos: Path, odd: Path | None, pile: Path, count: int) -> list[Planted]:
-    """Links the photographs into the folder `pile` and adds the other files.
-
-    Raises:
-        UserError: there are too few photographs, or `pile` exists.
-    """
+    """Links photographs into the folder `pile`, adds the other files; UserError if it cannot."""
     names, needed = sorted(image_names(str(photos), Ignored())), count * len(KINDS)
     if len(names) < needed:
-        raise UserError(
-            f'{photos} holds {len(names)} photographs, fewer than {len(KINDS)} x --count={count}: '
-            'name more, or lower --count.'
-        )
+        raise UserError(f'{photos} holds fewer than {needed} photographs: lower --count={count}.')
     if pile.exists():
         raise UserError(f'{pile} exists: choose another --output.')
     pile.mkdir(parents=True)
@@ -262,7 +248,7 @@ def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
     with ProcessPoolExecutor(workers) as pool:
         list(pool.map(work_without_pipeline, [part[:4] for part in parts]))  # imports
         begun = time.monotonic()
-        floor = sum(pool.map(work_without_pipeline, parts))
+        list(pool.map(work_without_pipeline, parts))
         floor = time.monotonic() - begun
     seconds, busy, most = run_prepare(photos, output, f'--workers={workers}', '--distance=-1')
     number = len(make_source(str(output)))

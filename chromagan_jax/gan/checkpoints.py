@@ -38,7 +38,6 @@ T = TypeVar('T')
 
 CHECKPOINTS = 'checkpoints'
 BEST = 'best'
-UNREADABLE = 'unreadable'  # folder of checkpoints that cannot be read
 CHECKSUM = 'checksum'  # metadata key: checksum of the whole state
 GENERATOR_CHECKSUM = 'generator_checksum'  # metadata key: checksum of the generator's variables
 
@@ -60,7 +59,6 @@ def open_best(workdir: Path, source: str = '') -> Manager:
 
 
 def _comparable_score(source: str, metrics: Mapping[str, Any]) -> float:
-    # Scores on different photographs cannot be compared.
     return metrics['score'] if metrics.get('source', source) == source else math.inf
 
 
@@ -214,7 +212,7 @@ def restore_newest(
             unreadable.append(step)
         else:
             for newer in unreadable:
-                _move_aside(manager, newer)
+                orbax_manager.move_aside(manager, newer)
             return state
     if unreadable:
         raise UserError(
@@ -222,18 +220,6 @@ def restore_newest(
             'copy, or start again in another --workdir.'
         )
     return None
-
-
-def _move_aside(manager: Manager, step: int) -> None:
-    directory = paths.as_path(os.fspath(manager.directory))
-    if jax.process_index() == 0:
-        aside = directory.parent / UNREADABLE
-        aside.mkdir(exist_ok=True)
-        others = aside.iterdir() if aside.is_dir() else ()  # a bucket has no empty folders
-        taken = sum(path.name.split('.')[0] == str(step) for path in others)
-        paths.move(directory / str(step), aside / (f'{step}.{taken}' if taken else str(step)))
-    multihost_utils.sync_global_devices('checkpoint moved aside')
-    manager.reload()
 
 
 def kept_steps(workdir: Path) -> list[int]:

@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from chromagan_jax.gan import orbax_s3
 from chromagan_jax.utils import paths
+
+UNREADABLE = 'unreadable'  # folder of checkpoints that cannot be read
 
 
 def open_manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
@@ -39,6 +43,19 @@ def open_manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
     if writes and not paths.is_bucket(folder) and not _has_locks(folder):
         _write_without_locks()
     return manager
+
+
+def move_aside(manager: ocp.CheckpointManager, step: int) -> None:
+    """Moves a checkpoint to `UNREADABLE` beside the manager's folder; called in all processes."""
+    directory = paths.as_path(os.fspath(manager.directory))
+    if jax.process_index() == 0:
+        aside = directory.parent / UNREADABLE
+        aside.mkdir(exist_ok=True)
+        others = aside.iterdir() if aside.is_dir() else ()  # a bucket has no empty folders
+        taken = sum(path.name.split('.')[0] == str(step) for path in others)
+        paths.move(directory / str(step), aside / (f'{step}.{taken}' if taken else str(step)))
+    multihost_utils.sync_global_devices('checkpoint moved aside')
+    manager.reload()
 
 
 @contextlib.contextmanager

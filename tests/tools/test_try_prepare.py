@@ -21,7 +21,7 @@ def test_too_few_photographs_are_named_before_anything_is_written(photos, tmp_pa
     code = try_prepare.main(['', f'--photos={photos}', f'--output={tmp_path / "out"}'])
     said = capsys.readouterr().err
     assert (code, said.count('\n')) == (1, 1)
-    assert 'holds 3 photographs, fewer than 11 x --count=50' in said
+    assert 'holds fewer than 550 photographs: lower --count=50' in said
     assert not (tmp_path / 'out').exists()
 
 

@@ -1,4 +1,4 @@
-"""Matrix products, in bfloat16 where JAX is told to.
+"""Matrix products, in bfloat16 if JAX is set to it.
 
 `JAX_DEFAULT_MATMUL_PRECISION=bfloat16` is JAX's setting for products with rounded factors. XLA
 ignores it on a CPU. There the convolutions of this package follow it: a CPU with AMX multiplies
@@ -14,7 +14,7 @@ Array = jax.Array
 
 
 def product(subscripts: str, x: Array, y: Array) -> Array:
-    """`jnp.einsum`; float32 factors are rounded to bfloat16 if JAX's setting says so.
+    """`jnp.einsum`; float32 factors are rounded to bfloat16 with JAX's setting.
 
     Sums and result keep the type of `x`.
     """
