@@ -25,7 +25,7 @@ from chromagan_jax.utils.preemption import stop_requests
 
 _FORMATS = ['onnx', 'stablehlo']
 _HELP = {
-    'format': 'onnx or stablehlo.',
+    'format': 'onnx or stablehlo. (onnx)',
     'output': 'File to write.',
     'workdir': 'Run whose network is exported (the released weights).',
     'checkpoint': 'newest, best, or a step of --workdir. (newest)',

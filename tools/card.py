@@ -231,7 +231,7 @@ def card_of_runs(
     )
     weights = 'the moving average' if trained.config.ema_decay else 'the raw ones'
     if (share := described.get('share', 1)) < 1:
-        weights = f'{share:g} x {weights} + {1 - share:g} x the release before'
+        weights = f'the mean of the release before ({1 - share:g}) and {weights} ({share:g})'
     note = f'{_photographs(runs)}\n\n{note.strip()}'
     earlier = previous.section(before) if before else ''
     if known := described.get('hints'):

@@ -21,8 +21,8 @@ SECTIONS = ('Training data', 'How it was trained', 'Hints', 'The release before'
 TEXT = """\
 ## The release before
 
-The training started from the generator of an earlier release (commit {commit}, step {step:,}). Its
-model card says:
+The training started from the generator of an earlier release (commit {commit}, step {step:,}). In
+`log.jsonl` its lines have the field `part`. Its model card says:
 
 {sections}
 

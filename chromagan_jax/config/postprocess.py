@@ -12,7 +12,7 @@ _Strength = Annotated[float, Range('0 <= x <= 100', lambda x: 0 <= x <= 100)]
 class PostProcess:
     """Processing in `chromagan_jax.colorize` before and after the network. Off by default."""
 
-    sample_noise: bool = False  # keep dropout active: the result is a random sample
+    sample_noise: bool = False  # keep dropout and noise channels active: a random sample
     saturation: Annotated[float, Range('0 <= x <= 10', lambda x: 0 <= x <= 10)] = 1.0  # of chroma
     white_balance: Literal['none', 'gray_world', 'percentile'] = 'none'  # method
     white_balance_strength: Fraction = 1.0  # share of the correction that is applied

@@ -263,7 +263,7 @@ def test_a_share_releases_the_mean_of_the_run_and_the_release_before(runs, made,
         expected = 0.75 * np.asarray(old[name]) + 0.25 * np.asarray(new[name])
         np.testing.assert_allclose(leaf, expected, rtol=1e-3, atol=1e-6)  # float16
     text = (tmp_path / 'out/MODEL_CARD.md').read_text()
-    assert '0.25 x the moving average + 0.75 x the release before' in text
+    assert 'the mean of the release before (0.75) and the moving average (0.25), after step' in text
     assert read(tmp_path / 'out/config.json')['share'] == 0.25
 
 

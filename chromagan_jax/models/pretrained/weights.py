@@ -46,7 +46,7 @@ def read_state_dict(path: pathlib.Path, title: str, network: str, shapes: Shapes
     if path.suffix not in ('.npz', '.safetensors'):
         raise UserError(
             f'{title} weights are read from .safetensors or .npz files, not from {path}: convert '
-            'the file.'
+            'the file (docs/evaluation.md, Weights of torchvision).'
         )
     if not path.is_file():
         raise UserError(f'there is no file of {title} weights {path}: correct the path.')
