@@ -19,7 +19,7 @@ from chromagan_jax.errors import UserError
 
 T = TypeVar('T')
 
-# Fields of networks that are set from other config fields.
+# Fields of networks that are set from other config fields, or not at all.
 DERIVED = ('channels', 'size', 'dtype', 'param_dtype', 'remat')
 
 

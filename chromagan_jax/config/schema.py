@@ -182,8 +182,7 @@ class Config:
         0  # steps after pretrain_steps that train D and leave G unchanged
     )
     color_space: Literal['lab', 'rgb'] = 'lab'  # lab: L -> ab; rgb: gray -> RGB
-    dtype: DType = 'float32'  # of the computation
-    param_dtype: DType = 'float32'  # of the parameters and the optimizer state
+    dtype: DType = 'float32'  # of the computation; parameters and optimizer states are float32
     remat: bool = False  # recompute activations in the backward pass: less memory, more time
     ema_decay: Decay = 0.999  # of the generator's moving average; 0: off, raw weights are used
 
@@ -225,6 +224,7 @@ def validate(config: Config) -> None:
     fields.check_names(config)
     fields.check_types(config)
     _check_color_space(config)
+    _check_unused(config)
     loss, plateau = config.loss, config.reduce_lr_on_plateau
     if plateau.patience and not config.eval_every:
         raise UserError(
@@ -251,10 +251,28 @@ def validate(config: Config) -> None:
                 'loss.gradient_penalty_weight needs a discriminator without batch norm: set '
                 'discriminator.norm to none, instance or group.'
             )
-        if config.dtype != 'float32' or config.param_dtype != 'float32':
-            raise UserError(
-                'loss.gradient_penalty_weight needs float32: set dtype and param_dtype to float32.'
-            )
+        if config.dtype != 'float32':
+            raise UserError('loss.gradient_penalty_weight needs float32: set dtype to float32.')
+
+
+def _check_unused(config: Config) -> None:
+    """Raises UserError for a value that would have no effect."""
+    data, mesh = config.data, config.mesh
+    if data.max_resize_ratio and data.max_resize_ratio <= data.resize_ratio:
+        raise UserError(
+            f'data.max_resize_ratio {data.max_resize_ratio:.3g} is not above data.resize_ratio '
+            f'{data.resize_ratio:.3g}: raise it, or set it to 0 for one scale.'
+        )
+    if mesh.gradient_dtype != 'float32' and mesh.gradients == 'global':
+        raise UserError(
+            f'mesh.gradient_dtype={mesh.gradient_dtype} is for mesh.gradients=per_device: set that '
+            'too, or mesh.gradient_dtype to float32.'
+        )
+    if config.discriminator_max_accuracy < 1 and config.loss.adversarial == 'wgan':
+        raise UserError(
+            'loss.adversarial wgan has no accuracy, since its logits have no threshold: set '
+            'discriminator_max_accuracy to 1.'
+        )
 
 
 def _check_color_space(config: Config) -> None:

@@ -11,7 +11,7 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.gan import released
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.checkpoints import load
-from chromagan_jax.gan.state import GanState, NetworkState
+from chromagan_jax.gan.state import GanState
 from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.utils import paths
 
@@ -22,8 +22,8 @@ def load_weights(config: Config, state: GanState, mesh: Mesh) -> GanState:
     """Replaces the weights in `state` by those that `config.init_from` names.
 
     These are the newest checkpoint of a workdir, or the released generator; the discriminator then
-    stays new. Parameters, batch statistics and the moving average are loaded. Optimizer states,
-    step and random key stay those of `state`.
+    stays new. The generator and its moving average start from the average of that run, or from its
+    raw weights if it has none. Optimizer states, step and random key stay those of `state`.
 
     Raises:
         UserError: if the run or its checkpoint is missing, or its networks differ from `config`'s.
@@ -36,21 +36,18 @@ def load_weights(config: Config, state: GanState, mesh: Mesh) -> GanState:
     check_same_networks(config, read_run(workdir)['config'], workdir)
     old = load(workdir, 'newest', mesh).state
 
-    def weights(new: NetworkState, old: NetworkState) -> NetworkState:
-        # Submodules that the old network lacks, such as those for hints, are new.
-        return new.replace(params={**new.params, **old.params}, batch_stats=old.batch_stats)
-
     _check_fit(old, state, workdir)
+    average = state_lib.generator_variables(old)
+    # Submodules that the old network lacks, such as those for hints, are new.
+    average = {**average, 'params': {**state.generator.params, **average['params']}}
     ema = state.ema
     if ema is not None:  # copied, because a buffer used twice in the state cannot be donated
-        average = state_lib.generator_variables(old)
-        params = {**state.generator.params, **average['params']}
-        ema = jax.tree.map(jnp.copy, {**average, 'params': params})
-    return state.replace(
-        generator=weights(state.generator, old.generator),
-        discriminator=weights(state.discriminator, old.discriminator),
-        ema=ema,
+        ema = jax.tree.map(jnp.copy, average)
+    discriminator = state.discriminator.replace(
+        params=old.discriminator.params, batch_stats=old.discriminator.batch_stats
     )
+    generator = state.generator.replace(**average)
+    return state.replace(generator=generator, discriminator=discriminator, ema=ema)
 
 
 def _check_fit(old: GanState, new: GanState, workdir: Path) -> None:
@@ -63,5 +60,5 @@ def _check_fit(old: GanState, new: GanState, workdir: Path) -> None:
         if layouts[0] != layouts[1]:
             raise UserError(
                 f'init_from: the weights of the {name} in {workdir} have other shapes or dtypes: '
-                'set data.size, generator.depth and param_dtype to the values of that run.'
+                'set data.size and generator.depth to the values of that run.'
             )

@@ -33,6 +33,8 @@ class Adversarial(NamedTuple):
     discriminator: Callable[[Array, Array, float], Array]
     """Real logits, fake logits, label smoothing s -> loss. The real label is 1 - s, the fake label
     is 0 (one-sided smoothing, Salimans et al. 2016, section 3.4)."""
+    threshold: float = 0.0
+    """Logits above it count as real in the accuracy."""
 
 
 def bce(logits: Array, label: float) -> Array:
@@ -87,7 +89,7 @@ def _critic_generator(fake: Array) -> Array:
 
 ADVERSARIAL = {
     'bce': Adversarial(_bce_generator, _bce_discriminator),
-    'lsgan': Adversarial(_lsgan_generator, _lsgan_discriminator),
+    'lsgan': Adversarial(_lsgan_generator, _lsgan_discriminator, threshold=0.5),
     'hinge': Adversarial(_critic_generator, _hinge_discriminator),
     'wgan': Adversarial(_critic_generator, _wgan_discriminator),
 }
@@ -217,6 +219,6 @@ def gradient_penalty(
     return jnp.square(norm - 1).mean()
 
 
-def accuracy(logits: Array, real: bool) -> Array:
-    """Share of correct logits: above 0 for real images, below 0 for fakes."""
-    return (logits > 0 if real else logits < 0).mean(dtype=jnp.float32)
+def accuracy(logits: Array, real: bool, threshold: float = 0.0) -> Array:
+    """Share of correct logits: above the threshold for real images, below it for fakes."""
+    return (logits > threshold if real else logits < threshold).mean(dtype=jnp.float32)

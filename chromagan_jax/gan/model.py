@@ -60,8 +60,8 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
     if weights.get('perceptual') and features is None:
         encoder = getattr(config.generator, 'encoder', 'none')  # one file serves both
         encoder = encoder if encoder in efficientnet_lite.VARIANTS else 'lite0'
-        features = ProjectedFeatures(encoder, config.dtype, config.param_dtype)
-    if features and config.loss.gradient_penalty_weight:
+        features = ProjectedFeatures(encoder, config.dtype)
+    if hasattr(discriminator, 'features') and config.loss.gradient_penalty_weight:
         raise UserError(
             'loss.gradient_penalty_weight needs a discriminator of images: set it to 0, or choose '
             'another discriminator.name.'
@@ -155,7 +155,6 @@ def _with_derived_fields(kind: str, network: nn.Module, config: Config) -> nn.Mo
         'channels': TARGET_CHANNELS[config.color_space],
         'size': config.data.size,
         'dtype': config.dtype,
-        'param_dtype': config.param_dtype,
         'remat': config.remat,
     }
     return network.clone(**{name: value for name, value in values.items() if name in declared})

@@ -167,12 +167,16 @@ def discriminator_loss(
     condition, keys = real_batch['condition'], jax.random.split(key, 4)
     on_real, batch_stats = _judge(model, params, batch_stats, keys[0], condition, real)
     on_fake, batch_stats = _judge(model, params, batch_stats, keys[1], condition, fake)
-    adversarial = losses.ADVERSARIAL[model.loss.adversarial].discriminator
-    smoothing = model.loss.label_smoothing
-    loss = _weighted(lambda r, f: adversarial(r, f, smoothing), on_real, on_fake)
+    adversarial = losses.ADVERSARIAL[model.loss.adversarial]
+    smoothing, threshold = model.loss.label_smoothing, adversarial.threshold
+    loss = _weighted(lambda r, f: adversarial.discriminator(r, f, smoothing), on_real, on_fake)
     metrics = {
-        'discriminator/accuracy_real': _mean(lambda x: losses.accuracy(x, real=True), on_real),
-        'discriminator/accuracy_fake': _mean(lambda x: losses.accuracy(x, real=False), on_fake),
+        'discriminator/accuracy_real': _mean(
+            lambda x: losses.accuracy(x, True, threshold), on_real
+        ),
+        'discriminator/accuracy_fake': _mean(
+            lambda x: losses.accuracy(x, False, threshold), on_fake
+        ),
     }
     if model.loss.gradient_penalty_weight:
 

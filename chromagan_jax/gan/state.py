@@ -216,8 +216,8 @@ def check_networks(model: GanModel, config: Config, abstract: GanState | None = 
     `abstract` is that of `abstract_state`, if the caller has it.
 
     Raises:
-        UserError: if a network does not accept a size, no network takes a pretrained file, or the
-            generator has no class head for the class loss.
+        UserError: if a network does not accept a size, no network takes a pretrained file or the
+            encoder's rate, or the generator has no class head for the class loss.
     """
     shapes = abstract or jax.eval_shape(
         lambda: init_state(model, jax.random.key(0), target_shape(config))
@@ -231,6 +231,13 @@ def check_networks(model: GanModel, config: Config, abstract: GanState | None = 
         jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32),
     )
     name = type(model.generator).__name__
+    backbones = {network.backbone for network in PRETRAINED.values()}
+    ratio = config.generator_optimizer.encoder_lr_ratio
+    if ratio != 1 and not backbones & shapes.generator.params.keys():
+        raise UserError(
+            f'generator_optimizer.encoder_lr_ratio is {ratio:g}, but the generator {name} has no '
+            'pretrained encoder: set it to 1.'
+        )
     for field, network in PRETRAINED.items():
         used = network.backbone in shapes.generator.params or (
             field == 'efficientnet_lite' and model.features is not None

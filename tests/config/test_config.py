@@ -139,7 +139,6 @@ IMPOSSIBLE = (
         ('loss.label_smoothing', -0.1, '0 <= x < 0.5'),
         ('color_space', 'hsv', 'lab, rgb'),
         ('dtype', 'float16', 'float32, bfloat16'),
-        ('param_dtype', 'float64', 'float32, bfloat16'),
         ('loss.adversarial', 'nonsense', 'bce'),
     ]
 )
@@ -169,7 +168,6 @@ def test_an_impossible_value_is_named_with_what_would_be_possible(tiny, field, v
         ('loss.label_smoothing', 0.0),
         ('color_space', 'rgb'),
         ('dtype', 'bfloat16'),
-        ('param_dtype', 'bfloat16'),
         ('checkpoint.best_metric', 'psnr'),
         ('loss.adversarial', 'lsgan'),
     ],
@@ -188,7 +186,16 @@ PENALTY = {'loss.gradient_penalty_weight': 10.0, 'discriminator.norm': 'none'}
         ({'loss.adversarial': 'wgan'}, 'loss.label_smoothing'),
         (PENALTY | {'discriminator.norm': 'batch'}, 'discriminator.norm'),
         (PENALTY | {'dtype': 'bfloat16'}, 'dtype'),
-        (PENALTY | {'param_dtype': 'bfloat16'}, 'param_dtype'),
+        ({'data.max_resize_ratio': 1.05}, 'data.max_resize_ratio'),
+        ({'mesh.gradient_dtype': 'bfloat16'}, 'mesh.gradients=per_device'),
+        (
+            {
+                'loss.adversarial': 'wgan',
+                'loss.label_smoothing': 0.0,
+                'discriminator_max_accuracy': 0.8,
+            },
+            'discriminator_max_accuracy',
+        ),
         ({'reduce_lr_on_plateau.patience': 3, 'eval_every': 0}, 'eval_every'),
         ({'loss.weights.l1': 0.0, 'loss.steering.chroma_share': 0.9}, 'loss.weights.l1, which'),
         *(

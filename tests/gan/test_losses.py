@@ -221,6 +221,17 @@ def test_terms_of_bfloat16_arrays_are_computed_in_float32():
         assert value == pytest.approx(1 + 1 / 4098, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ('name', 'real', 'fake'),
+    [('bce', 3.0, -3.0), ('lsgan', 0.95, 0.05), ('hinge', 1.0, -1.0)],
+)
+def test_a_discriminator_that_separates_its_labels_is_always_right(name, real, fake):
+    threshold = losses.ADVERSARIAL[name].threshold
+    assert losses.accuracy(jnp.full((2, 3), real), True, threshold) == 1
+    assert losses.accuracy(jnp.full((2, 3), fake), False, threshold) == 1
+    assert losses.accuracy(jnp.full((2, 3), fake), True, threshold) == 0
+
+
 def test_accuracy_is_the_share_on_the_right_side_of_zero():
     logits = jnp.array([[-2.0, -1.0, 0.0], [1.0, 2.0, 3.0]])
     assert losses.accuracy(logits, real=True) == pytest.approx(3 / 6)

@@ -14,6 +14,7 @@ from chromagan_jax.gan import model as model_lib
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.models.chromagan import TwoBranch
 from chromagan_jax.models.pretrained import PRETRAINED
+from chromagan_jax.models.projected import ProjectedDiscriminator
 
 
 class OneConv(nn.Module):
@@ -115,3 +116,20 @@ def test_abstract_variables_are_those_of_a_new_state(small):
     shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, np.dtype(leaf.dtype)), tree)
     assert shapes(abstract) == shapes(made)
     assert abstract['batch_stats']
+
+
+def test_a_gradient_penalty_goes_with_perceptual_features_of_a_patch_discriminator(tiny):
+    tiny.loss.weights['perceptual'] = 1.0
+    tiny.loss.gradient_penalty_weight = 10.0
+    tiny.discriminator = tiny.discriminator.clone(norm='none')
+    model = model_lib.make_model(tiny)
+    assert model.features is not None
+    tiny.discriminator = ProjectedDiscriminator()
+    with pytest.raises(UserError, match='gradient_penalty_weight needs a discriminator of images'):
+        model_lib.make_model(tiny)
+
+
+def test_a_rate_of_the_encoder_is_refused_without_an_encoder(tiny):
+    tiny.generator_optimizer.encoder_lr_ratio = 0.1
+    with pytest.raises(UserError, match='the generator UNet has no pretrained encoder'):
+        state_lib.check_networks(model_lib.make_model(tiny), tiny)

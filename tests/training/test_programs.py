@@ -66,7 +66,6 @@ def test_compiled_and_loaded_steps_in_any_order_end_in_the_same_bits(small, cach
         ('generator_optimizer.learning_rate', '0.123', False),
         ('generator.dropout', '0.25', False),
         ('dtype', 'bfloat16', False),
-        ('param_dtype', 'bfloat16', False),
         ('remat', 'true', False),
         ('batch_size', '16', False),
         ('grad_accum_steps', '2', False),
