@@ -31,6 +31,11 @@ def is_lost_process(error: BaseException) -> bool:
     return jax.process_count() > 1 and re.search(_LOST, str(error)) is not None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of JAX means that a device has not enough memory."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and 'RESOURCE_EXHAUSTED' in str(error)
+
+
 # Errors of aiohttp, fsspec, google.auth, botocore and requests for a server that does not answer.
 _UNANSWERED = {
     'aiohttp.client_exceptions.ClientConnectionError',

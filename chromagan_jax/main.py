@@ -32,6 +32,7 @@ from chromagan_jax.errors import (
     PreemptedError,
     UserError,
     is_lost_process,
+    is_out_of_memory,
     is_outage,
 )
 from chromagan_jax.evaluation import job
@@ -91,6 +92,12 @@ def main(argv: Sequence[str]) -> None:
             cause = 'another process ended, or the network to it failed'
         elif is_outage(error):
             cause = 'the bucket did not answer'
+        elif is_out_of_memory(error):
+            cli.exit_with(
+                1,
+                'A device has not enough memory: set grad_accum_steps=2 or more, remat=True, '
+                'dtype=bfloat16 or a smaller batch_size (docs/faq.md, Out of memory).',
+            )
         else:
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -5,13 +5,14 @@ batch, the parameters and the optimizer state (fully sharded data parallelism).
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from chromagan_jax.errors import UserError
@@ -153,3 +154,13 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh, accumulate: int = 1) 
         return jax.make_array_from_process_local_data(sharding, rows)
 
     return {name: place(rows) for name, rows in batch.items()}
+
+
+def gather_indices(indices: Iterable[int]) -> list[int]:
+    """The distinct indices of all processes, ascending, without -1; called in all processes."""
+    own = sorted({int(index) for index in indices} - {-1})
+    most = int(multihost_utils.process_allgather(np.array(len(own))).max())
+    if not most:
+        return []
+    padded = np.array(own + [-1] * (most - len(own)), np.int32)
+    return sorted({int(index) for index in multihost_utils.process_allgather(padded).flat} - {-1})

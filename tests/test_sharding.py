@@ -166,3 +166,16 @@ def test_impossible_meshes_and_batches_are_named():
     with pytest.raises(UserError, match=r'8 devices x 2 micro-batches.*multiple of 16'):
         sharding.check_batch_size('batch_size', 24, mesh, 2)
     sharding.check_batch_size('batch_size', 32, mesh, 2)
+
+
+def test_indices_of_all_processes_are_gathered_once_each(monkeypatch):
+    assert sharding.gather_indices([-1, 5, 2, 5]) == [2, 5]
+    assert sharding.gather_indices([-1, -1]) == []
+
+    def beside_a_process_with_three(own):
+        other = np.array(3) if own.ndim == 0 else np.array([1, 2, 7], own.dtype)
+        return np.stack([own, other])
+
+    gather = 'process_allgather'
+    monkeypatch.setattr(sharding.multihost_utils, gather, beside_a_process_with_three)
+    assert sharding.gather_indices([-1, 5, 2]) == [1, 2, 5, 7]

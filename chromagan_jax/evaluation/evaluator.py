@@ -46,26 +46,33 @@ def eval_step(
     return {**values, 'mask': batch['mask'], 'index': batch['index']}
 
 
-def render_step(model: GanModel, variables: PyTree, batch: Mapping[str, Array]) -> dict[str, Array]:
+def render_step(
+    model: GanModel, variables: PyTree, batch: Mapping[str, Array], *, rows: int | None = None
+) -> dict[str, Array]:
     """Images 'gray', 'colorized' and 'original', (B, H, W, 3) RGB in [0, 1].
 
-    The result also has the batch's 'mask' and 'index', (B,).
+    The result also has the batch's 'mask' and 'index', (B,). With `rows` it has the first rows
+    only: each device gets all of it, and a batch has at least one image for each device.
     """
     condition, target = batch['condition'], batch['target']
     gray = color.gray_target(condition, target.shape[-1])
     prediction = steps.predict(model.generator, gathered(model.replicated, variables), condition)
-    return {
+    rendered = {
         'gray': color.to_rgb(condition, gray),
         'colorized': color.to_rgb(condition, prediction),
         'original': color.to_rgb(condition, target),
         'mask': batch['mask'],
         'index': batch['index'],
     }
+    return {name: value[:rows] for name, value in rendered.items()}
 
 
-def compile_step(step: Callable[..., PyTree], model: GanModel, mesh: Mesh) -> Callable[..., PyTree]:
+def compile_step(
+    step: Callable[..., PyTree], model: GanModel, mesh: Mesh, **options: Any
+) -> Callable[..., PyTree]:
     """`eval_step` or `render_step` under jit; results are replicated on all devices."""
-    return jax.jit(partial(step, model), out_shardings=NamedSharding(mesh, PartitionSpec()))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(partial(step, model, **options), out_shardings=replicated)
 
 
 def make_eval_step(

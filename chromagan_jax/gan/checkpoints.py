@@ -63,11 +63,8 @@ def _comparable_score(source: str, metrics: Mapping[str, Any]) -> float:
 
 
 def _open(folder: Path, **options: Any) -> Manager:
-    # Both managers may save at the same time, so their process barriers need different keys.
-    barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
-    options |= {'cleanup_tmp_directories': True, 'multiprocessing_options': barriers}
     try:
-        return orbax_manager.open_manager(folder, **options)
+        return orbax_manager.open_manager(folder, cleanup_tmp_directories=True, **options)
     except OSError as error:
         if paths.is_bucket(folder):
             raise
@@ -132,14 +129,16 @@ def _restore_checked(
 ) -> Any:
     failure: Exception | None = None
     try:
-        state = select(manager.restore(step, args=args))
+        restored = manager.restore(step, args=args)
     except Exception as error:  # Orbax and TensorStore raise many types for damaged files
         if is_lost_process(error) or is_outage(error):
             raise
         failure = error
+        orbax_manager.meet_after_restore(manager)
     # A damaged file may fail in one process only, but all processes must take the same branch.
     if multihost_utils.process_allgather(np.array(failure is not None)).any():
         raise failure or ValueError('another process cannot read its part of it')
+    state = select(restored)
     saved = (manager.metadata(step).custom_metadata or {}).get(checksum)
     if saved is not None and saved != int(state_lib.checksum(state)):
         raise ValueError('its checksum does not match the saved one')

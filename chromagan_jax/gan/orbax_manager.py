@@ -12,12 +12,14 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
+from orbax.checkpoint._src.multihost import multihost
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from chromagan_jax.gan import orbax_s3
 from chromagan_jax.utils import paths
 
 UNREADABLE = 'unreadable'  # folder of checkpoints that cannot be read
+REPLACED = 'replaced'  # folder of best states of an earlier run in the same workdir
 
 
 def open_manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
@@ -34,6 +36,9 @@ def open_manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
     if os.fspath(folder).startswith('s3://'):
         orbax_s3.enable()
     writes = not options.get('read_only')
+    # Several managers may work at the same time, so their process barriers need different keys.
+    barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
+    options['multiprocessing_options'] = barriers
     # Orbax warns that a folder opened for reading cannot be written.
     quiet = contextlib.nullcontext() if writes else _errors_only()
     with paths.access(folder, 'read'), quiet:
@@ -45,11 +50,21 @@ def open_manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
     return manager
 
 
-def move_aside(manager: ocp.CheckpointManager, step: int) -> None:
-    """Moves a checkpoint to `UNREADABLE` beside the manager's folder; called in all processes."""
+def meet_after_restore(manager: ocp.CheckpointManager) -> None:
+    """Waits for the processes that could restore; called where `manager.restore` failed.
+
+    Orbax ends a restore with a barrier. A process that raises before it would take part in the next
+    collective while the others are in the barrier.
+    """
+    key = multihost.unique_barrier_key('Checkpointer:restore', prefix=manager.directory.name)
+    multihost.sync_global_processes(key)
+
+
+def move_aside(manager: ocp.CheckpointManager, step: int, name: str = UNREADABLE) -> None:
+    """Moves a checkpoint to folder `name` beside the manager's folder; called in all processes."""
     directory = paths.as_path(os.fspath(manager.directory))
     if jax.process_index() == 0:
-        aside = directory.parent / UNREADABLE
+        aside = directory.parent / name
         aside.mkdir(exist_ok=True)
         others = aside.iterdir() if aside.is_dir() else ()  # a bucket has no empty folders
         taken = sum(path.name.split('.')[0] == str(step) for path in others)

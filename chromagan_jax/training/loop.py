@@ -20,7 +20,13 @@ from chromagan_jax.gan import steps
 from chromagan_jax.gan.model import GanModel, load_pretrained
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.training.periodic import Evaluation, Reporting, Sampling, Saving, is_due
-from chromagan_jax.training.setup import Run, open_run, place_frozen, starting_state
+from chromagan_jax.training.setup import (
+    Run,
+    in_all_processes,
+    open_run,
+    place_frozen,
+    starting_state,
+)
 from chromagan_jax.training.train_logger import TrainLogger
 from chromagan_jax.utils import paths, programs, writers
 
@@ -93,7 +99,7 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
 
 def restore(run: Run) -> tuple[GanState, dict[str, PyTree]]:
     """The state to start from, and the parameters of the frozen networks."""
-    pretrained = load_pretrained(run.config.pretrained)
+    pretrained = in_all_processes(lambda: load_pretrained(run.config.pretrained))
     # First: it fails at once without its weights, and the state takes up to a minute.
     frozen = place_frozen(run.model, pretrained, run.config.data.size, run.mesh)
     with run.watchdog.phase('restore'):

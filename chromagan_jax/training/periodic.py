@@ -8,8 +8,10 @@ import contextlib
 import itertools
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 
+from chromagan_jax import sharding
 from chromagan_jax.data.inputs import evaluation_input
 from chromagan_jax.data.transforms import report_unreadable
 from chromagan_jax.evaluation import evaluator, report
@@ -52,11 +54,12 @@ class Evaluation:
 
         def report(unreadable: np.ndarray) -> None:
             run.watchdog.beat()
-            sentences = report_unreadable(
-                run.eval_source, unreadable, self._reported, 'is left out'
-            )
-            for sentence in sentences:
-                logger.progress.message(sentence)
+            left_out = sharding.gather_indices(unreadable)
+            if jax.process_index() == 0:
+                for sentence in report_unreadable(
+                    run.eval_source, left_out, self._reported, 'is left out'
+                ):
+                    logger.progress.message(sentence)
 
         with run.watchdog.phase('evaluate'):
             inputs = evaluation_input(
@@ -73,7 +76,9 @@ class Sampling:
     def __init__(self, run: Run):
         self.every = run.config.sample_every
         self._run = run
-        self._step = evaluator.compile_step(evaluator.render_step, run.model, run.mesh)
+        self._step = evaluator.compile_step(
+            evaluator.render_step, run.model, run.mesh, rows=SAMPLES
+        )
 
     def __call__(self, state: GanState, step: int, logger: TrainLogger) -> GanState:
         run = self._run

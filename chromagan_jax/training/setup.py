@@ -1,8 +1,9 @@
 """Setup of a run: checks, opened resources and the initial state."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,6 +23,7 @@ from chromagan_jax.gan import checkpoints as checkpoint_lib
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.init_from import RELEASED, load_weights
 from chromagan_jax.gan.model import GanModel, class_targets, make_frozen, make_model
+from chromagan_jax.gan.orbax_manager import REPLACED, move_aside
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.models.pretrained import PRETRAINED
@@ -32,7 +34,7 @@ from chromagan_jax.utils.watchdog import Watchdog
 PyTree = Any
 T = TypeVar('T')
 
-_PACE = 1.0  # s between messages of process 0 that it still waits for the lock
+_PACE = 1.0  # s between messages of a process that it still waits for a file or a lock
 
 
 class Run(NamedTuple):
@@ -68,7 +70,9 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
     Raises:
         UserError: if the config, the data or the workdir is invalid.
     """
-    mesh, model, abstract, source, eval_source, eval_step = _in_all_processes(_check, config)
+    mesh, model, abstract, eval_step = in_all_processes(lambda: _check(config))
+    source, eval_source = in_all_processes(lambda: _open_sources(config), in_thread=True)
+    _check_same_data(config, source, eval_source)
     held = lock_workdir(workdir, stack)
     stopping = stack.enter_context(stop_requests(agreed=True))
     log = log_run_info(config, workdir, source, eval_source)
@@ -78,7 +82,11 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
     checkpoints = checkpoint_lib.open_checkpoints(workdir, config.checkpoint.max_to_keep)
     best = checkpoint_lib.open_best(workdir, eval_source.fingerprint)
     stack.enter_context(checkpoint_lib.finishing(checkpoints, best))
-    check_workdir(config, workdir, source, resume=checkpoints.latest_step() is not None)
+    resume = checkpoints.latest_step() is not None
+    check_workdir(config, workdir, source, resume)
+    for step in () if resume else best.all_steps():  # of a run whose newest states are gone
+        log(f'best/{step} is of an earlier run and moved to {REPLACED}/')
+        move_aside(best, step, REPLACED)
     return Run(
         *(config, workdir, mesh, model, abstract, source, eval_source, log, writes, held),
         *(watchdog, checkpoints, best, stopping, eval_step),
@@ -86,13 +94,13 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
 
 
 def _check(config: Config) -> tuple[Any, ...]:
-    """Checks config and data.
+    """Checks the config.
 
     Returns:
-        Mesh, model, abstract state, sources of training and evaluation, evaluation step.
+        Mesh, model, abstract state, evaluation step.
 
     Raises:
-        UserError: if the config or the data is invalid.
+        UserError: if the config is invalid.
     """
     config_lib.validate(config)
     plateau, best_metric = config.reduce_lr_on_plateau, config.checkpoint.best_metric
@@ -104,22 +112,66 @@ def _check(config: Config) -> tuple[Any, ...]:
     abstract = state_lib.abstract_state(model, config, mesh)
     state_lib.check_networks(model, config, abstract)
     eval_step = evaluator.make_eval_step(config.eval.features, model, mesh)
-    return mesh, model, abstract, *open_sources(config), eval_step
+    return mesh, model, abstract, eval_step
 
 
-def _in_all_processes(function: Callable[[Config], T], config: Config) -> T:
+def _open_sources(config: Config) -> tuple[Source, Source]:
+    """`open_sources`; also raises UserError if the class head is too small for the labels."""
+    source, eval_source = open_sources(config)
+    classes = getattr(config.generator, 'classes', source.num_classes)
+    if class_targets(config) == 'labels' and source.num_classes > classes:
+        raise UserError(
+            f'{config.data.source} has {source.num_classes} classes and the class head {classes}: '
+            f'set generator.classes to {source.num_classes}.'
+        )
+    return source, eval_source
+
+
+def _check_same_data(config: Config, *sources: Source) -> None:
+    """Raises UserError, in all processes, if they see different photographs."""
+    seen = ' '.join(f'{len(source)} {source.fingerprint}' for source in sources)
+    digest = np.frombuffer(hashlib.sha256(seen.encode()).digest(), np.int32)
+    counts = [len(source) for source in sources]
+    everywhere = multihost_utils.process_allgather(np.array([*counts, *digest]))
+    everywhere = everywhere.reshape(-1, len(counts) + len(digest))
+    if (everywhere != everywhere[0]).any():
+        least, most = everywhere[:, : len(counts)].min(0), everywhere[:, : len(counts)].max(0)
+        raise UserError(
+            f'The processes see different photographs in {config.data.source} ({least[0]} to '
+            f'{most[0]}) or in eval.source ({least[1]} to {most[1]}): give all machines the same '
+            'files.'
+        )
+
+
+def in_all_processes(function: Callable[[], T], in_thread: bool = False) -> T:
     """Calls a function; raises UserError in all processes if it raises one in any of them.
 
     Otherwise the other processes would wait for it, and end with the exit code for a restart.
+
+    Args:
+        function: has no collectives if it runs in a thread.
+        in_thread: whether it may take longer in one process than in another. Collectives on a CPU
+            give up after 30 s without one of the processes, so the others are told that it runs.
     """
     error: UserError | None = None
     try:
-        result = function(config)
+        result = _paced(function) if in_thread and jax.process_count() > 1 else function()
     except UserError as raised:
         error = raised
     if _in_any_process(error is not None):
         raise error or UserError('Another process cannot start: its message says why.')
     return result
+
+
+def _paced(function: Callable[[], T]) -> T:
+    """Calls a function in a thread, and waits until it has ended in all processes."""
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(function)
+        while _in_any_process(not call.done()):
+            wait([call], _PACE)
+            if call.done() and not isinstance(call.exception(), UserError | None):
+                break  # the others notice that this process ends
+    return call.result()
 
 
 def lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> lease.Lease | None:
@@ -131,23 +183,12 @@ def lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> lease.Lease | No
     Raises:
         UserError: in all processes, if another run uses the workdir.
     """
-    with ThreadPoolExecutor(1) as pool:
-        locking: Future[lease.Lease | None] | None = None
-        if jax.process_index() == 0:
-            locking = pool.submit(_lock, workdir, stack)
-        # Process 0 may wait for a lease. Collectives on a CPU give up after 30 s without it.
-        done = False
-        while not done:
-            if locking:
-                wait([locking], _PACE)
-            done = _in_any_process(locking is not None and locking.done())
-    error = locking.exception() if locking else None
-    if _in_any_process(error is not None):
-        raise error or UserError(f'{workdir} cannot be locked: process 0 says why.')
-    return locking.result() if locking else None
+    return in_all_processes(lambda: _lock(workdir, stack), in_thread=True)
 
 
 def _lock(workdir: Path, stack: contextlib.ExitStack) -> lease.Lease | None:
+    if jax.process_index() > 0:
+        return None
     log = progress.announcer()
     if not paths.is_bucket(workdir):
         stack.enter_context(lock.acquire(workdir, log))

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from chromagan_jax import sharding
 from chromagan_jax.data.decode import KINDS
 from chromagan_jax.data.transforms import report_unreadable
 from chromagan_jax.errors import DivergedError, UserError
@@ -23,7 +24,8 @@ MIN_RECORDS = 1000  # records before the share of unreadable ones is checked
 class TrainLogger:
     """Reads the metrics of a step after the next is dispatched; logs means every `log_every` steps.
 
-    It also counts decode errors on the host. They are summed over all processes for each line.
+    It also counts decode errors on the host. They are summed over all processes for each line, and
+    the records are named then.
     """
 
     def __init__(self, run: Run, start: int, metrics_file: writers.Metrics | None):
@@ -35,6 +37,7 @@ class TrainLogger:
         self._window: list[dict[str, float]] = []  # metrics of each step since the last line
         self._seconds = run.watchdog.seconds()  # of each phase, at the last line
         self._reported: set[int] = set()  # unreadable records already reported
+        self._replaced: set[int] = set()  # of this process since the last line
         # Decode errors of this process by kind, since the last line.
         self._damage = np.zeros(len(KINDS), np.int64)
         self._unreadable = 0  # records of all processes since `start`
@@ -55,8 +58,7 @@ class TrainLogger:
         self.flush()
         self._pending = (step, metrics)
         self._damage += np.bincount(damage, minlength=len(KINDS) + 1)[1:]
-        for sentence in report_unreadable(self._run.source, unreadable, self._reported):
-            self.progress.message(sentence)
+        self._replaced.update(int(index) for index in unreadable)
 
     def flush(self) -> None:
         """Waits for the newest step and reads its metrics. Raises the errors of `push`."""
@@ -100,6 +102,7 @@ class TrainLogger:
 
     def _write_line(self, step: int) -> None:
         means = mean_metrics(self._window)
+        self._name_unreadable()
         means |= self._count_unreadable(step)
         means |= self._run.watchdog.shares()
         means['images_per_second'] = self.progress.images_per_second(step)
@@ -113,6 +116,14 @@ class TrainLogger:
         before, self._seconds = self._seconds, self._run.watchdog.seconds()
         data, step = (self._seconds[phase] - before[phase] for phase in ('data', 'step'))
         return data / ((data + step) or 1.0)
+
+    def _name_unreadable(self) -> None:
+        """Process 0 names the unreadable records of all processes since the last line."""
+        replaced = sharding.gather_indices(self._replaced)
+        self._replaced.clear()
+        if jax.process_index() == 0:
+            for sentence in report_unreadable(self._run.source, replaced, self._reported):
+                self.progress.message(sentence)
 
     def _count_unreadable(self, step: int) -> dict[str, float]:
         """Mean unreadable records per step since the last line, by kind and in total.

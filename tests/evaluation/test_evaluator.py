@@ -498,3 +498,15 @@ def test_large_pictures_are_shown_at_their_own_size(model, variables, eight):
     batch = {'condition': empty, 'target': empty, 'mask': ones, 'index': ones, 'unreadable': -ones}
     rows, _ = grid(rendered, variables, batch, eight, 1)
     assert [picture.shape for picture in rows[0]] == [(96, 200, 3)] * 3
+
+
+def test_devices_get_only_the_rows_of_a_sample(model, render, variables, source, eight):
+    few = evaluator.compile_step(evaluator.render_step, model, eight, rows=3)
+    batch = batches(source, 8)[0]
+    inputs = {name: batch[name] for name in ('condition', 'target', 'mask')}
+    inputs['index'] = batch['index'].astype(np.int32)
+    placed = sharding.to_global(inputs, eight)
+    got, whole = few(variables, placed), render(variables, placed)
+    for name, rows in got.items():
+        assert rows.shape[0] == 3
+        np.testing.assert_array_equal(rows, whole[name][:3])

@@ -370,7 +370,7 @@ def test_a_second_run_of_several_processes_is_refused_in_all_of_them(start, port
         said.append(process.communicate(timeout=120)[1])
         assert process.returncode == 1, said
     assert f'run is in use by process {first.pid} on ' in said[0]
-    assert 'run cannot be locked: process 0 says why' in said[1]
+    assert 'Another process cannot start: its message says why' in said[1]
     assert first.poll() is None
 
 

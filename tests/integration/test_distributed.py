@@ -1,5 +1,6 @@
 """Real processes over loopback: they do what one process does, and end when one of them does."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -10,8 +11,9 @@ import sys
 
 import numpy as np
 import pytest
+import skimage.data
 
-from chromagan_jax.utils import lock
+from chromagan_jax.utils import files, lock
 
 ROOT = pathlib.Path(__file__).parents[2]
 CLOCK = ('images_per_second', 'waiting_for_data', 'goodput/')  # metrics that the clock has a say in
@@ -165,8 +167,42 @@ def test_a_mistake_of_one_process_alone_is_shown_and_ends_both(start, tmp_path):
     assert said.startswith('chromagan_jax: ')
     assert '/no/such/folder' in said
     assert 'Traceback' not in said
-    good.communicate(timeout=60)
-    assert good.returncode in (75, -signal.SIGABRT)
+    said = good.communicate(timeout=60)[1]
+    assert good.returncode == 1, said
+    assert 'Another process cannot start' in said
+
+
+@pytest.mark.cluster
+def test_different_photographs_in_the_processes_are_refused(start, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(('localhost', 0))
+        cluster = f'--coordinator=localhost:{probe.getsockname()[1]}'
+    photographs = skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()
+    for folder, photograph in itertools.product(('a', 'b'), range(3)):
+        if (folder, photograph) != ('b', 2):
+            files.write_png(tmp_path / folder / f'{photograph}.png', photographs[photograph])
+    flags = ['--distributed', cluster, '--num_processes=2']
+    pair = [
+        start(tmp_path / 'run', *flags, f'--process_id={i}', f'--config.data.source={tmp_path / s}')
+        for i, s in enumerate('ab')
+    ]
+    said = end(*pair, code=1)
+    assert all('different photographs' in one and '(2 to 3)' in one for one in said), said
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.cluster
+def test_a_checkpoint_that_one_process_cannot_read_is_skipped_by_all(start_pair, tmp_path):
+    flags = ['--config.mesh.fsdp=2', '--config.checkpoint_every=1', '--config.eval_every=0']
+    end(*start_pair(tmp_path, *flags, '--config.steps=2'))
+    written = [path for path in (tmp_path / 'checkpoints/2').rglob('d/*') if path.is_file()]
+    own = [path for path in written if 'process_1' in str(path)]
+    largest = max(own, key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    said = end(*start_pair(tmp_path, *flags, '--config.steps=3'))[0]
+    assert 'checkpoint 2 cannot be read and is skipped' in said
+    assert 'resumed from step 1' in said
+    assert (tmp_path / 'unreadable/2').is_dir()
 
 
 @pytest.mark.cluster

@@ -6,9 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -297,3 +299,16 @@ def test_a_disk_that_takes_no_more_ends_in_one_sentence_and_loses_nothing(tmp_pa
     assert again.returncode == 0, again.stderr
     assert 'resumed from step 4' in again.stderr
     assert sorted(path.name for path in (tmp_path / 'run/checkpoints').iterdir()) == ['6', '8']
+
+
+def test_a_device_without_enough_memory_ends_in_one_sentence(monkeypatch, capfd):
+    def run(argv: Sequence[str]) -> None:
+        jax.jit(lambda: jnp.zeros(2**44))().block_until_ready()
+
+    monkeypatch.setattr(main, '_run', run)
+    with pytest.raises(SystemExit) as ended:
+        main.main(['main'])
+    assert ended.value.code == 1
+    said = capfd.readouterr().err
+    assert said.startswith('chromagan_jax: A device has not enough memory: set grad_accum_steps')
+    assert said.count('\n') == 1

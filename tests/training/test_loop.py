@@ -1,5 +1,6 @@
 import json
 import shutil
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -191,10 +192,24 @@ def test_init_from_starts_a_new_run_where_the_other_ended(small, trained, tmp_pa
     new = loop.train_and_evaluate(quiet(small), tmp_path)
     assert 'starts from the weights in' in capfd.readouterr().err
     assert new.step == 4
-    for a, b in zip(
-        jax.tree.leaves(old.generator.params), jax.tree.leaves(new.generator.params), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
+    assert_same_bits(new.generator.params, old.ema['params'])
+    # Its moving average began as that of the old run.
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), new.ema, old.ema)
+
+
+def test_the_best_state_of_a_run_whose_newest_states_are_gone_is_put_away(
+    small, trained, tmp_path, capfd
+):
+    workdir = tmp_path / 'run'
+    shutil.copytree(trained, workdir)
+    shutil.rmtree(workdir / 'checkpoints')
+    (before,) = (path.name for path in (workdir / 'best').iterdir())
+    small.steps = 1
+    small.eval_every = small.sample_every = 0
+    loop.train_and_evaluate(small, workdir)
+    assert f'best/{before} is of an earlier run and moved to replaced/' in capfd.readouterr().err
+    assert (workdir / 'replaced' / before).is_dir()
+    assert not any((workdir / 'best').iterdir())
 
 
 def assert_same_bits(one, other):

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import os
 import subprocess
@@ -6,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from chromagan_jax import sharding
 from chromagan_jax.data.inputs import open_sources
@@ -132,10 +134,10 @@ def test_a_teacher_is_placed_whole_and_only_where_the_model_has_one(chromagan):
     np.testing.assert_array_equal(placed['fc8']['bias'], np.ones(3))
 
 
-def test_an_error_of_another_process_ends_this_one_with_a_sentence(tiny, monkeypatch):
+def test_an_error_of_another_process_ends_this_one_with_a_sentence(monkeypatch):
     monkeypatch.setattr(setup, '_in_any_process', lambda value: True)
     with pytest.raises(UserError, match='Another process cannot start'):
-        setup._in_all_processes(lambda config: None, tiny)
+        setup.in_all_processes(lambda: None)
 
 
 def test_the_cpu_computes_in_the_thread_that_asks_and_not_without_being_told():
@@ -156,3 +158,30 @@ print(work(ones).is_ready())
             command, env=environment, capture_output=True, text=True, check=True
         )
         assert answer.stdout.strip() == expected
+
+
+def test_more_classes_than_the_class_head_has_are_refused(chromagan, tmp_path):
+    for name in range(11):
+        (tmp_path / f'{name:02d}').mkdir()
+        Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / f'{name:02d}/a.png')
+    chromagan.data.source, chromagan.data.labels = str(tmp_path), True
+    with (
+        contextlib.ExitStack() as stack,
+        pytest.raises(UserError, match=r'11 classes and the class head 10: set generator\.classes'),
+    ):
+        setup.open_run(chromagan, tmp_path / 'run', stack)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_processes_that_see_different_photographs_are_refused(tiny, monkeypatch):
+    sources = open_sources(tiny)
+
+    def two_processes(own):
+        other = own.copy()
+        other[0] -= 2
+        return np.stack([own, other])
+
+    setup._check_same_data(tiny, *sources)
+    monkeypatch.setattr(setup.multihost_utils, 'process_allgather', two_processes)
+    with pytest.raises(UserError, match=r'different photographs in sample \(4 to 6\)'):
+        setup._check_same_data(tiny, *sources)
