@@ -1,22 +1,30 @@
 """Data in a bucket: image files are read one by one, ArrayRecord shards are copied to this machine.
 
 array_record reads local files only. The copies lie below `cache_folder()`, in one folder for each
-version of the shards, and later runs use them again.
+version of the shards, and later runs use them again. One process copies, under the lock of that
+folder, and the others wait for it. A shard appears there when it is complete.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from chromagan_jax.data.decode import formats
 from chromagan_jax.data.listing import Ignored, is_chosen, is_hidden
 from chromagan_jax.errors import UserError, is_outage
-from chromagan_jax.utils import files, paths, progress
+from chromagan_jax.utils import files, lock, paths, progress
 
 _DESCRIPTIONS = ('.json', '.txt')  # files of a data set of TFDS besides its shards
+_PARTIAL = '.partial'  # folder of the files that are not complete, below that of the shards
+_AT_ONCE = 8  # shards that a process copies at the same time
+_POLL = 1.0  # s between looks at the copy of another process
 
 
 def image_names(root: str, ignored: Ignored) -> Iterator[str]:
@@ -50,7 +58,7 @@ def read(location: str) -> bytes:
 
 
 def copy_records(location: str) -> Path | None:
-    """Copies ArrayRecord shards to this machine.
+    """Copies ArrayRecord shards to this machine, or waits until another process has done so.
 
     Args:
         location: a folder of shards, a folder prepared by TFDS, a shard, or a pattern of shards.
@@ -71,11 +79,7 @@ def copy_records(location: str) -> Path | None:
     version = [f'{name} {objects[name].version}' for name in wanted]
     digest = hashlib.blake2b('\n'.join([parent, *version]).encode(), digest_size=8).hexdigest()
     folder = cache_folder() / digest
-    missing = [name for name in wanted if not (folder / name).exists()]
-    if missing:
-        size = sum(objects[name].size for name in missing) / 1e9
-        progress.announcer()(f'copies {size:.3g} GB of {location} to {folder}')
-        _copy(parent, missing, folder)
+    _complete(location, parent, {name: objects[name].size for name in wanted}, folder)
     return folder
 
 
@@ -85,23 +89,120 @@ def cache_folder() -> Path:
     return Path(root).expanduser() / 'chromagan_jax' / 'data'
 
 
+def _complete(location: str, parent: str, sizes: Mapping[str, int], folder: Path) -> None:
+    """Copies what a folder lacks, or waits for the process that does so.
+
+    Args:
+        location: what the user calls the shards.
+        parent: the folder in the bucket.
+        sizes: bytes of the objects, by their names below `parent`.
+        folder: on this machine.
+
+    Raises:
+        UserError: as `copy_records`.
+    """
+    say = functools.cache(progress.announcer())  # each sentence once
+    while _missing(sizes, folder):
+        with _locked(folder, say) as held:
+            if not held:
+                say(f'waits for the process in {folder / lock.NAME}, which copies {location}')
+                time.sleep(_POLL)
+                continue
+            _remove_partial(folder, sizes)
+            if missing := _missing(sizes, folder):
+                size = sum(sizes[name] for name in missing) / 1e9
+                say(f'copies {size:.3g} GB of {location} to {folder}')
+                _copy(parent, missing, folder)
+
+
+def _missing(names: Iterable[str], folder: Path) -> list[str]:
+    return [name for name in names if not (folder / name).exists()]
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, log: Callable[[str], None]) -> Iterator[bool]:
+    """Context in which this process holds the lock of a folder, if no other process holds it.
+
+    Yields:
+        Whether this process holds it.
+
+    Raises:
+        UserError: if the lock cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            # If another machine takes the lock over, both copy, to files of different names.
+            stack.enter_context(lock.acquire(folder, log, end=lambda sentence: None))
+            held = True
+        except UserError as error:
+            if error.__cause__:  # of the file system
+                raise
+            held = False
+        yield held
+
+
+def _remove_partial(folder: Path, names: Mapping[str, int]) -> None:
+    """Removes what killed copies left. The lock is held, so no process writes these files."""
+    shutil.rmtree(folder / _PARTIAL, ignore_errors=True)
+    for file in folder.rglob('.*'):  # .NAME.PID, of earlier versions, would count as a shard
+        target = file.with_name(file.name[1:].rpartition('.')[0] or file.name)
+        if target.relative_to(folder).as_posix() in names:
+            file.unlink(missing_ok=True)
+
+
 def _copy(parent: str, names: Sequence[str], folder: Path) -> None:
     """Copies objects below `parent` to files in `folder`, each of which is complete or absent."""
-    targets = [folder / name for name in names]
-    partial = [target.with_name(f'.{target.name}.{os.getpid()}') for target in targets]
-    with files.writing(folder), paths.access(parent, 'read'):
-        for target in targets:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        paths.filesystem(parent).get(
-            [f'{_key(parent)}{name}' for name in names], [str(file) for file in partial]
-        )
-        for file, target in zip(partial, targets, strict=True):
-            file.replace(target)
+    this = lock.this_process()
+    partial = folder / _PARTIAL / f'{this.host}.{this.pid}'
+    store, key = paths.filesystem(parent), _key(parent)
+
+    def copy(name: str) -> None:
+        part, target = partial / name, folder / name
+        for file in (part, target):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        store.get_file(f'{key}{name}', str(part))
+        # Missing if another process has taken the lock over; `_complete` then looks again.
+        with contextlib.suppress(FileNotFoundError):
+            part.replace(target)
+
+    try:
+        with files.writing(folder), paths.access(parent, 'read'):
+            _in_threads(copy, names)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):  # in use by the process that has taken the lock over
+            partial.parent.rmdir()
+
+
+def _in_threads(function: Callable[[str], None], names: Sequence[str]) -> None:
+    """Calls a function for each name; after an error, calls that run are waited for.
+
+    Ctrl-C is not delayed by them, as it would be by those of a ThreadPoolExecutor.
+    """
+    left, errors = iter(names), list[BaseException]()
+
+    def work() -> None:
+        try:
+            for name in left:
+                function(name)
+                if errors:
+                    return
+        except BaseException as error:
+            errors.append(error)
+
+    count = min(_AT_ONCE, len(names))
+    threads = [threading.Thread(target=work, name='copy', daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def _records(names: Iterable[str]) -> list[str]:
     """The shards among names, and the files that TFDS reads with them; [] without a data set."""
-    names = sorted(names)
+    names = sorted(name for name in names if name != lock.NAME)  # the name of ours
     if any(name.endswith('dataset_info.json') and name.count('/') < 2 for name in names):
         return [name for name in names if '.array_record' in name or name.endswith(_DESCRIPTIONS)]
     return [name for name in names if '.array_record' in name and '/' not in name]

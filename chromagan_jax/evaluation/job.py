@@ -1,6 +1,7 @@
 """The evaluation job, `--mode=eval`: scores checkpoints of a run."""
 
 import functools
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,15 +15,15 @@ from jax.sharding import Mesh
 
 from chromagan_jax import sharding
 from chromagan_jax.config import Config, from_dict, validate
-from chromagan_jax.data.inputs import NOT_HELD_OUT, evaluation_input, is_held_out, open_sources
-from chromagan_jax.data.sources import Picked, Source
+from chromagan_jax.data.inputs import NOT_HELD_OUT, evaluation_input, open_sources
+from chromagan_jax.data.sources import Picked, Source, make_source
 from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.evaluation import evaluator, report
 from chromagan_jax.evaluation.report import details
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.gan.workdir import read_run
-from chromagan_jax.utils import files, progress, writers
+from chromagan_jax.utils import files, paths, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
@@ -47,9 +48,9 @@ def evaluate_checkpoints(config: Config, workdir: Path) -> None:
     run = from_dict(Config, read_run(workdir)['config'])
     run.eval = config.eval
     mesh = sharding.make_mesh()
-    trained_on, source = open_sources(run)
+    source, held_out = _open_source(run)
     log = progress.announcer()
-    if not is_held_out(run, trained_on, source):
+    if not held_out:
         log(NOT_HELD_OUT)
     writes = jax.process_index() == 0  # one writer per file
     done = _scored(workdir)
@@ -86,6 +87,31 @@ def evaluate_checkpoints(config: Config, workdir: Path) -> None:
             if run.eval.write_images:
                 folder = workdir / 'images_eval' / f'step_{step:08d}'
                 write_images(folder, render(source), source, writes)
+
+
+def _open_source(run: Config) -> tuple[Source, bool]:
+    """Opens the evaluation source.
+
+    The training source is opened only if it may be at the same location: this machine may not have
+    it, or would have to copy it from a bucket.
+
+    Returns:
+        The source, and whether the run was trained on other photographs, as `is_held_out`.
+
+    Raises:
+        UserError: if a source does not exist or holds no images.
+    """
+    if run.eval.source and _place(run.eval.source) != _place(run.data.source):
+        return make_source(run.eval.source, run.eval.split), True
+    trained_on, source = open_sources(run)
+    return source, trained_on.fingerprint != source.fingerprint
+
+
+def _place(location: str) -> str:
+    """The same for all spellings of a location."""
+    if paths.is_bucket(location) or location.startswith('tfds:'):
+        return location.rstrip('/')
+    return os.path.realpath(os.path.expanduser(location))
 
 
 def _load(workdir: Path, which: str, mesh: Mesh, following: bool) -> checkpoints.Loaded | None:
