@@ -25,7 +25,9 @@ def get_config() -> Config:
 
     config.data.source = ''  # set on the command line
     config.data.size = 256
-    config.data.workers = min(8, (os.cpu_count() or 2) // 2)
+    # A scheduler may give this process a part of the machine.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    config.data.workers = min(8, (cores or 2) // 2)
     config.eval.source = ''
     config.eval.batch_size = 16
 

@@ -5,8 +5,10 @@ the roll first, on the port at which JAX's coordinator listens afterwards.
 """
 
 import contextlib
+import errno
 import json
 import os
+import resource
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ _GREETING = 'chromagan_jax process '
 _PAUSE = 0.5  # s between attempts to reach process 0
 _ANSWER = 5.0  # s for a connection and its greeting
 _NAMED = 8  # missing processes that a message names
+_OTHER_FILES = 1_000  # that process 0 opens besides a connection to each process, at most
 
 
 class Place(NamedTuple):
@@ -42,7 +45,8 @@ def join(coordinator: str | None, number: int | None, process: int | None, timeo
         timeout: s to wait for the other processes.
 
     Raises:
-        UserError: no cluster is detected, or the port is in use.
+        UserError: no cluster is detected, the port is in use, or process 0 may not open a
+            connection to each process.
         PreemptedError: processes are missing.
         RuntimeError: the API of the cluster cannot be used.
     """
@@ -122,13 +126,14 @@ def call_roll(place: Place, timeout: float) -> None:
     """Returns when all processes have started.
 
     Raises:
-        UserError: process 0 cannot use its port.
+        UserError: process 0 cannot use its port, or not open a connection to each process.
         PreemptedError: processes are missing `timeout` s after the start of process 0.
     """
     host, _, port = place.coordinator.rpartition(':')
     if place.process:
         missing = _answer(host.strip('[]'), int(port), place.process, timeout)
     else:
+        _allow_open_files()
         with _listen(int(port), timeout) as server:
             missing = _ask(server, place.number, timeout)
     if not missing:
@@ -142,6 +147,17 @@ def call_roll(place: Place, timeout: float) -> None:
         f'{what} {place.number} {has} not started within {timeout:g} s (--startup_timeout): look '
         'at the output there, and start the run again.'
     )
+
+
+def _allow_open_files() -> None:
+    """Raises the limit of open files as far as this process may, where that is possible.
+
+    The roll call opens one for each process, and so does JAX's coordinator after it. Often the soft
+    limit is 1,024.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS may refuse a hard limit of infinity
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(port: int, timeout: float) -> socket.socket:
@@ -172,8 +188,15 @@ def _ask(server: socket.socket, number: int, timeout: float) -> list[int]:
                 connection = stack.enter_context(server.accept()[0])
                 connection.settimeout(_ANSWER)
                 line = connection.makefile().readline()
-            except (OSError, ValueError):  # nobody came, or it was not one of the processes
-                continue
+            except (OSError, ValueError) as error:
+                if getattr(error, 'errno', None) == errno.EMFILE:
+                    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                    raise UserError(
+                        f'Process 0 may open only {limit} files, too few for connections to '
+                        f'{number} processes: raise the limit on its machine, as root, with '
+                        f'`ulimit -n {number + _OTHER_FILES}`.'
+                    ) from error
+                continue  # nobody came, or it was not one of the processes
             process = line.removeprefix(_GREETING).strip()
             if line.startswith(_GREETING) and process.isdecimal() and 0 < int(process) < number:
                 joined[int(process)] = connection

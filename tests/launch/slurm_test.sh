@@ -15,7 +15,7 @@
 #   preempted  a job of a higher partition takes the nodes
 #   node       a node fails
 #   scancel    a cancelled run is not revived
-#   mistake    a config field that does not exist: one start only
+#   mistake    a config field that does not exist, and an error of one process: one start only
 #   shell      a command in a shell inside a job, without srun and with it
 #
 # Variables: PYTHON, the interpreter (python); STEPS, of a short run (300).
@@ -308,6 +308,22 @@ case_mistake() {
     check 'mistake: with 1' is "$job" ExitCode 1:0
     check 'mistake: and started once' is "$job" Restarts 0
     check 'mistake: it is named' grep -q "no field 'no_such_field'" "$T/mistake.log"
+
+    # An interpreter that gives a flag that does not exist to process 1. So 0 waits for 1 in vain.
+    cat >"$T/mistaken" <<END
+#!/usr/bin/env bash
+if [[ \$SLURM_PROCID == 1 ]]; then set -- "\$@" --no_such_flag; fi
+exec ${PYTHON@Q} "\$@"
+END
+    chmod +x "$T/mistaken"
+    job=$(PYTHON=$T/mistaken submit mistake_of_one)
+    check 'mistake of one: the job ends' until_true 600 over "$job"
+    check 'mistake of one: with 1' is "$job" ExitCode 1:0
+    check 'mistake of one: and started once' is "$job" Restarts 0
+    check 'mistake of one: it is named' grep -q 'no flag --no_such_flag' "$T/mistake_of_one.log"
+    check 'mistake of one: srun ended the other process' \
+        grep -qE 'task 0: (Killed|Terminated)' "$T/mistake_of_one.log"
+    check 'mistake of one: no note is left' test -z "$(compgen -G "$ROOT/.slurm-$job-*")"
 }
 
 case_shell() {

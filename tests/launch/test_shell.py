@@ -311,8 +311,8 @@ def test_dry_run_of_slurm_prints_the_step_and_runs_nothing(run: Run) -> None:
         command[1:at]
     )
     assert command[at:] == [
-        *('python', '-m', 'chromagan_jax.main', '--config=configs/base.py'),
-        *('--distributed', '--config.steps=9'),
+        *('python', 'launch/slurm_task.py', f'{ROOT}/.slurm-JOB-0', 'chromagan_jax.main'),
+        *('--config=configs/base.py', '--distributed', '--config.steps=9'),
     ]
     assert 'scontrol requeue' in said
 

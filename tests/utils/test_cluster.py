@@ -1,8 +1,12 @@
 """The start of several processes: who is missing, and where nobody can come."""
 
 import os
+import resource
 import socket
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
@@ -82,6 +86,66 @@ def test_a_port_of_another_program_is_a_sentence():
         place = cluster.Place(f'localhost:{number}', 2, 0)
         with pytest.raises(UserError, match=f'port {number} of process 0 cannot be used'):
             cluster.call_roll(place, 0)
+
+
+# Calls the roll as process 0 with these limits of open files.
+LIMITED = """
+import resource, sys
+from chromagan_jax.utils import cluster
+port, number, soft, hard = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+cluster.call_roll(cluster.Place(f'localhost:{port}', number, 0), 60.0)
+"""
+
+
+def call_limited(port, soft, hard):
+    """Joins process 0, which has these limits, as 60 others: its exit, and the last answer."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', LIMITED, *map(str, (port, 61, soft, hard))],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    connections = []
+    try:
+        for number in range(1, 61):
+            connections.append(connect(port, process))
+            connections[-1].sendall(f'chromagan_jax process {number}\n'.encode())
+        errors = process.communicate(timeout=30)[1]
+        connections[-1].settimeout(30)
+        answer = b'' if process.returncode else connections[-1].recv(100)
+    finally:
+        process.kill()
+        process.wait()
+        for connection in connections:
+            connection.close()
+    return process.returncode, errors, answer
+
+
+def connect(port, process):
+    """A connection to a process that may not listen yet."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            return socket.create_connection(('localhost', port))
+        except ConnectionRefusedError:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def test_more_processes_than_the_soft_limit_of_open_files_are_counted(port):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    code, errors, answer = call_limited(port, 45, hard)
+    assert (code, answer) == (0, b'[]\n'), errors
+
+
+def test_more_processes_than_the_hard_limit_of_open_files_are_a_sentence_at_once(port):
+    code, errors, _ = call_limited(port, 45, 45)
+    assert code == 1
+    assert errors.splitlines()[-1] == (
+        'chromagan_jax.errors.UserError: Process 0 may open only 45 files, too few for connections '
+        'to 61 processes: raise the limit on its machine, as root, with `ulimit -n 1061`.'
+    )
 
 
 @pytest.mark.parametrize(
