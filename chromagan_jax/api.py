@@ -198,8 +198,9 @@ def _pixels(image: Photograph) -> np.ndarray:
     if _is_deep(image):  # Pillow's conversion clips at 255
         deep = Image.fromarray(pillow.deep_gray(image)[0])
         deep.info, image = image.info, deep
-    if image.mode not in ('L', 'RGB', 'RGBA', 'CMYK', 'I;16'):
-        image = image.convert('RGBA' if image.has_transparency_data else 'RGB')
+    if image.mode not in ('CMYK', 'I;16'):
+        mode = 'L' if image.mode in ('1', 'L', 'LA', 'La') else 'RGB'  # gray has a gray profile
+        image = image.convert(f'{mode}A' if image.has_transparency_data else mode)
     file = io.BytesIO()  # the decoder knows colour profiles
     plain = image.copy()
     plain.info = {}

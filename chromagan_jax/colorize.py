@@ -94,8 +94,6 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
         results.fail(sentence)
     output.check_writable(folder)
     if values.report:
-        if Path(values.report).is_dir():
-            raise UserError(f'--report={values.report} is a folder: name a file in it.')
         output.check_writable(Path(values.report).parent, '--report')
     output.remove_leftovers(folder)
     planned = naming.plan(
@@ -105,20 +103,27 @@ def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], 
         planned = plan.with_hints(planned, Path(values.hints))
     if films:
         planned += _plan_films(values, films, results)
+    wanted = _wanted(values, planned, results)
+    before = results.failed
+    totals = _colorize(values, wanted, stopping, results) if wanted else Totals(0, 0, 0, 0)
+    results.write(values.threads, values.max_megapixels * 1_000_000, stopping)
+    return _exit_code(values, totals, before, len(wanted), results)
+
+
+def _wanted(values: flags.FlagValues, planned: Sequence[Job], results: Results) -> list[Job]:
+    """The jobs that are to do. The others are failed or skipped."""
     wanted = []
     for job in planned:
-        exists = not values.overwrite and job.target.exists()
-        if reason := plan.conflict(job) if exists else plan.too_large(job):
+        exists = not values.overwrite and output.is_there(job.target)
+        reason = plan.conflict(job, values.overwrite)
+        if reason := reason or ('' if exists else plan.too_large(job)):
             print(f'{files.shown(job.source)} failed: {reason}', file=sys.stderr)
             results.add(Outcome(job, 'failed', reason))
         elif exists:
             results.add(Outcome(job, 'skipped'))
         else:
             wanted.append(job)
-    before = results.failed
-    totals = _colorize(values, wanted, stopping, results) if wanted else Totals(0, 0, 0, 0)
-    results.write()
-    return _exit_code(values, totals, before, len(wanted), results)
+    return wanted
 
 
 def _plan_films(values: flags.FlagValues, films: Sequence[Listed], results: Results) -> list[Job]:
@@ -144,6 +149,7 @@ def _plan_films(values: flags.FlagValues, films: Sequence[Listed], results: Resu
 def _check(values: flags.FlagValues) -> None:
     """Raises UserError for wrong values, and for flags that do not fit together."""
     options.check_network(values)
+    options.check_places(values)
     if values.size is not None:
         plan.parse_sizes(values.size)
     _postprocess(values, OFF)

@@ -16,6 +16,7 @@ from skimage import data
 import chromagan_jax
 from chromagan_jax import api
 from chromagan_jax.config import Config
+from chromagan_jax.data import decode
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan.released import Trained
 from tests.data.profiles import gray_profile
@@ -96,6 +97,21 @@ def test_the_profile_of_an_image_is_applied(colorizer):
     plain = np.asarray(colorizer.colorize(image))
     image.info['icc_profile'] = gray_profile(1.0)
     assert np.asarray(colorizer.colorize(image)).mean() > plain.mean() + 20
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'L with a key', 'RGB', 'RGBA', 'RGB with a key'])
+def test_an_image_has_the_pixels_of_its_file(mode, tmp_path):
+    image = Image.fromarray(GRAY)
+    mode, _, key = mode.partition(' ')
+    options = {'transparency': 60 if mode == 'L' else (60, 60, 60)} if key else {}
+    if mode in ('LA', 'RGBA'):
+        image.putalpha(Image.fromarray(GRAY[::-1]))
+    if mode in ('L', 'LA'):
+        options['icc_profile'] = gray_profile(1.0)
+    image.convert(mode).save(tmp_path / 'a.png', **options)
+    expected = decode.read(tmp_path / 'a.png').pixels
+    assert expected.ndim == (2 if mode in ('1', 'L') and not key else 3)
+    np.testing.assert_array_equal(api._pixels(Image.open(tmp_path / 'a.png')), expected)
 
 
 def test_a_network_is_compiled_once_for_each_size(colorizer, compiled):

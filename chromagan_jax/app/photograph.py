@@ -155,13 +155,15 @@ def preview(photograph: Photograph, post: PostProcess) -> Path:
     with np.load(photograph.folder / 'colors.npz') as stored:
         view = View(stored['pixels'], Box(*stored['box'].tolist()), stored['small'], [], [])
         result = layout.recolor(view, stored['colors'], post)
-    return _replaced(photograph.folder, 'after', lambda path: _jpeg(result, path))
+    return _replaced(photograph, 'after', lambda path: _jpeg(result, path))
 
 
-def _replaced(folder: Path, name: str, save: Callable[[Path], None]) -> Path:
+def _replaced(photograph: Photograph, name: str, save: Callable[[Path], None]) -> Path:
     """Saves a JPEG under a new name, and removes the earlier ones that no page is still loading."""
-    old = [p for p in folder.glob(f'{name}.*.jpg') if time.time() - p.stat().st_mtime > _LOADING]
-    path = folder / f'{name}.{time.monotonic_ns()}.jpg'
+    # The photograph itself may be called after.scan.jpg.
+    earlier = [p for p in photograph.folder.glob(f'{name}.*.jpg') if p != photograph.source]
+    old = [p for p in earlier if time.time() - p.stat().st_mtime > _LOADING]
+    path = photograph.folder / f'{name}.{time.monotonic_ns()}.jpg'
     save(path)
     for other in old:
         other.unlink(missing_ok=True)
@@ -192,7 +194,7 @@ def write(
     pixels = read(photograph.source, network.max_pixels, deep=encoding.depth == 16).pixels
     deep = encode.is_deep(target, pixels, encoding)
     source = photograph.source
-    kept = metadata.read(source.read_bytes()) if encoding.metadata else metadata.NONE
+    kept = metadata.read(source) if encoding.metadata else metadata.NONE
     post_of_colors = _with_denoising(post, photograph.denoised)
     view = layout.prepare(pixels, network.size, post_of_colors, photograph.hints)
     with np.load(photograph.folder / 'colors.npz') as stored:
@@ -224,7 +226,7 @@ def draw_points(photograph: Photograph) -> Path:
     for hint in photograph.hints:
         center = (hint.x * scale, hint.y * scale)
         drawing.circle(center, 9, fill=hint.color, outline='white', width=2)
-    return _replaced(photograph.folder, 'points', lambda path: image.save(path, quality=_QUALITY))
+    return _replaced(photograph, 'points', lambda path: image.save(path, quality=_QUALITY))
 
 
 def _with_denoising(post: PostProcess, strength: float) -> PostProcess:

@@ -11,7 +11,7 @@ import numpy as np
 from chromagan_jax.config.postprocess import OFF, PostProcess
 from chromagan_jax.data.decode import UnreadableImage, read
 from chromagan_jax.errors import UserError
-from chromagan_jax.inference import encode, headers, layout, metadata, output, report, toning
+from chromagan_jax.inference import encode, headers, layout, metadata, output, plan, report, toning
 from chromagan_jax.inference.conditions import Conditions
 from chromagan_jax.inference.encode import Encoding
 from chromagan_jax.inference.files import shown
@@ -35,6 +35,7 @@ class Photograph(NamedTuple):
     notes: tuple[str, ...]
     size: int  # pixels that count in flight
     is_color: bool
+    deep: bool  # whether its result has 16 bits
 
 
 def colorize_files(
@@ -73,7 +74,7 @@ def colorize_files(
     tally, in_flight = Tally(len(jobs), conditions.on_outcome), InFlight(max_pixels)
     network = functools.partial(_colorize, predict, batch_size, in_flight)
     write = functools.partial(_write, post, encoding, conditions.previews, in_flight, claims)
-    skip = lambda job: tally.collect(Outcome(job, 'skipped'))
+    skip = lambda job: tally.collect(plan.of_existing(job))
     wanted = claimed(jobs, claims, conditions.overwrite, skip)
 
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(networks) as network_pool:
@@ -205,10 +206,11 @@ def _read(
     if pixels.shape[2:] == (4,) and encode.kind(job.target) == 'JPEG':
         notes.append('JPEG has no transparency: its transparent parts become white')
     is_color = toning.is_color(pixels)
-    kept = metadata.read(job.source.read_bytes()) if encoding.metadata else metadata.NONE
+    kept = metadata.read(job.source, job.page or 0) if encoding.metadata else metadata.NONE
     notes += metadata.losses(kept, encode.kind(job.target))
+    deep = encode.is_deep(job.target, pixels, encoding)  # the noise reduction changes the bits
     view = layout.prepare(pixels, size, post, job.hints)
-    return Photograph(job, view, kept, tuple(notes), in_flight, is_color)
+    return Photograph(job, view, kept, tuple(notes), in_flight, is_color, deep)
 
 
 def _colorize(
@@ -235,8 +237,7 @@ def _write(
     job, view, kept = photograph.job, photograph.view, photograph.kept
     with in_flight.leaving(photograph.size), claims.releasing(job.target):
         try:
-            deep = encode.is_deep(job.target, view.pixels, encoding)
-            result = layout.recolor(view, colors, post, deep)
+            result = layout.recolor(view, colors, post, photograph.deep)
             content = encode.encode(result, job.target, job.source, kept, encoding)
             stat = job.source.stat()
             times = (stat.st_atime_ns, stat.st_mtime_ns) if encoding.keep_date else None

@@ -4,10 +4,11 @@ Pillow is not used for it because it replaces all letters outside ASCII by quest
 https://www.cipa.jp/std/documents/download_e.html?DC-008-Translation-2023-E, TIFF 6.0 section 2.
 """
 
+import io
 import struct
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 ASCII, SHORT, LONG, RATIONAL, UNDEFINED = 2, 3, 4, 5, 7  # types of values
 ORIENTATION, SOFTWARE, IPTC, XMP, PHOTOSHOP = 0x0112, 0x0131, 0x83BB, 0x02BC, 0x8649
@@ -24,6 +25,7 @@ _DESCRIPTIVE = frozenset(
 )
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _MAX_BYTES = 2**24  # of one value
+_MAX_PLACE = 2**40  # in a file: systems refuse to seek beyond their limits
 
 
 class Tag(NamedTuple):
@@ -61,20 +63,30 @@ class Exif(NamedTuple):
         return struct.unpack(f'{self.order}{tag.number}{letter}', tag.data) if letter else ()
 
 
-def parse(data: bytes) -> Exif:
+def parse(source: bytes | BinaryIO, *offsets: int) -> Exif:
     """Reads an EXIF block or a TIFF file. Thumbnails and other pages are left out.
+
+    Args:
+        source: the block, or the file, of which only the directories are read.
+        *offsets: of the main directory. Of several, the later ones go before, and what is missing
+            there comes from the earlier ones, but the orientation. None: it is the first one.
 
     Raises:
         ValueError: it is neither.
         struct.error: a directory ends early.
     """
-    if data[:2] not in (b'II', b'MM'):
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    head = _bytes_at(file, 0, 16)
+    if head[:2] not in (b'II', b'MM'):
         raise ValueError('no EXIF')
-    order: Literal['<', '>'] = '<' if data[:2] == b'II' else '>'
-    big = struct.unpack_from(order + 'H', data, 2)[0] == 43  # BigTIFF
-    first = struct.unpack_from(order + ('Q' if big else 'L'), data, 8 if big else 4)[0]
-    main = _directory(data, first, order, big)
-    exif, gps = (_pointed(data, main.get(tag), order, big) for tag in (EXIF, GPS))
+    order: Literal['<', '>'] = '<' if head[:2] == b'II' else '>'
+    big = struct.unpack_from(order + 'H', head, 2)[0] == 43  # BigTIFF
+    first = struct.unpack_from(order + ('Q' if big else 'L'), head, 8 if big else 4)[0]
+    main: Directory = {}
+    for offset in offsets or (first,):
+        main.pop(ORIENTATION, None)
+        main |= _directory(file, offset, order, big)
+    exif, gps = (_pointed(file, main.get(tag), order, big) for tag in (EXIF, GPS))
     exif.pop(_INTEROPERABILITY, None)
     return Exif(order, main, exif, gps)
 
@@ -84,32 +96,41 @@ def descriptive(main: Mapping[int, Tag]) -> Directory:
     return {tag: value for tag, value in main.items() if tag in _DESCRIPTIVE}
 
 
-def _pointed(data: bytes, pointer: Tag | None, order: str, big: bool) -> Directory:
+def _pointed(file: BinaryIO, pointer: Tag | None, order: str, big: bool) -> Directory:
     if pointer is None or len(pointer.data) not in (4, 8):
         return {}
     offset = int.from_bytes(pointer.data, 'little' if order == '<' else 'big')
     try:
-        return _directory(data, offset, order, big)
+        return _directory(file, offset, order, big)
     except struct.error:
         return {}
 
 
-def _directory(data: bytes, offset: int, order: str, big: bool) -> Directory:
-    """The tags of a directory whose values lie inside `data`."""
+def _directory(file: BinaryIO, offset: int, order: str, big: bool) -> Directory:
+    """The tags of a directory whose values lie inside the file."""
     head, entry, inline = ('Q', 'HHQ8s', 8) if big else ('H', 'HHL4s', 4)
-    (number,) = struct.unpack_from(order + head, data, offset)
-    offset += struct.calcsize(order + head)
-    step = struct.calcsize(order + entry)
+    size, step = struct.calcsize(order + head), struct.calcsize(order + entry)
+    (number,) = struct.unpack(order + head, _bytes_at(file, offset, size))
+    number = min(number, 2**16)
+    table = _bytes_at(file, offset + size, number * step)
     found: Directory = {}
-    for index in range(min(number, 2**16)):
-        tag, type_, count, value = struct.unpack_from(order + entry, data, offset + index * step)
+    for index in range(number):
+        tag, type_, count, value = struct.unpack_from(order + entry, table, index * step)
         length = _SIZES.get(type_, 0) * count
         if length > inline:
             start = struct.unpack(order + ('Q' if big else 'L'), value)[0]
-            value = data[start : start + length] if length <= _MAX_BYTES else b''
+            value = _bytes_at(file, start, length) if length <= _MAX_BYTES else b''
         if length and len(value) >= length:
-            found[tag] = Tag(type_, count, bytes(value[:length]))
+            found[tag] = Tag(type_, count, value[:length])
     return found
+
+
+def _bytes_at(file: BinaryIO, place: int, length: int) -> bytes:
+    """The bytes there; fewer at the end of the file."""
+    if place > _MAX_PLACE:
+        return b''
+    file.seek(place)
+    return file.read(length)
 
 
 def to_bytes(exif: Exif) -> bytes:

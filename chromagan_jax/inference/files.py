@@ -1,7 +1,9 @@
 """Which photographs the arguments of colorize name, and what of them is left out."""
 
+import errno
 import os
 import re
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from chromagan_jax.errors import UserError
 # The metadata of each result have it, by which a later search knows the result.
 MARK = 'colours by chromagan_jax'
 _SEARCHED = 2**16  # bytes at either end of a file: metadata are there
+_PART = 2**20  # bytes of a file that are searched at a time
 
 
 class Listed(NamedTuple):
@@ -49,7 +52,7 @@ def find(paths: Sequence[str], output: Path, all_pages: bool = False) -> Found:
     found = Found([], [], [])
     for path in map(Path, paths):
         if os.path.isdir(path):  # Path.is_dir raises errors of a name that is too long
-            if path.resolve().is_relative_to(output.resolve()):
+            if _real(path).is_relative_to(_real(output)):
                 raise UserError(
                     f'{path} is read, and --output={output} is the same folder or holds it: '
                     'choose another --output.'
@@ -67,12 +70,19 @@ def find(paths: Sequence[str], output: Path, all_pages: bool = False) -> Found:
 def _missing(path: Path) -> str:
     """Why a path cannot be that of a photograph; '' if it may be."""
     try:
-        path.stat()
+        mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return 'there is no such file: correct the path'
     except OSError as error:
         return f'{error.strerror}'
+    if not stat.S_ISREG(mode):  # reading could wait forever
+        return 'it is a pipe or device, and a file is needed: save what it gives to a file'
     return ''
+
+
+def _real(path: Path) -> Path:
+    """The path without links. `Path.resolve` raises an error of a link to itself."""
+    return Path(os.path.realpath(path))
 
 
 def read_list(name: str) -> list[str]:
@@ -98,11 +108,11 @@ def read_list(name: str) -> list[str]:
 def _search(folder: Path, output: Path, found: Found) -> None:
     """Adds what is below a folder."""
     ignored, results, number = Ignored(), 0, 0
-    hidden = output.resolve()
+    hidden = _real(output)
     for name in sorted(image_names(str(folder), ignored)):
         source = folder / name
         number += 1
-        if source.resolve().is_relative_to(hidden):
+        if _real(source).is_relative_to(hidden):
             continue
         if _is_result(source):
             results += 1
@@ -126,13 +136,32 @@ def _is_result(path: Path) -> bool:
         return False
 
 
+def is_marked(path: Path) -> bool:
+    """Whether a file has the note of results anywhere; raises OSError if it cannot be read.
+
+    XMP or attachments of a size push it away from the ends.
+    """
+    mark = MARK.encode()
+    if mark in ends(path):
+        return True
+    last = b''
+    with path.open('rb') as file:
+        while part := file.read(_PART):
+            if mark in last + part:
+                return True
+            last = part[-len(mark) :]
+    return False
+
+
 def shown(path: Path) -> str:
     """A path in one line: control characters are escaped."""
     return re.sub(r'[\x00-\x1f\x7f]', lambda match: repr(match[0])[1:-1], str(path))
 
 
 def ends(path: Path) -> bytes:
-    """The first and the last bytes of a file, where metadata are."""
+    """The first and the last bytes of a file, where metadata are; raises OSError if it is none."""
+    if not path.is_file():  # a pipe would be waited for
+        raise OSError(errno.EINVAL, 'it is no file')
     with path.open('rb') as file:
         head = file.read(_SEARCHED)
         file.seek(max(_SEARCHED, os.fstat(file.fileno()).st_size - _SEARCHED))
@@ -144,8 +173,7 @@ def _pages(listed: Listed) -> list[Listed]:
     try:
         with listed.source.open('rb') as file:
             kind = formats.identify(file.read(formats.HEAD))
-            file.seek(0)
-            number = count_pages(file.read()) if kind and kind.name == 'TIFF' else 1
+        number = count_pages(listed.source) if kind and kind.name == 'TIFF' else 1
     except OSError:  # reported when it is read
         number = 1
     if number == 1:

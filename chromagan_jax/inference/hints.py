@@ -51,7 +51,7 @@ def read(path: Path) -> Mapping[str, tuple[Hint, ...]]:
 def parse(hints: Any, origin: str = 'hints') -> tuple[Hint, ...]:
     """Hints from a list of {'x', 'y', 'color'} or of (x, y, color).
 
-    A colour is '#rrggbb', a CSS name, or three numbers from 0 to 255.
+    A colour is '#rrggbb', a CSS name, or three whole numbers from 0 to 255.
 
     Raises:
         UserError: for the first entry of another form.
@@ -66,12 +66,14 @@ def _parse_one(hint: Any, origin: str) -> Hint:
         x, y, given = (hint['x'], hint['y'], hint['color']) if isinstance(hint, Mapping) else hint
         rgb = ImageColor.getrgb(given) if isinstance(given, str) else tuple(given)
         red, green, blue = (int(value) for value in rgb[:3])
-        if not all(0 <= value <= 255 for value in (red, green, blue)):
-            raise ValueError('a colour has three numbers from 0 to 255')
+        exact = (red, green, blue) == tuple(rgb[:3])  # fractions would become black
+        if not (exact and all(0 <= value <= 255 for value in (red, green, blue))):
+            raise ValueError('a colour has three whole numbers from 0 to 255')
         return Hint(float(x), float(y), (red, green, blue))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f'{origin}: {hint!r} is not a hint like {{"x": 120, "y": 80, "color": "#7a2e2e"}}.'
+            f'{origin}: {hint!r} is not a hint like {{"x": 120, "y": 80, "color": "#7a2e2e"}}: a '
+            'colour is #rrggbb or whole numbers from 0 to 255.'
         ) from error
 
 

@@ -4,29 +4,28 @@ The note is in the Software field of EXIF. XMP has the IPTC's term for such imag
 a machine made the colours: https://cv.iptc.org/newscodes/digitalsourcetype/
 """
 
-import binascii
-import io
 import os
 import re
 import struct
 import urllib.parse
-import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chromagan_jax
-from chromagan_jax.data.decode import MAX_PIXELS, formats, pillow, process
-from chromagan_jax.data.decode.frame import DAMAGE
+from chromagan_jax.data.decode import formats, process, tiff
+from chromagan_jax.data.decode.frame import DAMAGE, open_file
 from chromagan_jax.inference import exif as exif_lib
+from chromagan_jax.inference.blocks import IPTC_BLOCK, Blocks, iptc_of, of_image, of_png
 from chromagan_jax.inference.exif import Exif
 from chromagan_jax.inference.files import MARK, ends
 
 _SOURCE_TYPE = 'http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia'
 _ORIGIN = re.compile(MARK.encode() + rb' \S+ \(machine-made\) from ([\w.%~-]+)(?:, (\d+) bytes)?')
 _MAX_SEGMENT = 65533 - 35  # bytes of a JPEG segment without the longest of its heads
-_MAX_TEXT = 2**24  # bytes of a text in a PNG
-_IPTC_BLOCK = 0x0404  # among Photoshop's image resources
 _ON_ITS_SIDE = (5, 6, 7, 8)
+_DAMAGED = 'its metadata are damaged and are not kept'
+# Camera raw that is built as a TIFF is: as TIFF itself, of Olympus, of Panasonic.
+_AS_TIFF = (b'II*\0', b'MM\0*', b'IIRO', b'IIRS', b'MMOR', b'IIU\0')
 
 
 class Metadata(NamedTuple):
@@ -42,45 +41,58 @@ class Metadata(NamedTuple):
 NONE = Metadata()
 
 
-class _Stored(NamedTuple):
-    """The blocks of a file."""
+def read(source: bytes | Path, page: int = 0) -> Metadata:
+    """The metadata of an image file; those that are damaged are left out with a note.
 
-    exif: bytes = b''
-    xmp: bytes = b''
-    iptc: bytes = b''
-    dpi: tuple[float, float] | None = None
+    Args:
+        source: the whole file, or its path, which takes less memory.
+        page: of a TIFF, from 0.
 
-
-def read(data: bytes) -> Metadata:
-    """The metadata of an image file; those that are damaged are left out with a note."""
-    kind = formats.identify(data)
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open_file(source) as file:
+        head = file.read(formats.HEAD)
+    kind = formats.identify(head)
     if kind is None:
         return NONE
+    if kind.reader == 'tiff':
+        return _of_tiff(source, page)
+    if kind.reader == 'raw':
+        if head.startswith(_AS_TIFF):
+            return _of_tiff(source)
+        return Metadata(notes=('metadata of this kind of camera raw are not read',))
+    data = source.read_bytes() if isinstance(source, Path) else source
     try:
-        if kind.reader != 'pillow':
-            return _of_tiff(data)
         if kind.name == 'PNG':
-            stored = _of_png(data)
+            stored = of_png(data)
         else:
             stored = (
-                process.call(_of_image, len(data), data, kind.name)
+                process.call(of_image, len(data), data, kind.name)
                 if kind.apart
-                else _of_image(data, kind.name)
+                else of_image(data, kind.name)
             )
         return _of_blocks(stored)
     except DAMAGE:
-        return Metadata(notes=('its metadata are damaged and are not kept',))
+        return Metadata(notes=(_DAMAGED,))
 
 
-def _of_tiff(data: bytes) -> Metadata:
-    found = exif_lib.parse(data)
-    main = found.main
-    values = {tag: value.data for tag, value in main.items()}
-    iptc = values.get(exif_lib.IPTC, b'') or _iptc(values.get(exif_lib.PHOTOSHOP, b''))
-    return _upright(found, values.get(exif_lib.XMP, b'').rstrip(b'\0'), iptc, None)
+def _of_tiff(source: bytes | Path, page: int | None = None) -> Metadata:
+    """Of a page, or of the first directory."""
+    try:
+        offsets = () if page is None else tiff.directories(source, page)
+        with open_file(source) as file:
+            found = exif_lib.parse(file, *offsets)
+        values = {tag: value.data for tag, value in found.main.items()}
+        iptc = values.get(exif_lib.IPTC, b'') or iptc_of(values.get(exif_lib.PHOTOSHOP, b''))
+        return _upright(found, values.get(exif_lib.XMP, b'').rstrip(b'\0'), iptc, None)
+    except OSError:  # the file cannot be read
+        raise
+    except DAMAGE:
+        return Metadata(notes=(_DAMAGED,))
 
 
-def _of_blocks(stored: _Stored) -> Metadata:
+def _of_blocks(stored: Blocks) -> Metadata:
     block = re.sub(b'^(Exif\0\0)+', b'', stored.exif)
     notes: tuple[str, ...] = ()
     try:
@@ -115,83 +127,9 @@ _NUMBERS = (
 )
 
 
-def _of_image(data: bytes, name: str) -> _Stored:
-    """The blocks of a file of a kind that Pillow or a plug-in opens."""
-    image, _ = pillow.open_image(data, formats.BY_NAME[name], MAX_PIXELS)
-    info = image.info
-    blocks = [info.get(key) or b'' for key in ('exif', 'xmp')]
-    exif, xmp = (block if isinstance(block, bytes) else b'' for block in blocks)
-    photoshop = info.get('photoshop')
-    iptc = photoshop.get(_IPTC_BLOCK, b'') if isinstance(photoshop, dict) else b''
-    dpi = _jfif_dpi(info) if name == 'JPEG' else info.get('dpi')
-    if not isinstance(dpi, tuple) or len(dpi) != 2:
-        return _Stored(exif, xmp, iptc)
-    return _Stored(exif, xmp, iptc, (float(dpi[0]), float(dpi[1])))
-
-
-def _jfif_dpi(info: dict[Any, Any]) -> tuple[float, float] | None:
-    """The resolution in a JFIF header. Pillow invents 72 dpi where neither it nor EXIF has one."""
-    scale = {1: 1.0, 2: 2.54}.get(info.get('jfif_unit', 0))
-    across, down = info.get('jfif_density', (0, 0))
-    return (across * scale, down * scale) if scale else None
-
-
-def _of_png(data: bytes) -> _Stored:
-    """The blocks of a PNG: Pillow gives up where a text is long."""
-    found = _Stored()
-    start = 8
-    while start + 8 <= len(data):
-        length, name = struct.unpack_from('>L4s', data, start)
-        content = data[start + 8 : start + 8 + length]
-        start += 12 + length
-        if name == b'eXIf':
-            found = found._replace(exif=content)
-        elif name == b'pHYs' and len(content) == 9 and content[8] == 1:  # pixels a metre
-            across, down = (value * 0.0254 for value in struct.unpack('>LL', content[:8]))
-            found = found._replace(dpi=(across, down))
-        elif name in (b'tEXt', b'zTXt', b'iTXt'):
-            found = _with_text(found, name, content)
-    return found
-
-
-def _with_text(found: _Stored, name: bytes, content: bytes) -> _Stored:
-    """Adds a text chunk if it is one of ours: XMP, or a block as ImageMagick and exiv2 write it."""
-    key, _, value = content.partition(b'\0')
-    if key != b'XML:com.adobe.xmp' and not key.startswith(b'Raw profile type '):
-        return found
-    packed = name == b'zTXt'
-    if name == b'iTXt':
-        packed, value = value[:1] == b'\1', value[2:].split(b'\0', 2)[2]
-    elif packed:
-        value = value[1:]
-    if packed:
-        value = zlib.decompressobj().decompress(value, _MAX_TEXT)
-    if key == b'XML:com.adobe.xmp':
-        return found._replace(xmp=value)
-    block = binascii.unhexlify(b''.join(value.split()[2:]))
-    if key.endswith((b' exif', b' app1')) and block.startswith(b'Exif') and not found.exif:
-        return found._replace(exif=block)
-    return found._replace(iptc=_iptc(block) or block) if key.endswith(b' iptc') else found
-
-
-def _iptc(resources: bytes) -> bytes:
-    """The IPTC records among Photoshop's image resources."""
-    file = io.BytesIO(resources.removeprefix(b'Photoshop 3.0\0'))
-    while file.read(4) == b'8BIM':
-        (number,) = struct.unpack('>H', file.read(2))
-        length = file.read(1)[0]
-        file.seek(length + (length + 1) % 2, os.SEEK_CUR)  # the name, padded with its length byte
-        (length,) = struct.unpack('>L', file.read(4))
-        content = file.read(length)
-        if number == _IPTC_BLOCK:
-            return content
-        file.seek(length % 2, os.SEEK_CUR)
-    return b''
-
-
 def resources(iptc: bytes) -> bytes:
     """IPTC records as Photoshop's image resources, the content of a JPEG's APP13 segment."""
-    head = struct.pack('>4sHHL', b'8BIM', _IPTC_BLOCK, 0, len(iptc))
+    head = struct.pack('>4sHHL', b'8BIM', IPTC_BLOCK, 0, len(iptc))
     return b'Photoshop 3.0\0' + head + iptc + b'\0' * (len(iptc) % 2)
 
 
@@ -306,6 +244,14 @@ def is_of_another(result: Path, source: Path) -> bool:
 
 def _origin(result: Path) -> re.Match[bytes] | None:
     try:
-        return _ORIGIN.search(ends(result))
+        return _ORIGIN.search(_joined(ends(result)))
     except OSError:
         return None
+
+
+def _joined(data: bytes) -> bytes:
+    """MPEG-TS without the heads of the packets (of 188 bytes) that divide a long note."""
+    head = rb'G\0\x11[\x10-\x1f]'  # that of a packet that goes on with what is said of a service
+    if data[:1] != b'G':  # of a camera or Blu-ray: a time is before each packet
+        head = b'(?s:.{4})' + head
+    return re.sub(head, b'', data)

@@ -37,7 +37,7 @@ def plan(
     Raises:
         UserError: if a result would replace a photograph.
     """
-    sources = {listed.source.resolve() for listed in found}
+    sources = {os.path.realpath(listed.source) for listed in found}
     taken: set[str] = set()
     chosen: dict[int, Path] = {}
 
@@ -65,7 +65,7 @@ def plan(
                     break
     jobs = []
     for index, (source, _, page) in enumerate(found):
-        if chosen[index].resolve() in sources:
+        if os.path.realpath(chosen[index]) in sources:
             raise UserError(f'{chosen[index]} is a photograph to be read: choose another --output.')
         for sample in range(1, samples + 1) if samples else (None,):
             target = chosen[index]

@@ -139,6 +139,24 @@ def help_text() -> str:
     return '\n\n'.join(parts)
 
 
+def check_places(values: flags.FlagValues) -> None:
+    """Raises UserError for an --output or --report in a bucket, and a --report that is no page."""
+    for name in ('output', 'report'):
+        if '://' in (place := values[name].value or ''):
+            raise UserError(
+                f'--{name}={place} is not a local folder: mount the bucket, or write to a local '
+                'folder and copy the results.'
+            )
+    if not (report := values.report):
+        return
+    if os.path.isdir(report):
+        raise UserError(f'--report={report} is a folder: name a file in it.')
+    if os.path.splitext(report)[1].lower() not in ('.html', '.htm'):  # `--report a.jpg b.jpg`
+        raise UserError(
+            f'--report={report} is not the name of an HTML page: write --report=report.html.'
+        )
+
+
 def check_network(values: flags.FlagValues) -> None:
     """Raises UserError for an empty --workdir, or a --checkpoint without one."""
     if values.workdir == '':  # such as a variable that a script did not set

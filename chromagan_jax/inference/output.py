@@ -34,10 +34,16 @@ def write(path: Path, content: Iterable[bytes], times: tuple[int, int] | None = 
                 file.writelines(content)
             if times:
                 os.utime(descriptor, ns=times)
+            os.fsync(descriptor)  # otherwise a power cut can leave the name with an empty file
             os.replace(temporary, path)
     except OSError as error:
         check_room(path, error)
         raise
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything of that name but an empty file, as a power cut leaves it."""
+    return os.path.exists(path) and not (os.path.isfile(path) and not os.path.getsize(path))
 
 
 def check_room(path: Path, error: BaseException) -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from chromagan_jax.data.decode import UnreadableImage
 from chromagan_jax.errors import UserError
-from chromagan_jax.inference import headers, metadata
+from chromagan_jax.inference import files, headers, metadata, output
 from chromagan_jax.inference.hints import Hint, read
-from chromagan_jax.inference.outcomes import Job
+from chromagan_jax.inference.outcomes import Job, Outcome
 from chromagan_jax.inference.video.suffixes import is_film
 
 _LARGEST = 4096  # px, of --size: a network needs some GB there
+_ONCE_WITHOUT_NOTE = ('.ts', '.m2t', '.mts', '.m2ts')  # films of version 0.2.0
 
 
 def with_hints(jobs: Sequence[Job], path: Path) -> list[Job]:
@@ -35,14 +36,42 @@ def with_hints(jobs: Sequence[Job], path: Path) -> list[Job]:
     return [job._replace(hints=hints_of(job.source)) for job in jobs]
 
 
-def conflict(job: Job) -> str:
-    """Why a result that exists is not that of the job's photograph; '' if it may be."""
-    if not metadata.is_of_another(job.target, job.source):
+def conflict(job: Job, overwrite: bool = False) -> str:
+    """Why a file of the result's name fails the job; '' without one, and if it is the result.
+
+    A file without the note of results is foreign. It is not replaced either.
+
+    Args:
+        job: a photograph or a film.
+        overwrite: whether any result may be replaced, also that of another photograph.
+    """
+    if not output.is_there(job.target):
         return ''
+    flags = '--output' if is_film(job.source) else '--output or --format'
+    try:
+        marked = files.is_marked(job.target)
+    except OSError as error:
+        return f'{job.target} cannot be read ({error.strerror}): choose another {flags}'
+    if not marked and (overwrite or job.target.suffix.lower() not in _ONCE_WITHOUT_NOTE):
+        return (
+            f'{job.target} is there and is not a result of this program, so it stays: move it '
+            f'away, or choose another {flags}'
+        )
+    try:
+        if overwrite or not metadata.is_of_another(job.target, job.source):
+            return ''
+    except OSError as error:  # the photograph cannot be read
+        return f'{error.strerror}'
     return (
         f'{job.target} was made of another file with this name, or of this one before it was '
         'changed: choose another --output, or replace it with --overwrite'
     )
+
+
+def of_existing(job: Job) -> Outcome:
+    """The outcome of a job whose result another run has made meanwhile."""
+    reason = conflict(job)
+    return Outcome(job, 'failed', reason) if reason else Outcome(job, 'skipped')
 
 
 def too_large(job: Job) -> str:

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from chromagan_jax.data.decode import resize
+from chromagan_jax.data.decode import UnreadableImage, decode, read, resize
 from chromagan_jax.data.decode.profiles import to_8_bits
-from chromagan_jax.inference import output, photos
+from chromagan_jax.inference import headers, output, photos
 from chromagan_jax.utils import page
 
 _SIDE = 720  # px, of a preview
@@ -51,6 +51,29 @@ def make_preview(pixels: np.ndarray, result: np.ndarray) -> Preview:
     return Preview(_small_jpeg(pixels), _small_jpeg(result))
 
 
+def read_preview(source: Path, target: Path, page: int, max_pixels: int) -> Preview | None:
+    """A preview of a photograph and its result, from their files; None if one cannot be read.
+
+    Args:
+        source: the photograph.
+        target: its result.
+        page: of the photograph, from 0.
+        max_pixels: larger images are not read.
+    """
+    try:
+        return Preview(_of_file(source, page, max_pixels), _of_file(target, 0, max_pixels))
+    except (OSError, UnreadableImage, MemoryError):
+        return None
+
+
+def _of_file(path: Path, page: int, max_pixels: int) -> bytes:
+    if page:
+        return _small_jpeg(read(path, max_pixels, page).pixels)
+    sides = headers.size(path)
+    least = -(-_SIDE * min(sides) // max(sides)) if sides else 0  # a JPEG is read at that size
+    return _small_jpeg(decode(path.read_bytes(), least, max_pixels))
+
+
 def _small_jpeg(pixels: np.ndarray) -> bytes:
     scale = min(1.0, _SIDE / max(pixels.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
@@ -68,11 +91,18 @@ class Report:
         """`path` is that of the page."""
         self._path = path
         self._figures = TemporaryFile()  # noqa: SIM115
-        self._number = 0
+        self._number = self._earlier = 0
         self._lists: dict[str, list[str]] = {'Failed': [], 'Left out': []}
 
-    def add(self, source: Path, target: Path, preview: Preview, notes: Sequence[str] = ()) -> None:
-        """Adds a photograph and its result."""
+    def add(
+        self,
+        source: Path,
+        target: Path,
+        preview: Preview,
+        notes: Sequence[str] = (),
+        earlier: bool = False,
+    ) -> None:
+        """Adds a photograph and its result; `earlier`: the result was there already."""
         name = _shown(source)
         said = ''.join(f'<br><small>{html.escape(note)}</small>' for note in notes)
         link = html.escape(Path(os.path.relpath(target, self._path.parent)).as_posix())
@@ -81,7 +111,8 @@ class Report:
             f'<figcaption>{html.escape(name)} &rarr; {link}{said}</figcaption></figure>\n'
         )
         self._figures.write(figure.encode('utf-8', 'backslashreplace'))
-        self._number += 1
+        self._number += not earlier
+        self._earlier += earlier
 
     def fail(self, sentence: str) -> None:
         """Adds a sentence about a failure."""
@@ -103,6 +134,7 @@ class Report:
             _INTRODUCTION,
             f'<p>{self._number} colorized',
         ]
+        head += [f', {self._earlier} there already'] if self._earlier else []
         head += [f', {len(lines)} {name.lower()}' for name, lines in self._lists.items() if lines]
         head.append('.</p>\n')
         for name, lines in self._lists.items():

@@ -111,7 +111,7 @@ def claimed(
                 refused = 0
             continue
         refused = 0
-        if job.target.exists() and (job.target in elsewhere or not overwrite):
+        if output.is_there(job.target) and (job.target in elsewhere or not overwrite):
             claims.release(job.target)
             on_done(job)
         else:

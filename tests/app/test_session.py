@@ -1,5 +1,6 @@
 import asyncio
 import dataclasses
+import os
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -204,6 +205,20 @@ def test_hints_and_denoising_of_the_photograph_run_the_network_again(tmp_path, s
         session.shown, (), network, dataclasses.replace(OFF, denoise_before=8.0)
     )
     assert (network.predict.inputs, denoised.denoised, denoised.hints) == (4, 8.0, ())
+
+
+@pytest.mark.parametrize('name', ['after.scan.jpg', 'points.x.jpg'])
+def test_an_upload_that_is_named_as_a_preview_stays(tmp_path, session, network, name):
+    add(session, network, photo(tmp_path / 'u' / name))
+    source = session.shown.source
+    previews = [photograph_lib.preview(session.shown, OFF)]
+    previews.append(photograph_lib.draw_points(session.shown))
+    for path in (source, *previews):
+        os.utime(path, (time.time() - 31,) * 2)
+    photograph_lib.preview(session.shown, OFF)
+    photograph_lib.draw_points(session.shown)
+    assert source.name == name
+    assert [path.exists() for path in (source, *previews)] == [True, False, False]
 
 
 def test_the_download_before_the_last_one_stays(tmp_path, session, network):

@@ -3,21 +3,29 @@
 import io
 import random
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
 import skimage.color
 import skimage.data
 import skimage.transform
+import tifffile
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from chromagan_jax.data.decode import (
+    MAX_PIXELS,
     UnreadableImage,
+    count_pages,
     crop_square,
     decode,
+    formats,
+    read,
     resize,
     resize_short,
+    tiff,
 )
+from tests.data.corpus import corpus
 
 PHOTO = skimage.data.astronaut()[:120, 100:260]
 
@@ -369,3 +377,32 @@ def test_crop_reaches_every_position_and_no_further():
     corners = {tuple(crop_square(image, 4, y, x)[0, 0]) for y in grid for x in grid}
     assert corners == {tuple(image[y, x]) for y in range(2) for x in range(6)}
     np.testing.assert_array_equal(crop_square(image, 5), image[:, 2:7])
+
+
+@pytest.mark.parametrize('compression', [None, 'lzw', 'zstd'])
+def test_one_page_of_a_large_tiff_needs_the_memory_of_a_page(tmp_path, compression):
+    path = tmp_path / 'a.tif'
+    noise = np.random.default_rng(0).integers(0, 256, (16, 1000, 1000), np.uint8)
+    with tifffile.TiffWriter(path) as writer:
+        for page in noise:
+            writer.write(page, compression=compression)
+    assert path.stat().st_size > noise.nbytes * 0.9
+    tracemalloc.start()
+    frame = tiff.read(path, 9, MAX_PIXELS)  # as it runs in the process of a decoder
+    assert count_pages(path) == 16
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(frame.samples, noise[9])
+    np.testing.assert_array_equal(read(path, page=9).pixels, noise[9])
+    assert peak < 5 * noise[0].nbytes
+
+
+def test_a_tiff_by_its_path_is_the_one_of_its_bytes(tmp_path):
+    path = tmp_path / 'a.tif'
+    for name, file in corpus().items():
+        if formats.identify(file.data).name == 'TIFF':
+            path.write_bytes(file.data)
+            assert count_pages(path) == count_pages(file.data)
+            by_path, by_bytes = (read(source, deep=True) for source in (path, file.data))
+            np.testing.assert_array_equal(by_path.pixels, by_bytes.pixels, err_msg=name)
+            assert by_path.frames == by_bytes.frames

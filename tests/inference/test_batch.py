@@ -1,12 +1,17 @@
 """Which file becomes which, and a list of them that ends early."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 from skimage import data
 
-from chromagan_jax.inference import batch, files, naming, output, report
+from chromagan_jax.config.postprocess import PostProcess
+from chromagan_jax.data import decode
+from chromagan_jax.inference import batch, encode, files, naming, output, report
 from chromagan_jax.inference.conditions import Conditions
+from chromagan_jax.inference.encode import Encoding
 from chromagan_jax.inference.hints import Hint
 from chromagan_jax.inference.memory import InFlight
 from tests.data import fuzz
@@ -113,6 +118,44 @@ def test_a_hint_outside_its_photograph_fails_that_one_alone(tmp_path, capsys):
         'a.png failed: The hint at x=30, y=5 lies outside the photograph of 30 x 20 px: correct it.'
     )
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['b.png']
+
+
+def test_what_another_run_made_of_a_photograph_of_the_name_is_a_failure(tmp_path, capsys):
+    mine, other = save(tmp_path / 'mine/a.png', 20), save(tmp_path / 'other/a.png', 30)
+    planned = plan([str(other)], tmp_path / 'out', 'png')
+    (tmp_path / 'out').mkdir()
+    target = planned[0].target
+    for source, counts in ((mine, (0, 1, 0, 0)), (other, (0, 0, 0, 1))):
+        target.write_bytes(encode.encode(data.astronaut(), target, source))  # meanwhile
+        conditions = Conditions(overwrite=False)
+        assert batch.colorize_files(planned, gray, SIZE, conditions=conditions) == counts
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'{other} failed: {target} was made of another file with this name')
+
+
+@pytest.mark.parametrize(('dtype', 'channels'), [(np.uint8, 1), (np.uint16, 1), (np.uint8, 3)])
+def test_noise_reduction_does_not_change_the_bits(dtype, channels, tmp_path):
+    pixels = (data.astronaut()[:20, :30, :channels].squeeze().astype(dtype)) * (
+        257 if dtype == np.uint16 else 1
+    )
+    Image.fromarray(pixels).save(tmp_path / 'a.png')
+    planned = plan([str(tmp_path / 'a.png')], tmp_path / 'out', 'png')
+    post, encoding = PostProcess(denoise_before=3.0), Encoding(depth=16)
+    assert batch.colorize_files(planned, gray, SIZE, post=post, encoding=encoding).colorized == 1
+    result = decode.read(planned[0].target, deep=True).pixels
+    assert result.dtype == dtype
+
+
+def test_a_result_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def sync(descriptor):
+        fsync(descriptor)
+        synced.append((os.fstat(descriptor).st_size, (tmp_path / 'a.png').exists()))
+
+    monkeypatch.setattr(os, 'fsync', sync)
+    output.write(tmp_path / 'a.png', [b'x', b'y'])
+    assert synced == [(2, False)]
 
 
 def test_leftovers_of_killed_runs_are_removed_and_files_in_use_are_not(tmp_path):

@@ -28,6 +28,7 @@ from chromagan_jax.gan import checkpoints, steps
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import make_model
 from chromagan_jax.gan.workdir import read_run
+from chromagan_jax.inference import encode as encode_lib
 from chromagan_jax.inference import layout, predictor
 from chromagan_jax.inference import output as output_lib
 from chromagan_jax.inference import photos as photo_lib
@@ -121,6 +122,13 @@ def chroma(rgb):
 def save(pixels, path, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def save_result(source, path):
+    """A result of earlier, with its note."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_lib.encode(photograph(), path, source))
     return path
 
 
@@ -387,7 +395,7 @@ def test_png_keeps_alpha_and_jpeg_puts_it_on_white_and_says_so(mode, call, tmp_p
 
 def test_an_existing_file_is_skipped_unless_it_shall_be_overwritten(call, tmp_path):
     photos = [save(photograph(), tmp_path / f'{name}.png') for name in 'ab']
-    there = save(np.zeros((2, 2, 3), np.uint8), tmp_path / 'out/a.png')
+    there = save_result(photos[0], tmp_path / 'out/a.png')
     before = there.read_bytes()
     code, said = call(*photos)
     assert code == 0
@@ -402,6 +410,78 @@ def test_an_existing_file_is_skipped_unless_it_shall_be_overwritten(call, tmp_pa
     code, said = call(*photos, '--overwrite')
     assert said.endswith('2 colorized, 0 failed, 0 skipped\n')
     assert there.read_bytes() != before
+
+
+def test_a_file_of_the_name_that_is_no_result_fails_the_photograph_and_stays(call, tmp_path):
+    scan, done = (save(photograph(), tmp_path / f'{name}.jpg') for name in ('scan', 'done'))
+    own = save(photograph(), tmp_path / 'scan.png')  # as large: beside the photograph
+    before = own.read_bytes()
+    for flags in ([], ['--overwrite']):
+        code, said = call(scan, done, *flags, output='.')
+        assert code == 1
+        assert f'{own} is there and is not a result of this program, so it stays: move' in said
+        assert said.endswith('1 colorized, 1 failed, 0 skipped\n')
+        assert own.read_bytes() == before
+    assert '1 failed, 1 skipped' in call(scan, done, output='.')[1]
+
+
+def test_an_empty_file_of_the_name_is_made_anew(call, tmp_path):
+    path = save(photograph(), tmp_path / 'a.png')
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/a.png').touch()
+    assert call(path)[1].endswith('1 colorized, 0 failed, 0 skipped\n')
+    assert read(tmp_path / 'out/a.png').shape == (61, 47, 3)
+
+
+def test_a_link_to_itself_in_a_folder_fails_alone(call, tmp_path):
+    save(photograph(), tmp_path / 'in/a.png')
+    loop = tmp_path / 'in/b.jpg'
+    loop.symlink_to('b.jpg')
+    for state in ('1 colorized, 1 failed, 0 skipped', '0 colorized, 1 failed, 1 skipped'):
+        code, said = call(tmp_path / 'in')
+        assert code == 1
+        assert f'{loop} failed: Too many levels of symbolic links\n' in said
+        assert state in said
+    save_result(tmp_path / 'in/a.png', tmp_path / 'out/b.png')  # and if its result is there
+    code, said = call(tmp_path / 'in')
+    assert (code, f'{loop} failed: Too many levels' in said) == (1, True)
+
+
+def test_a_report_keeps_its_pairs_when_the_command_is_started_again(call, tmp_path):
+    photos = [save(data.astronaut(), tmp_path / f'{name}.jpg') for name in 'ab']
+    page = tmp_path / 'report.html'
+    assert call(f'--report={page}', *photos)[0] == 0
+    assert page.read_text().count('<figure>') == 2
+    photos += [save(photograph(), tmp_path / 'c.png')]
+    assert call(f'--report={page}', *photos)[1].endswith(
+        '1 colorized, 0 failed, 2 skipped (there already; --overwrite replaces them)\n'
+    )
+    text = page.read_text()
+    assert text.count('<figure>') == 3
+    assert text.count('src="data:image/jpeg;base64,') == 6
+    assert '<p>1 colorized, 2 there already.</p>' in text
+    photos[0].write_bytes(b'')  # a photograph that cannot be read again has no pair
+    (tmp_path / 'out/b.png').unlink()
+    save_result(photos[1], tmp_path / 'out/b.png')
+    save_result(photos[0], tmp_path / 'out/a.png')
+    assert call(f'--report={page}', *photos)[0] == 0
+    assert page.read_text().count('<figure>') == 2
+    assert f'{photos[0]}: a result exists' in page.read_text()
+
+
+def test_lines_that_nobody_reads_end_the_command_with_one_sentence(call, tmp_path, monkeypatch):
+    photos = [save(photograph(height), tmp_path / f'{height}.png') for height in (30, 40)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, 'w') as stdout:  # its last flush must not fail either
+        monkeypatch.setattr(sys, 'stdout', stdout)
+        code, said = call('--json', *photos)
+    assert code == 1
+    assert said.splitlines()[-1] == (
+        'chromagan_jax: Standard output cannot be written (Broken pipe), so the run ends: read '
+        'all of its lines, or leave out --json; finished results are kept.'
+    )
+    assert (tmp_path / 'out/30.png').exists()
 
 
 def test_a_result_of_another_photograph_with_the_name_is_neither_kept_silently_nor_lost(
@@ -689,6 +769,8 @@ def test_a_second_ctrl_c_is_one_sentence_too(call, tmp_path, monkeypatch):
         ({'output': '/proc/nowhere'}, '/proc/nowhere cannot be written'),
         ({'report': '/proc/nowhere/r.html'}, 'permission there, or choose another --report.'),
         ({'report': '/tmp'}, '--report=/tmp is a folder: name a file in it.'),
+        ({'output': 'gs://b/out'}, '--output=gs://b/out is not a local folder: mount the bucket'),
+        ({'report': 's3://b/r.html'}, '--report=s3://b/r.html is not a local folder: mount the'),
     ],
 )
 def test_a_mistake_is_one_sentence(changed, sentence, workdir, tmp_path, capsys):
@@ -703,10 +785,20 @@ def test_a_mistake_is_one_sentence(changed, sentence, workdir, tmp_path, capsys)
     assert said.count('\n') == 1
 
 
+def test_a_report_takes_no_photograph_for_its_value(tmp_path, capsys):
+    first, second = (save(photograph(), tmp_path / f'{name}.jpg') for name in 'ab')
+    before = first.read_bytes()
+    assert colorize.main(['', f'--output={tmp_path}/out', '--report', str(first), str(second)]) == 1
+    said = f'--report={first} is not the name of an HTML page: write --report=report.html.\n'
+    assert capsys.readouterr().err == f'chromagan_jax: {said}'
+    assert first.read_bytes() == before
+    assert not (tmp_path / 'out').exists()
+
+
 @pytest.mark.parametrize('wrong', ['--contrast=2', '--saturation=x', '--size=big'])
 def test_a_wrong_value_is_named_even_if_nothing_is_left_to_do(wrong, tmp_path, capsys):
     path = save(photograph(), tmp_path / 'a.png')
-    done = save(photograph(), tmp_path / 'out/a.png')
+    done = save_result(path, tmp_path / 'out/a.png')
     arguments = [f'--output={done.parent}', str(path)]
     assert colorize.main(['', *arguments]) == 0
     assert '1 skipped' in capsys.readouterr().err

@@ -50,6 +50,28 @@ def test_paths_that_are_no_files_fail_before_the_network_is_loaded(tmp_path):
     ]
 
 
+def test_a_pipe_is_named_instead_of_waited_for(tmp_path):
+    pipe = tmp_path / 'pipe.png'
+    os.mkfifo(pipe)
+    found = files.find([str(pipe), '/dev/null'], tmp_path / 'out')
+    reason = 'it is a pipe or device, and a file is needed: save what it gives to a file'
+    assert found.photographs == []
+    assert found.failures == [f'{pipe} failed: {reason}', f'/dev/null failed: {reason}']
+    for special in (pipe, tmp_path):
+        with pytest.raises(OSError, match='it is no file'):
+            files.ends(special)
+
+
+def test_a_note_far_from_the_ends_is_found(tmp_path):
+    path = tmp_path / 'a.webp'
+    mark = files.MARK.encode()
+    for before in (0, 10**5, files._PART - 5):
+        path.write_bytes(bytes(before) + mark + bytes(2 * 10**6))
+        assert files.is_marked(path)
+    path.write_bytes(mark[:-1] + bytes(3 * 10**6))
+    assert not files.is_marked(path)
+
+
 def test_a_kind_whose_package_is_missing_is_counted_with_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(formats, 'is_available', lambda kind: not kind.module)
     for name in ('a.heic', 'b.JXL', 'c.dng'):

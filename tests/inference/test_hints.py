@@ -51,7 +51,7 @@ def test_a_hint_outside_the_photograph_is_named(x, y):
         hints_lib.rasterize([Hint(x, y, (0, 0, 0))], (40, 30), 16)
 
 
-@pytest.mark.parametrize('given', ['#7a2e2e', 'rgb(122, 46, 46)', [122, 46, 46]])
+@pytest.mark.parametrize('given', ['#7a2e2e', 'rgb(122, 46, 46)', [122, 46, 46], [122.0, 46, 46]])
 def test_colours_are_read_as_hex_css_and_numbers(tmp_path, given):
     file = tmp_path / 'hints.json'
     file.write_text(json.dumps([{'x': 3, 'y': 4, 'color': given}]))
@@ -67,6 +67,10 @@ def test_colours_are_read_as_hex_css_and_numbers(tmp_path, given):
         '[{"x": 1, "y": 2, "color": "no colour"}]',
         *('[{"x": 1, "y": 2, "color": [1, 2]}]', '[{"x": 1, "y": 2, "color": [1, 2, 300]}]'),
         '[{"x": "left", "y": 2, "color": [1, 2, 3]}]',
+        '[{"x": 1, "y": 2, "color": [1e999, 0, 0]}]',
+        '[{"x": 1, "y": 2, "color": [NaN, 0, 0]}]',
+        '[{"x": 1, "y": 2, "color": [0.9, 0.2, 0.2]}]',
+        f'[{{"x": 1{"0" * 400}, "y": 2, "color": [1, 2, 3]}}]',
     ],
 )
 def test_a_file_that_holds_something_else_is_named(tmp_path, content):

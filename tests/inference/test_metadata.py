@@ -1,16 +1,20 @@
 """What results keep of their photographs, as Pillow reads it and as it was stored."""
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
+from chromagan_jax.config.postprocess import OFF
 from chromagan_jax.data import decode
-from chromagan_jax.inference import encode, exif, metadata
+from chromagan_jax.inference import batch, encode, exif, metadata
 from chromagan_jax.inference.encode import Encoding
 from chromagan_jax.inference.files import MARK
+from chromagan_jax.inference.outcomes import Job
 
 NAME = 'Käthe Müller'.encode()
 IPTC = b'\x1c\x02\x78\x00\x05hello'
@@ -149,3 +153,89 @@ def test_exif_of_a_kind_with_a_decoder_in_another_process_is_read():
     tags[0x010F] = 'Maker'
     Image.new('RGB', (16, 16)).save(file, 'AVIF', exif=tags)
     assert metadata.read(file.getvalue()).exif.main[0x010F].data == b'Maker\0'
+
+
+def two_pages(path, **layout):
+    """Front at 300 dpi, and Back on its side at 600 x 400 dpi with a date."""
+    with tifffile.TiffWriter(path, **layout) as writer:
+        page = {'metadata': None, 'resolutionunit': 'INCH'}
+        front, back = np.zeros((8, 9), np.uint8), np.full((8, 9), 255, np.uint8)
+        writer.write(front, description='Front', resolution=(300, 300), **page)
+        tags = [(exif.ORIENTATION, 'H', 1, 6, True)]
+        page |= {'datetime': '2001:02:03 04:05:06', 'extratags': tags}
+        writer.write(back, description='Back', resolution=(600, 400), **page)
+    return path
+
+
+@pytest.mark.parametrize('layout', [{}, {'byteorder': '>'}, {'bigtiff': True}])
+def test_each_page_of_a_tiff_has_its_own_metadata(tmp_path, layout):
+    path = two_pages(tmp_path / 'a.tif', **layout)
+    for source in (path, path.read_bytes()):
+        front, back = metadata.read(source), metadata.read(source, 1)
+        assert [found.exif.main[0x010E].data for found in (front, back)] == [b'Front\0', b'Back\0']
+        assert (front.dpi, back.dpi) == ((300, 300), (400, 600))  # of the upright image
+        assert (0x0132 in front.exif.main, 0x0132 in back.exif.main) == (False, True)
+        assert front.notes == back.notes == ()
+
+
+def test_the_results_of_pages_have_the_metadata_of_their_pages(tmp_path):
+    path = two_pages(tmp_path / 'a.tif')
+    for page, words, dpi in ((None, 'Front', (300, 300)), (0, 'Front', (300, 300)),
+                             (1, 'Back', (400, 600))):  # fmt: skip
+        job = Job(path, tmp_path / f'{page}.png', page=page)
+        photograph = batch._read(job, 32, 10**6, OFF, encode.DEFAULT, 0)
+        assert photograph.kept.exif.main[0x010E].data.decode().strip('\0') == words
+        assert photograph.kept.dpi == dpi
+
+
+@pytest.mark.parametrize('below', [False, True])
+def test_a_single_image_behind_a_thumbnail_has_the_metadata_of_both(tmp_path, below):
+    path = tmp_path / 'a.tif'
+    with tifffile.TiffWriter(path) as writer:
+        page = {'metadata': None, 'resolutionunit': 'INCH'}
+        thumbnail = {'subfiletype': 1, 'subifds': int(below), 'description': 'Thumbnail'}
+        tags = [(exif.ORIENTATION, 'H', 1, 6, True), (0x010F, 's', 0, 'Maker', True)]
+        small, large = np.zeros((4, 5), np.uint8), np.zeros((8, 9), np.uint8)
+        writer.write(small, **thumbnail, resolution=(72, 72), extratags=tags, **page)
+        writer.write(large, description='Whole', resolution=(600, 400), **page)
+    found = metadata.read(path)
+    assert found.exif.main[0x010E].data == b'Whole\0'
+    assert found.exif.main[0x010F].data == b'Maker\0'
+    assert found.dpi == (600, 400)  # the thumbnail is on its side, the image is not
+
+
+@pytest.mark.parametrize(
+    'head',
+    [
+        b'FUJIFILMCCD-RAW 0201',
+        b'FOVb\0\0\2\0',
+        b'\0MRM\0\0\1\0',
+        b'\0\0\0\x18ftypcrx \0\0\0\1crx isom',
+        b'II\x1a\0\0\0HEAPCCDR',
+    ],
+)
+def test_metadata_of_camera_raw_that_is_no_tiff_are_not_called_damaged(head):
+    found = metadata.read(head + bytes(200))
+    assert found.notes == ('metadata of this kind of camera raw are not read',)
+
+
+def test_damaged_metadata_of_a_tiff_are_left_out_with_a_note():
+    file = io.BytesIO()
+    tags = [(exif.PHOTOSHOP, 'B', 7, b'8BIM\4\4\0', True)]
+    tifffile.imwrite(file, np.zeros((8, 9), np.uint8), extratags=tags)
+    found = metadata.read(file.getvalue())
+    assert found.notes == ('its metadata are damaged and are not kept',)
+
+
+def test_metadata_of_a_large_tiff_are_read_without_its_pixels(tmp_path):
+    path = tmp_path / 'a.tif'
+    with tifffile.TiffWriter(path) as writer:
+        for page in range(20):
+            pixels = np.zeros((1000, 1000), np.uint8)
+            writer.write(pixels, description=f'Page {page}', metadata=None)
+    tracemalloc.start()
+    found = metadata.read(path, 7)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.exif.main[0x010E].data == b'Page 7\0'
+    assert peak < 2 * 10**6

@@ -8,14 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
+import chromagan_jax
 from chromagan_jax.config.postprocess import OFF
 from chromagan_jax.errors import UserError
 from chromagan_jax.inference import metadata, photos
 
 pytest.importorskip('av')
 
-from chromagan_jax.inference.files import Listed
-from chromagan_jax.inference.outcomes import Job
+from chromagan_jax.inference.conditions import Conditions
+from chromagan_jax.inference.files import MARK, Listed
+from chromagan_jax.inference.outcomes import Job, Totals
 from chromagan_jax.inference.video import batch, frames, mux, read, run, scenes, smoothing, write
 from chromagan_jax.inference.video.smoothing import Blend, Colored
 from tests.inference.films import (
@@ -177,7 +179,8 @@ def test_a_field_of_odd_height_keeps_the_lightness_of_its_source(tmp_path):
 
 
 def test_a_result_names_its_film_in_every_container(tmp_path):
-    for name in ('a.mp4', 'a.mov', 'a.mkv', 'a.nut'):
+    long = f'{"ö" * 28}.ts'  # its note is divided into packets
+    for name in ('a.mp4', 'a.mov', 'a.mkv', 'a.nut', 'a.ts', 'a.m2ts', long):
         path = make_film(tmp_path / name, two_scenes(2), [0, 40], audio=None)
         target = tmp_path / 'out' / name
         target.parent.mkdir(exist_ok=True)
@@ -186,6 +189,14 @@ def test_a_result_names_its_film_in_every_container(tmp_path):
         assert not metadata.is_of_another(target, path)
         jobs, _ = batch.plan([Listed(path, Path(name))], target.parent)
         assert [job.target for job in jobs] == [target]  # the same command finds its result
+
+
+def test_a_name_that_is_too_long_for_mpeg_ts_still_gives_a_note(tmp_path):
+    path = make_film(tmp_path / f'{"ö" * 100}.ts', two_scenes(2), [0, 40], audio=None)
+    target = tmp_path / 'out' / path.name
+    target.parent.mkdir()
+    assert colorize(path, target) == ''
+    assert f'{MARK} {chromagan_jax.__version__} (machine-made)'.encode() in target.read_bytes()
 
 
 @pytest.mark.parametrize(('transfer', 'name'), [(16, 'PQ'), (18, 'HLG')])
@@ -262,6 +273,58 @@ def test_a_run_that_was_stopped_continues_with_the_same_frames(tmp_path, monkeyp
     colorize(source, whole)
     assert streams(parts) == streams(whole)
     assert [path.name for path in parts.parent.iterdir()] == ['a.mp4']
+
+
+@pytest.mark.parametrize('kept', [0, 200])
+def test_a_state_that_a_power_cut_damaged_ends_what_is_finished(tmp_path, monkeypatch, kept):
+    monkeypatch.setattr(run, 'MAX_SEGMENT', 6)
+    source = make_film(tmp_path / 'a.mp4', two_scenes(), time_base=Fraction(1, 12800))
+    whole, parts = tmp_path / 'whole' / 'a.mp4', tmp_path / 'parts' / 'a.mp4'
+    for target in (whole, parts):
+        target.parent.mkdir()
+    seen, most = [], 4
+
+    def failing(small, samples, points=()):
+        if len(seen) == most:
+            raise KeyboardInterrupt
+        seen.append(len(small))
+        return paint(small, samples)
+
+    with pytest.raises(KeyboardInterrupt):
+        colorize(source, parts, failing)
+    (folder,) = parts.parent.iterdir()
+    second = folder / '00000001.npz'
+    second.write_bytes(second.read_bytes()[:kept])
+    seen, most = [], None
+    colorize(source, parts, failing)
+    assert sum(seen) == len(TIMES) - 6  # all but the first segment
+    colorize(source, whole)
+    assert streams(parts) == streams(whole)
+
+
+def test_an_output_with_a_colon_is_a_path_and_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = make_film(tmp_path / 'a.mkv', two_scenes(2), [0, 40], audio=None)
+    target = Path('of:1') / 'a.mkv'
+    target.parent.mkdir()
+    assert colorize(source, target) == ''
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_result_that_another_run_made_of_another_film_meanwhile_is_a_failure(tmp_path, capsys):
+    source = tmp_path / 'a.mkv'
+    source.write_bytes(b'a film')
+    job = Job(source, tmp_path / 'out' / 'a.mkv')
+    job.target.parent.mkdir()
+    job.target.write_text(metadata.note(source))
+    options = paint, SIZE, 'paint', run.Options(), True
+    outcomes = []
+    conditions = Conditions(on_outcome=outcomes.append, overwrite=False)
+    assert batch.colorize_films([job], *options, conditions) == Totals(0, 0, 0, 1)
+    source.write_bytes(b'another film of that name')
+    assert batch.colorize_films([job], *options, conditions) == Totals(0, 1, 0, 0)
+    assert 'was made of another file with this name' in outcomes[1].reason
+    assert 'a.mkv failed: ' in capsys.readouterr().err
 
 
 def test_work_with_other_settings_is_removed(tmp_path):

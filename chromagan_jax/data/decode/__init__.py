@@ -21,7 +21,13 @@ from PIL import Image
 
 from chromagan_jax.data.decode import pillow, process, profiles, raw, tiff
 from chromagan_jax.data.decode.formats import BY_NAME, FORMATS, HEAD, RAW, Format, identify
-from chromagan_jax.data.decode.frame import KINDS, MAX_PIXELS, Frame, UnreadableImage
+from chromagan_jax.data.decode.frame import (
+    KINDS,
+    MAX_PIXELS,
+    Frame,
+    UnreadableImage,
+    open_file,
+)
 from chromagan_jax.data.decode.resize import crop_square, resize, resize_short
 
 __all__ = [
@@ -90,7 +96,7 @@ def read(
     """Decodes an image file to sRGB and keeps gray, transparency and, of gray, the bits.
 
     Args:
-        source: the whole file, or its path, which takes less memory.
+        source: the whole file, or its path, which takes less memory: only a page of a TIFF is read.
         max_pixels: larger images are rejected before memory is allocated.
         page: of a TIFF, from 0; of an animation only the first frame is read.
         deep: whether colour and transparency keep more than 8 bits, too.
@@ -99,18 +105,23 @@ def read(
         UnreadableImage: the bytes are truncated, damaged, too large or no image.
         OSError: the file cannot be read.
     """
-    if isinstance(source, Path):
-        with source.open('rb') as file:
-            kind = _kind(file.read(HEAD))
-    else:
-        kind = _kind(source)
+    with open_file(source) as file:
+        kind = _kind(file.read(HEAD))
     return _photo(source, kind, page=page, max_pixels=max_pixels, deep=deep)
 
 
-def count_pages(data: bytes) -> int:
-    """The number of pages of a TIFF; 1 for another file, and if damage hides it."""
-    kind = identify(data)
-    return tiff.count_pages(data) if kind and kind.name == 'TIFF' else 1
+def count_pages(source: bytes | Path) -> int:
+    """The number of pages of a TIFF; 1 for another file, and if damage hides it.
+
+    Args:
+        source: the whole file, or its path, of which only the directories are read.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open_file(source) as file:
+        kind = identify(file.read(HEAD))
+    return tiff.count_pages(source) if kind and kind.name == 'TIFF' else 1
 
 
 def original_size(data: bytes, pixels: np.ndarray) -> tuple[int, int]:
@@ -149,8 +160,8 @@ def _finish(
     deep: bool = False,
 ) -> Photo:
     """Reads a file of a kind, converts it to sRGB and turns it upright."""
-    data = source.read_bytes() if isinstance(source, Path) else bytes(source)
-    frame = _frame(data, BY_NAME[name], max_pixels, min_side, page)
+    file = source if isinstance(source, Path) else bytes(source)
+    frame = _frame(file, BY_NAME[name], max_pixels, min_side, page)
     colour, alpha = profiles.to_srgb(frame), frame.alpha
     if colour.ndim == 3 or alpha is not None:
         eight = not deep or colour.dtype == np.uint8
@@ -163,12 +174,13 @@ def _finish(
     return Photo(np.ascontiguousarray(turn(colour) if turn else colour), frame.frames)
 
 
-def _frame(data: bytes, kind: Format, max_pixels: int, min_side: int, page: int) -> Frame:
+def _frame(source: bytes | Path, kind: Format, max_pixels: int, min_side: int, page: int) -> Frame:
     if kind.reader == 'tiff':
         try:
-            return tiff.read(data, page, max_pixels)
+            return tiff.read(source, page, max_pixels)
         except tiff.CameraRaw:
             kind = BY_NAME[RAW]
+    data = source.read_bytes() if isinstance(source, Path) else source
     if kind.reader == 'raw':
         return raw.read(data, max_pixels)
     return pillow.read(data, kind, max_pixels, min_side)

@@ -1,8 +1,10 @@
 """What a reader returns, and the error of a file that cannot be read."""
 
+import io
 import struct
 import zlib
-from typing import NamedTuple
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -55,6 +57,11 @@ class Frame(NamedTuple):
     gamma: float | None = None  # stored value = light ** gamma; None: that of sRGB
     orientation: int = 1  # of EXIF
     frames: int = 1  # pages of a TIFF, frames of an animation
+
+
+def open_file(source: bytes | Path) -> BinaryIO:
+    """A file object of the bytes of a file, or of its path."""
+    return source.open('rb') if isinstance(source, Path) else io.BytesIO(source)
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:

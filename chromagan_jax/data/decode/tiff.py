@@ -3,10 +3,12 @@
 They read more than Pillow and OpenCV and keep the bits (`docs/files.md` has the comparison).
 """
 
-import io
+import contextlib
 import itertools
 import logging
 import math
+import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,14 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from chromagan_jax.data.decode.frame import DAMAGE, Frame, UnreadableImage, check_size, damage
+from chromagan_jax.data.decode.frame import (
+    DAMAGE,
+    Frame,
+    UnreadableImage,
+    check_size,
+    damage,
+    open_file,
+)
 from chromagan_jax.data.decode.pillow import to_unassociated
 
 _WHITE_IS_ZERO, _PALETTE, _SEPARATED, _YCBCR, _LAB, _ICC_LAB = 0, 3, 5, 6, 8, 9  # photometric
@@ -38,11 +47,11 @@ class CameraRaw(Exception):  # noqa: N818
     """A TIFF holds the values of a camera's sensor; its other images are previews."""
 
 
-def read(data: bytes, page: int, max_pixels: int) -> Frame:
+def read(source: bytes | Path, page: int, max_pixels: int) -> Frame:
     """Reads a page of a TIFF.
 
     Args:
-        data: the whole file.
+        source: the whole file, or its path, of which only the page is read.
         page: from 0; thumbnails and masks do not count.
         max_pixels: larger images are rejected before memory is allocated.
 
@@ -51,21 +60,54 @@ def read(data: bytes, page: int, max_pixels: int) -> Frame:
         UnreadableImage: it is damaged, or of a kind that is not read.
     """
     try:
-        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        with _opened(source) as tiff:
             pages = _pages(tiff)
             if page >= len(pages):
                 raise UnreadableImage(f'it has {len(pages)} pages, not {page + 1}')
-            return _read_page(pages[page], data, len(pages), max_pixels)
+            return _read_page(pages[page], source, len(pages), max_pixels)
     except (UnreadableImage, CameraRaw):
         raise
     except DAMAGE as error:
         raise damage(error) from error
 
 
-def count_pages(data: bytes) -> int:
+@contextlib.contextmanager
+def _opened(source: bytes | Path) -> Iterator[tifffile.TiffFile]:
+    # The name is one for all, since tifffile reads some kinds by their suffix.
+    with open_file(source) as file, tifffile.TiffFile(file, name='a.tif') as tiff:
+        yield tiff
+
+
+def directories(source: bytes | Path, page: int) -> tuple[int, ...]:
+    """The offsets of the directories that describe a page, its own as the last; () in camera raw.
+
+    An image below or behind a thumbnail is also described by the directory of the thumbnail.
+
+    Args:
+        source: the whole file, or its path.
+        page: as of `read`.
+
+    Raises:
+        Exception: one of `DAMAGE`.
+    """
+    with _opened(source) as tiff:
+        try:
+            pages = _pages(tiff)
+        except CameraRaw:
+            return ()
+        own: Any = pages[page]
+        above: Any = own
+        if own.is_subifd:
+            above = tiff.pages[own.treeindex[0]]
+        elif len(pages) == 1:
+            above = tiff.pages[0]
+        return above.offset, own.offset
+
+
+def count_pages(source: bytes | Path) -> int:
     """The number of pages; 1 if damage hides it."""
     try:
-        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        with _opened(source) as tiff:
             return len(_pages(tiff))
     except (*DAMAGE, CameraRaw):  # UnreadableImage is a ValueError
         return 1
@@ -74,10 +116,9 @@ def count_pages(data: bytes) -> int:
 def is_plain(source: bytes | Path) -> bool:
     """Whether no page is compressed, so that no decoder of a library can crash on it."""
     try:
-        with tifffile.TiffFile(source if isinstance(source, Path) else io.BytesIO(source)) as tiff:
-            return all(
-                page.compression == 1 and page.photometric in _COLOURS for page in _pages(tiff)
-            )
+        with _opened(source) as tiff:
+            plain = _COLOURS.keys() - {_YCBCR}  # libtiff reads it
+            return all(page.compression == 1 and page.photometric in plain for page in _pages(tiff))
     except (*DAMAGE, CameraRaw):
         return False
 
@@ -97,19 +138,19 @@ def _pages(tiff: tifffile.TiffFile) -> list[Any]:
     return top
 
 
-def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
+def _read_page(page: Any, source: bytes | Path, pages: int, max_pixels: int) -> Frame:
     check_size(page.imagewidth, page.imagelength, max_pixels)
     photometric, colours = page.photometric, _COLOURS.get(page.photometric)
     if page.nbytes > 16 * max_pixels:
         raise UnreadableImage(f'{page.nbytes / 1e9:.3g} GB of samples are too many')
     spans = zip(page.dataoffsets, page.databytecounts, strict=False)
-    if any(offset + count > len(data) for offset, count in spans):
+    if any(offset + count > page.parent.filehandle.size for offset, count in spans):
         raise UnreadableImage('its data end early')
     known = page.compression in tifffile.TIFF.DECOMPRESSORS and page.compression != _OLD_JPEG
     subsampled = photometric == _YCBCR and page.subsampling not in (None, (1, 1))
     if colours is None or not known or (subsampled and not _is_jpeg(page)):
-        return _read_by_libtiff(page, data, pages)
-    values = _values_by_libtiff(page, data) if _is_common(page) else None
+        return _read_by_libtiff(page, source, pages)
+    values = _values_by_libtiff(page, source) if _is_common(page) else None
     values = _values(page) if values is None else values
     if values.shape[2] < colours:
         raise UnreadableImage(f'{values.shape[2]} samples a pixel are too few')
@@ -140,10 +181,10 @@ def _read_page(page: Any, data: bytes, pages: int, max_pixels: int) -> Frame:
     )
 
 
-def _read_by_libtiff(page: Any, data: bytes, pages: int) -> Frame:
+def _read_by_libtiff(page: Any, source: bytes | Path, pages: int) -> Frame:
     """Colours and compressions that tifffile does not decode, in 8 bits."""
     try:
-        rgba = imagecodecs.tiff_decode(data, index=page.index, asrgb=True)
+        rgba = _by_libtiff(source, index=page.index, asrgb=True)
     except DAMAGE as error:
         what = f'photometric {page.photometric:d} and compression {page.compression:d}'
         raise UnreadableImage(f'TIFF of {what} is not read') from error
@@ -165,10 +206,19 @@ def _is_common(page: Any) -> bool:
     )
 
 
-def _values_by_libtiff(page: Any, data: bytes) -> np.ndarray | None:
+def _by_libtiff(source: bytes | Path, **options: Any) -> np.ndarray:
+    """What libtiff decodes; of a path it reads what it needs."""
+    if isinstance(source, bytes):
+        return imagecodecs.tiff_decode(source, **options)
+    with source.open('rb') as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return imagecodecs.tiff_decode(mapped, **options)
+
+
+def _values_by_libtiff(page: Any, source: bytes | Path) -> np.ndarray | None:
     """As `_values`; None if libtiff rejects it."""
     try:
-        values = imagecodecs.tiff_decode(data, index=page.index)
+        values = _by_libtiff(source, index=page.index)
     except DAMAGE:
         return None
     shape = (page.imagelength, page.imagewidth, page.samplesperpixel)

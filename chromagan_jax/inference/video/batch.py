@@ -14,6 +14,7 @@ from chromagan_jax.inference.conditions import Conditions
 from chromagan_jax.inference.files import Listed, shown
 from chromagan_jax.inference.layout import Predict
 from chromagan_jax.inference.outcomes import Job, Outcome, Totals
+from chromagan_jax.inference.plan import of_existing
 from chromagan_jax.inference.sharing import claimed
 from chromagan_jax.inference.video import mux, read
 from chromagan_jax.inference.video.read import Film
@@ -32,7 +33,7 @@ def plan(films: Sequence[Listed], folder: Path) -> tuple[list[Job], list[str]]:
         UserError: a result would replace a film.
     """
     jobs, failures = [], []
-    sources = {listed.source.resolve() for listed in films}
+    sources = {os.path.realpath(listed.source) for listed in films}
     taken: set[str] = set()
     for source, place, _ in dict.fromkeys(films):
         try:
@@ -46,7 +47,7 @@ def plan(films: Sequence[Listed], folder: Path) -> tuple[list[Job], list[str]]:
             if str(named).casefold() not in taken and owner in (None, place.name):
                 taken.add(str(named).casefold())
                 break
-        if target.resolve() in sources:
+        if os.path.realpath(target) in sources:
             raise UserError(f'{target} is a film to be read: choose another --output.')
         jobs.append(Job(source, target))
     return jobs, failures
@@ -90,7 +91,10 @@ def colorize_films(
         conditions.on_outcome(outcome)
 
     def others(job: Job) -> None:
-        collect(Outcome(job, 'skipped'))
+        outcome = of_existing(job)
+        if outcome.status == 'failed':
+            _say(job, f' failed: {outcome.reason}')
+        collect(outcome)
 
     for job in claimed(jobs, conditions.claims, conditions.overwrite, others):
         if conditions.stopping():

@@ -26,6 +26,7 @@ _COPIED = ('audio', 'subtitle', 'attachment')
 # What a muxer writes itself, or what was true of the old video stream.
 _OWN = {'major_brand', 'minor_version', 'compatible_brands', 'encoder', 'vendor_id'}
 _OF_VIDEO = ('BPS', 'DURATION', 'NUMBER_OF_', '_STATISTICS')
+_MAX_TEXT = 255  # bytes of a text in MPEG-TS
 _OPTIONS = {
     'mpegts': {'mpegts_copyts': '1'},
     'matroska': {'default_mode': 'passthrough'},
@@ -110,7 +111,7 @@ def mux(
     name = KEPT[target.suffix.lower()]
     with (
         open_input(film.path) as source,
-        av.open(str(segments[0])) as first,
+        av.open(f'file:{segments[0]}') as first,
         av.open(
             f'file:{target}', 'w', format=name, container_options=_OPTIONS.get(name, {})
         ) as output,
@@ -127,7 +128,7 @@ def mux(
             kept = {k: v for k, v in source.metadata.items() if k.lower() not in _OWN}
             output.metadata.update(kept)
             output.set_chapters(source.chapters())
-        output.metadata['comment'] = _note(film.path, output.metadata.get('comment', ''))
+        output.metadata.update(_note(film.path, name, output.metadata.get('comment', '')))
         streams = [source.streams[i] for i in outputs if source.streams[i].type != 'attachment']
         for packet in _interleaved(
             _of_stream(packets(segments, film.time_base), video),
@@ -152,10 +153,13 @@ def _describe(video: Any, old: Any, film: Film, metadata: bool) -> None:
     video.disposition = old.disposition
 
 
-def _note(source: Path, comment: str) -> str:
+def _note(source: Path, container: str, comment: str) -> dict[str, str]:
     """The comment of the film and that of results, which names the film."""
     note, old = metadata.note(source), comment.split(MARK)[0].rstrip('; ')
-    return f'{old}; {note}' if old else note
+    if container == 'mpegts':  # it has no comment
+        fits = len(note) <= _MAX_TEXT
+        return {'service_provider': note if fits else note.split(' from ')[0]}
+    return {'comment': f'{old}; {note}' if old else note}
 
 
 def _of_stream(items: Iterable[av.Packet], stream: Any) -> Iterator[av.Packet]:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,7 @@ from chromagan_jax.inference import output
 from chromagan_jax.inference.video.smoothing import Colored
 
 _FOLDER = '.chromagan_jax-film'  # end of the name of such a folder
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)  # of NumPy's files
 
 
 class Done(NamedTuple):
@@ -54,9 +56,12 @@ class Work:
         """Reads what is finished; removes what is not."""
         done, number = Done(), 0
         while self._state(number).exists():
-            with np.load(self._state(number)) as state:
-                carry = Colored(state['light'], state['ab'])
-                frames = done.frames + len(state['durations'])
+            try:
+                with np.load(self._state(number)) as state:
+                    carry = Colored(state['light'], state['ab'])
+                    frames = done.frames + len(state['durations'])
+            except _DAMAGE:  # of a power cut
+                break
             done = Done((*done.videos, self.video(number)), frames, carry)
             number += 1
         for path in self.folder.iterdir():
@@ -79,6 +84,8 @@ class Work:
             durations: of each frame, in units of the film's time base.
         """
         number = len(done.videos)
+        with self.video(number).open('rb') as video:  # a state must not outlive its video
+            os.fsync(video.fileno())
         state = io.BytesIO()
         np.savez(state, light=carry.light, ab=carry.ab, durations=durations)
         output.write(self._state(number), [state.getvalue()])
@@ -94,7 +101,7 @@ def packets(videos: Sequence[Path], time_base: Fraction) -> Iterator[av.Packet]:
     for path in videos:
         with np.load(path.with_suffix('.npz')) as state:
             durations = iter(state['durations'].tolist())
-        with av.open(str(path)) as segment:
+        with av.open(f'file:{path}') as segment:
             for packet in segment.demux(video=0):
                 if packet.size:
                     packet.pts = packet.dts = round(packet.pts * packet.time_base / time_base)

@@ -66,7 +66,7 @@ class Segment:
     """A file of H.264 without B-frames, so that segments can follow each other."""
 
     def __init__(self, path: Path, film: Film, crf: int):
-        self._container = av.open(str(path), 'w', format='nut')
+        self._container = av.open(f'file:{path}', 'w', format='nut')
         options = {
             'crf': str(crf),
             'preset': 'fast',
