@@ -11,7 +11,6 @@ from chromagan_jax.inference.outcomes import Job, Outcome
 from chromagan_jax.inference.video.suffixes import is_film
 
 _LARGEST = 4096  # px, of --size: a network needs some GB there
-_ONCE_WITHOUT_NOTE = ('.ts', '.m2t', '.mts', '.m2ts')  # films of version 0.2.0
 
 
 def with_hints(jobs: Sequence[Job], path: Path) -> list[Job]:
@@ -52,7 +51,7 @@ def conflict(job: Job, overwrite: bool = False) -> str:
         marked = files.is_marked(job.target)
     except OSError as error:
         return f'{job.target} cannot be read ({error.strerror}): choose another {flags}'
-    if not marked and (overwrite or job.target.suffix.lower() not in _ONCE_WITHOUT_NOTE):
+    if not marked:
         return (
             f'{job.target} is there and is not a result of this program, so it stays: move it '
             f'away, or choose another {flags}'

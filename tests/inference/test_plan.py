@@ -58,12 +58,9 @@ def test_results_of_another_photograph_are_replaced_only_if_asked_for(tmp_path):
     assert plan.conflict(one) == 'No such file or directory'
 
 
-def test_a_film_of_a_version_without_notes_is_skipped_and_never_replaced(tmp_path):
-    one = job(tmp_path, 'ts', 'film.ts')
+@pytest.mark.parametrize('suffix', ['ts', 'mp4'])
+def test_a_film_that_is_no_result_is_a_conflict(suffix, tmp_path):
+    one = job(tmp_path, suffix, f'film.{suffix}')
     one.target.write_bytes(b'G' + bytes(187))
-    assert plan.conflict(one) == ''
-    assert plan.of_existing(one).status == 'skipped'
-    assert plan.conflict(one, overwrite=True).endswith('or choose another --output')
-    other = job(tmp_path, 'mp4', 'film.mp4')
-    other.target.write_bytes(bytes(100))
-    assert plan.conflict(other).endswith('or choose another --output')
+    assert plan.conflict(one).endswith('or choose another --output')
+    assert plan.of_existing(one).status == 'failed'
