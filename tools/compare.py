@@ -50,6 +50,7 @@ from tools.table import SYSTEMS, read_json, say
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE_STEPS = 10  # steps of a rate measurement
+WRITTEN = '.compare.json'  # beside the photographs of table.jpg: names that this tool wrote
 OWN = str(os.getpid())  # in temporary names, since several processes may share OUT
 
 
@@ -150,7 +151,13 @@ def claim(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def choose_photographs(folder: Path, val: Path, asked: Sequence[str], size: int) -> None:
-    """Writes the squares of table.jpg to `folder`, cropped as in the evaluation."""
+    """Writes the squares of table.jpg to `folder`, cropped as in the evaluation.
+
+    Removes those that it has written for other photographs before.
+
+    Raises:
+        UserError: if a photograph cannot be read, or `folder` holds files of somebody else.
+    """
     chosen = [Path(name) for name in asked]
     if len(asked) == 1 and asked[0].isdigit():
         if not val.is_dir():
@@ -165,11 +172,34 @@ def choose_photographs(folder: Path, val: Path, asked: Sequence[str], size: int)
         except (OSError, UnreadableImage) as error:
             raise UserError(f'{path} cannot be read ({error}): choose another.') from error
         square = resize(crop_square(pixels, min(pixels.shape[:2])), size, size)
-        squares[folder / f'{number:03d}_{path.stem}.png'] = square
-    for left in set(folder.glob('*.png')) - set(squares):
-        left.unlink()
-    for path, square in squares.items():
-        files.write_png(path, square, OWN)
+        squares[f'{number:03d}_{path.stem}.png'] = files.encode_png(square)
+    earlier = written_before(folder, squares)
+    if not earlier >= squares.keys():
+        files.write_json(folder / WRITTEN, sorted(earlier | squares.keys()), OWN)
+    for name in earlier - squares.keys():
+        (folder / name).unlink(missing_ok=True)
+    for name, content in squares.items():
+        files.write_atomically(folder / name, content, OWN)
+
+
+def written_before(folder: Path, squares: Mapping[str, bytes]) -> set[str]:
+    """The names of the photographs of table.jpg that were ever written to `folder`.
+
+    Raises:
+        UserError: if `folder` holds other files, which would be colorized too.
+    """
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    # Read last: another process that writes here notes the names before it writes the files.
+    names = set(read_json(folder / WRITTEN))
+    for path in found:
+        if path.name.startswith('.') or path.name in names:
+            continue
+        # A folder of an older version lacks the names.
+        if path.name not in squares or path.read_bytes() != squares[path.name]:
+            raise UserError(
+                f'{path} was not written by this command: move it, or choose another --output.'
+            )
+    return names
 
 
 def overrides(name: str, args: argparse.Namespace, others: Sequence[str]) -> list[str]:

@@ -12,12 +12,12 @@ The command uses Beam's local runner with --workers processes. Arguments after a
 passed to Beam and may select another runner (-- --runner=FlinkRunner ...). All its machines must
 see the same folders.
 
-The command writes to a hidden folder beside OUTPUT, which takes twice the size of the result, and
-renames it at the end. The local runner holds hashes of all images in memory; use another runner for
-many millions of images.
+The command writes to a hidden folder beside OUTPUT, or in OUTPUT if that exists, and moves the
+result at the end. The hidden folder takes twice the size of the result. The local runner holds
+hashes of all images in memory; use another runner for many millions of images.
 
-Exit codes: 0 done, or OUTPUT is already prepared; 1 user error, reported in one sentence;
-75 interrupted, start again.
+Exit codes: 0 done, or OUTPUT and the export are already complete; 1 user error, reported in one
+sentence; 75 interrupted, start again. An interrupted export goes on, a preparation starts anew.
 """
 
 import logging
@@ -134,7 +134,7 @@ def _run(
         splits = ', '.join(f'{count} {split}' for split, count in report['splits'].items())
         run.log(f'{output}: kept {report["kept"]} ({splits}); dropped {dropped or "none"}')
     if values.export:
-        export(output, Path(values.export), values.workers)
+        export(output, Path(values.export), values.workers, stopping)
         run.log(f'{values.export}: the same images as folders of files')
 
 
@@ -148,6 +148,7 @@ def _check(values: flags.FlagValues, beam_arguments: Sequence[str]) -> None:
         raise UserError('--labels works only with --input: remove it for a source.')
     if not values.output:
         raise UserError('--output is missing: add --output=DIR.')
+    _check_folders(values)
     if stray := next((text for text in beam_arguments if not text.startswith('-')), None):
         raise UserError(f"{stray!r} is not a flag: remove it, or pass Beam's options after --.")
     for name, good in {
@@ -160,8 +161,6 @@ def _check(values: flags.FlagValues, beam_arguments: Sequence[str]) -> None:
     }.items():
         if not good:
             raise UserError(f'--{name}={values[name].value} is out of range: see --help.')
-    if values.export:
-        check_free(Path(values.export))
     try:
         import apache_beam  # noqa: F401
         import importlib_resources  # noqa: F401
@@ -170,6 +169,20 @@ def _check(values: flags.FlagValues, beam_arguments: Sequence[str]) -> None:
             f'Preparing a data set needs the package {error.name}: install the extra with '
             "`pip install 'chromagan_jax[prepare]'`."
         ) from error
+
+
+def _check_folders(values: flags.FlagValues) -> None:
+    """Raises UserError for a bucket instead of a folder, or an export that cannot be written."""
+    for name in ('input', 'output', 'export'):
+        value = getattr(values, name)
+        for folder in value if isinstance(value, list) else [value]:
+            if '://' in folder:
+                fix = ', or set --source to the bucket' if name == 'input' else ''
+                raise UserError(f'--{name}={folder} is no folder: name one on a disk{fix}.')
+    if values.export:
+        if os.path.realpath(values.export) == os.path.realpath(values.output):
+            raise UserError('--export and --output are the same folder: name another --export.')
+        check_free(Path(values.output), Path(values.export))
 
 
 if __name__ == '__main__':

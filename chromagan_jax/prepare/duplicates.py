@@ -5,6 +5,7 @@ the same key are concatenated to one byte string. So a runner that shuffles in m
 local runner does, holds little more than these bytes.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -133,10 +134,12 @@ def better_of(marks: bytes) -> set[bytes]:
 def by_worse(marks: bytes, names: Mapping[bytes, str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yields (worse digest, rank and name of the better image), keyed by the worse one's bucket.
 
+    The name is encoded: Beam cannot pass on a text that is not valid Unicode.
+
     Args:
         marks: packed `_MARK`s.
         names: of the better images, by digest.
     """
     for one in np.frombuffer(marks, _MARK):
         worse, better = one['worse'].tobytes(), one['better'].tobytes()
-        yield worse[0], (worse, -int(one['pixels']), better, names[better])
+        yield worse[0], (worse, -int(one['pixels']), better, os.fsencode(names[better]))

@@ -1,7 +1,8 @@
 """Export of a prepared data set to folders of image files, for other tools."""
 
+import functools
 import io
-import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,50 +12,72 @@ from PIL import Image
 
 from chromagan_jax import color
 from chromagan_jax.data.decode import decode
-from chromagan_jax.errors import UserError
+from chromagan_jax.errors import PreemptedError, UserError
+from chromagan_jax.prepare import hidden
 from chromagan_jax.prepare.outcomes import SPLITS
 from chromagan_jax.utils import files
 
 QUALITY = 95  # of the gray copies
+MARK = 'export.json'  # in an export: a copy of the `hidden.MARK` of its data set
 
 
-def export(data_set: Path, folder: Path, threads: int) -> None:
+def export(data_set: Path, folder: Path, threads: int, stopping: Callable[[], bool]) -> None:
     """Writes SPLIT_y/NAME.jpg, the stored JPEGs, and SPLIT_x/NAME.jpg, gray copies of equal L*.
+
+    Files that an earlier call has written are kept, so an interrupted export goes on.
 
     Args:
         data_set: folder written by `prepare`.
-        folder: missing or empty; written under a temporary name and renamed at the end.
+        folder: missing, empty, or an export of this data set.
         threads: number of images copied at once.
+        stopping: returns whether to stop early.
 
     Raises:
-        UserError: if `folder` is not empty, or cannot be written.
+        UserError: if `folder` contains anything else, or cannot be written.
+        PreemptedError: if `stopping` returns true.
     """
-    check_free(folder)
-    hidden = folder.absolute().with_name(f'.{folder.name}.incomplete')
-    shutil.rmtree(hidden, ignore_errors=True)  # left by a killed run
+    check_free(data_set, folder)
+    folder = hidden.locate(folder)
+    files.write_atomically(folder / MARK, (data_set / hidden.MARK).read_bytes())
     for split, records in _splits(data_set).items():
         for suffix in 'xy':
             with files.writing(folder):
-                (hidden / f'{split}_{suffix}').mkdir(parents=True)
+                (folder / f'{split}_{suffix}').mkdir(exist_ok=True)
 
         def copy(index: int, records: Any = records, split: str = split) -> None:
+            if stopping():
+                raise PreemptedError(
+                    'Interrupted: the export is incomplete; run the command again to go on.'
+                )
             record = records[index]
             name, image = f'{record["name"].decode()}.jpg', record['image']
             with files.writing(folder):
-                (hidden / f'{split}_y' / name).write_bytes(image)
-                (hidden / f'{split}_x' / name).write_bytes(gray_copy(image))
+                _add(folder / f'{split}_y' / name, lambda: image)
+                _add(folder / f'{split}_x' / name, functools.partial(gray_copy, image))
 
         with ThreadPoolExecutor(threads) as pool:
             for _ in pool.map(copy, range(len(records))):
                 pass
-    with files.writing(folder):
-        hidden.replace(folder)
 
 
-def check_free(folder: Path) -> None:
-    """Raises UserError unless `folder` is missing or empty."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f'{folder} is not empty: name another --export.')
+def check_free(data_set: Path, folder: Path) -> None:
+    """Raises UserError unless `folder` is missing, empty, or an export of the data set."""
+    if hidden.is_free(folder):
+        return
+    mark, wanted = folder / MARK, data_set / hidden.MARK
+    if not (mark.is_file() and wanted.is_file() and mark.read_bytes() == wanted.read_bytes()):
+        raise UserError(
+            f'{folder} is not empty, and no export of {data_set}: name another --export.'
+        )
+
+
+def _add(path: Path, make: Callable[[], bytes]) -> None:
+    """Writes a file that is missing, or empty, as a power failure leaves one."""
+    if path.exists() and path.stat().st_size:
+        return
+    temporary = path.with_name(f'.{path.name}.tmp')
+    temporary.write_bytes(make())
+    temporary.replace(path)
 
 
 def gray_copy(image: bytes) -> bytes:

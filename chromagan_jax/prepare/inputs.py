@@ -106,7 +106,7 @@ def _entries(
 def _categories(labels: str) -> Callable[[str], str]:
     """A function from the path of an image below the input to its category."""
     if not labels:
-        return lambda name: name.partition('/')[0] if '/' in name else ''
+        return lambda name: _category(name.partition('/')[0]) if '/' in name else ''
     table = _read_labels(Path(labels))
 
     def category(name: str) -> str:
@@ -117,15 +117,23 @@ def _categories(labels: str) -> Callable[[str], str]:
     return category
 
 
+def _category(text: str) -> str:
+    """The name of a category, as TFDS can store it: one line of UTF-8 without space around it."""
+    # Python decodes the other bytes of a file name to surrogates.
+    text = text.strip().encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
+    return text.replace('\n', '\\n').replace('\r', '\\r')
+
+
 def _read_labels(path: Path) -> Mapping[str, str]:
     try:
-        with path.open(newline='') as file:
+        # Excel writes a byte order mark.
+        with path.open(newline='', encoding='utf-8-sig') as file:
             rows = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'{path} cannot be read as CSV ({error}): correct --labels.') from error
     if wrong := next((row for row in rows if len(row) != 2 or not all(row)), None):
         raise UserError(f'{path} has an invalid line {wrong}: write name,category on every line.')
-    return dict(row for row in rows if row != ['name', 'category'])
+    return {name: _category(text) for name, text in rows if [name, text] != ['name', 'category']}
 
 
 @functools.cache

@@ -212,7 +212,7 @@ def _settle(job: Job, bucket: int, joined: Mapping[str, Iterable[Any]]) -> None:
             if one.digest in first:
                 one = one.duplicate(f'the same file as {first[one.digest]}')
             elif one.digest in better:
-                one = one.duplicate(f'looks like {better[one.digest][-1]}')
+                one = one.duplicate(f'looks like {os.fsdecode(better[one.digest][-1])}')
             else:
                 one = one._replace(decision=pictures.split_of(one.digest, job.test, job.seed))
             first.setdefault(one.digest, one.name)

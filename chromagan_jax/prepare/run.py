@@ -1,4 +1,4 @@
-"""Prepares a data set in a hidden folder and renames it at the end."""
+"""Prepares a data set in a hidden folder and moves it to its place at the end."""
 
 import contextlib
 import csv
@@ -7,20 +7,20 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.prepare import outcomes, report
+from chromagan_jax.prepare.hidden import FINISHED, MARK, hidden_folder, is_free, locate, place
 from chromagan_jax.prepare.inputs import Inputs, Listing, list_pictures
 from chromagan_jax.prepare.pictures import Options
-from chromagan_jax.utils import files, lock
+from chromagan_jax.utils import files
 from chromagan_jax.utils.progress import Progress, format_duration
 
 COLUMNS = ('file', 'name', 'decision', 'detail', 'category', 'width', 'height')  # of pictures.csv
@@ -52,27 +52,32 @@ def prepare(
         stopping: returns whether to stop early.
 
     Raises:
-        UserError: if `output` contains anything else, or all images are dropped.
+        UserError: if `output` contains anything else or cannot be written, or all images are
+            dropped.
         PreemptedError: if `stopping` returns true; nothing is written then.
     """
-    with _hidden_folder(output) as hidden:
+    output = locate(output)
+    with hidden_folder(output) as hidden:
         listing = list_pictures(inputs, hidden / 'listing')
         request = {'settings': _plain(settings), 'pictures': listing.fingerprint}
         if _is_prepared(output, request):
             return None
-        for sentence in listing.ignored:
-            log(sentence)
-        log(f'{listing.number} pictures to look at')
-        begun = time.monotonic()
-        _build(inputs, listing, hidden, settings, runner, stopping)
-        made = hidden / 'made'
-        _write_reports(hidden / 'staging', made, request)
-        files.write_json(made / 'prepare.json', request)
-        os.sync()  # after a power failure, `output` must not exist with incomplete content
-        with files.writing(output):
-            made.replace(output)
-        seconds = time.monotonic() - begun
-        log(f'{format_duration(seconds)}, {listing.number / seconds:.1f} pictures/s in all')
+        finished = hidden / FINISHED
+        if not _is_prepared(finished, request):  # an earlier run may have failed to move it
+            for sentence in listing.ignored:
+                log(sentence)
+            log(f'{listing.number} pictures to look at')
+            begun = time.monotonic()
+            _build(inputs, listing, hidden, settings, runner, stopping)
+            made = hidden / 'made'
+            _write_reports(hidden / 'staging', made, request)
+            files.write_json(made / MARK, request)
+            os.sync()  # after a power failure, `output` must not exist with incomplete content
+            with files.writing(finished):
+                made.replace(finished)
+            seconds = time.monotonic() - begun
+            log(f'{format_duration(seconds)}, {listing.number / seconds:.1f} pictures/s in all')
+        place(finished, output)
     return json.loads((output / 'report.json').read_text())
 
 
@@ -87,12 +92,10 @@ def _plain(settings: Settings) -> dict[str, Any]:
 
 def _is_prepared(output: Path, request: Mapping[str, Any]) -> bool:
     """Whether `output` was prepared for `request`; UserError if it contains anything else."""
-    if not output.exists():
-        return False
-    if output.is_dir() and not any(output.iterdir()):
+    if is_free(output):
         return False
     try:
-        found = json.loads((output / 'prepare.json').read_text())
+        found = json.loads((output / MARK).read_text())
     except (OSError, ValueError) as error:
         raise UserError(
             f'{output} exists and was not prepared by this command: choose another --output.'
@@ -103,34 +106,6 @@ def _is_prepared(output: Path, request: Mapping[str, Any]) -> bool:
     raise UserError(
         f'{output} was prepared from other {what}: remove it or choose another --output.'
     )
-
-
-@contextlib.contextmanager
-def _hidden_folder(output: Path) -> Iterator[Path]:
-    """A folder beside `output`, emptied on entry and removed on exit.
-
-    Raises:
-        UserError: if another run uses the folder, or it cannot be created.
-    """
-    hidden = output.absolute().with_name(f'.{output.name}.incomplete')
-    try:
-        with lock.acquire(hidden, name=output):
-            _empty(hidden)
-            try:
-                yield hidden
-            finally:
-                _empty(hidden)
-    finally:
-        with contextlib.suppress(OSError):  # a late worker has written: the next run empties it
-            hidden.rmdir()
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)  # ending workers may still write
-        elif path.name != lock.NAME:
-            path.unlink()
 
 
 def _build(
@@ -252,7 +227,8 @@ def _translated(error: BaseException, cluster: bool) -> BaseException:
 def _write_reports(staging: Path, made: Path, request: Mapping[str, Any]) -> None:
     """Writes report.json, report.html and pictures.csv with the outcomes of all images."""
     summary = report.empty()
-    with files.writing(made), (made / 'pictures.csv').open('w', errors='surrogateescape') as file:
+    path = made / 'pictures.csv'
+    with files.writing(made), path.open('w', encoding='utf-8', errors='surrogateescape') as file:
         table = csv.writer(file, lineterminator='\n')
         table.writerow(COLUMNS)
         for plan in (*outcomes.SPLITS, 'dropped'):

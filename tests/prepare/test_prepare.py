@@ -301,6 +301,7 @@ def test_an_export_holds_the_same_pictures_and_gray_copies(pile, prepared, tmp_p
         names = {f'{record["name"].decode()}.jpg': record['image'] for record in source}
         assert contents(tmp_path / 'files' / f'{split}_y') == names
         assert contents(tmp_path / 'files' / f'{split}_x').keys() == names.keys()
+    (tmp_path / 'files' / 'export.json').unlink()  # nobody knows whose files these are
     capsys.readouterr()
     assert prepare(*arguments) == 1
     assert 'is not empty' in capsys.readouterr().err
@@ -472,6 +473,10 @@ def test_without_beam_the_extra_is_named(pile, tmp_path, monkeypatch, capsys):
         (['--input=missing', '--output=b'], 'missing is not a folder'),
         (['--input=.', '--output=b'], '. holds no images'),
         (['--source=tfds:b', '--labels=c', '--output=b'], '--labels works only with --input'),
+        (['--input=gs://a', '--output=b'], 'name one on a disk, or set --source to the bucket.'),
+        (['--input=a', '--output=s3://b'], '--output=s3://b is no folder: name one on a disk.'),
+        (['--input=a', '--output=b', '--export=gs://c'], '--export=gs://c is no folder'),
+        (['--input=a', '--output=b', '--export=./b'], '--export and --output are the same'),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):

@@ -218,7 +218,7 @@ def test_raw_weights_are_called_so(finished, tmp_path):
 @pytest.mark.slow
 def test_the_photographs_are_cut_as_the_evaluation_cuts_them(finished):
     out = finished[0] / 'out'
-    paths = sorted((out / 'photographs').iterdir())
+    paths = sorted((out / 'photographs').glob('*.png'))
     assert [path.name for path in paths] == ['000_a.png', '001_b.png', '002_a.png']
     values = []
     for path in paths:
@@ -331,7 +331,7 @@ def test_photographs_are_picked_evenly_or_named_and_others_removed(tmp_path):
 
     def names(*asked):
         compare.choose_photographs(chosen, tmp_path / 'val', asked, SIZE)
-        return sorted(path.name for path in chosen.iterdir())
+        return sorted(path.name for path in chosen.glob('*.png'))
 
     assert names('4') == ['000_0.png', '001_2.png', '002_5.png', '003_7.png']
     assert len(names('99')) == 10
@@ -341,7 +341,39 @@ def test_photographs_are_picked_evenly_or_named_and_others_removed(tmp_path):
     (tmp_path / 'val/5.png').write_text('no image')
     with pytest.raises(UserError, match=r'5\.png cannot be read'):
         names('10')
-    assert len(list(chosen.iterdir())) == 2
+    assert len(list(chosen.glob('*.png'))) == 2
+
+
+def test_files_of_somebody_else_beside_the_photographs_are_refused_and_stay(tmp_path, call):
+    for name in ('train/a.png', 'val/a.png', 'photographs/mine.png', 'photographs/000_a.png'):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.new('RGB', (20, 30), (len(name), 0, 0)).save(path)
+    folder = tmp_path / 'photographs'
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    argv = [f'--{name}={tmp_path / name}' for name in ('train', 'val')]
+    argv += [f'--output={tmp_path}', '--systems=']
+    for name in list(before):
+        code, said = call(argv)
+        assert code == 1
+        assert 'was not written by this command: move it, or choose another --output.' in said
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        (folder / name).unlink()
+        del before[name]
+    assert 'holds no trained' in call(argv)[1]
+    assert list(folder.glob('*.png')) == [folder / '000_a.png']
+    (folder / '.compare.json').unlink()  # as an older version left it
+    assert 'holds no trained' in call(argv)[1]
+    assert (folder / '.compare.json').exists()
+
+
+def test_the_photographs_of_an_older_command_give_way_to_those_of_a_newer_one(tmp_path):
+    for name in 'ab':
+        path = tmp_path / 'val' / f'{name}.png'
+        path.parent.mkdir(exist_ok=True)
+        Image.new('RGB', (20, 30), (ord(name), 0, 0)).save(path)
+        compare.choose_photographs(tmp_path / 'out', tmp_path, [str(path)], SIZE)
+        assert [path.name for path in (tmp_path / 'out').glob('*.png')] == [f'000_{name}.png']
 
 
 ROUNDS = 30
