@@ -10,6 +10,7 @@ from chromagan_jax.config import Config
 from chromagan_jax.data.pipeline import Batch, eval_batches, train_batches
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils.paths import is_bucket
 
 _MOST_THREADS = 16  # Python's lock leaves more of them little to do
 
@@ -36,8 +37,20 @@ def open_sources(config: Config) -> tuple[Source, Source]:
 
 def is_held_out(config: Config, source: Source, eval_source: Source) -> bool:
     """Whether evaluation and training use different locations, or different splits of one."""
-    elsewhere = config.eval.source not in ('', config.data.source)
-    return elsewhere or source.fingerprint != eval_source.fingerprint
+    return evaluates_elsewhere(config) or source.fingerprint != eval_source.fingerprint
+
+
+def evaluates_elsewhere(config: Config) -> bool:
+    """Whether the evaluation source is at another location than the training source."""
+    source = config.eval.source
+    return bool(source) and _place(source) != _place(config.data.source)
+
+
+def _place(location: str) -> str:
+    """The same for all spellings of a location."""
+    if is_bucket(location) or location.startswith('tfds:'):
+        return location.rstrip('/')
+    return os.path.realpath(os.path.expanduser(location))
 
 
 def thread_count(wanted: int, workers: int) -> int:

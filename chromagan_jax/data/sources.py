@@ -199,10 +199,15 @@ class Picked:
         return self.source.name(self.indices[index])
 
 
+def _shards_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The ArrayRecord files of a folder, without hidden ones, which are not complete."""
+    return [path for path in folder.glob('*.array_record*') if not path.name.startswith('.')]
+
+
 def _has_shards(location: str) -> bool:
     path = paths.expand(location)
     if path.is_dir():
-        return any(path.glob('*.array_record*'))
+        return bool(_shards_in(path))
     return '.array_record' in path.name
 
 
@@ -210,7 +215,7 @@ def _open_shards(location: str) -> ArrayRecords:
     """Opens the shards in a folder, or those that match a path or a pattern."""
     path = paths.expand(location)
     if path.is_dir():
-        shards = [*path.glob('*.array_record*')]
+        shards = _shards_in(path)
     else:
         shards = [path] if path.is_file() else [pathlib.Path(p) for p in glob.glob(str(path))]
     if not shards:

@@ -1,7 +1,6 @@
 """The evaluation job, `--mode=eval`: scores checkpoints of a run."""
 
 import functools
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +14,13 @@ from jax.sharding import Mesh
 
 from chromagan_jax import sharding
 from chromagan_jax.config import Config, from_dict, validate
-from chromagan_jax.data.inputs import NOT_HELD_OUT, evaluation_input, open_sources
+from chromagan_jax.data.inputs import (
+    NOT_HELD_OUT,
+    evaluates_elsewhere,
+    evaluation_input,
+    is_held_out,
+    open_sources,
+)
 from chromagan_jax.data.sources import Picked, Source, make_source
 from chromagan_jax.errors import PreemptedError, UserError
 from chromagan_jax.evaluation import evaluator, report
@@ -23,7 +28,7 @@ from chromagan_jax.evaluation.report import details
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.gan.workdir import read_run
-from chromagan_jax.utils import files, paths, progress, writers
+from chromagan_jax.utils import files, progress, writers
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
@@ -101,17 +106,10 @@ def _open_source(run: Config) -> tuple[Source, bool]:
     Raises:
         UserError: if a source does not exist or holds no images.
     """
-    if run.eval.source and _place(run.eval.source) != _place(run.data.source):
+    if evaluates_elsewhere(run):
         return make_source(run.eval.source, run.eval.split), True
     trained_on, source = open_sources(run)
-    return source, trained_on.fingerprint != source.fingerprint
-
-
-def _place(location: str) -> str:
-    """The same for all spellings of a location."""
-    if paths.is_bucket(location) or location.startswith('tfds:'):
-        return location.rstrip('/')
-    return os.path.realpath(os.path.expanduser(location))
+    return source, is_held_out(run, trained_on, source)
 
 
 def _load(workdir: Path, which: str, mesh: Mesh, following: bool) -> checkpoints.Loaded | None:

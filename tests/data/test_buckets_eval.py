@@ -56,8 +56,8 @@ def test_the_training_source_in_another_spelling_is_not_held_out(
 
 
 def test_a_folder_in_a_bucket_may_end_in_a_slash():
-    assert job._place('gs://b/x/') == job._place('gs://b/x')
-    assert job._place('gs://b/x') != job._place('s3://b/x')
+    assert inputs._place('gs://b/x/') == inputs._place('gs://b/x')
+    assert inputs._place('gs://b/x') != inputs._place('s3://b/x')
 
 
 def test_without_any_source_the_field_is_named(tiny):
