@@ -19,8 +19,8 @@ from chromagan_jax.errors import UserError
 
 T = TypeVar('T')
 
-# Fields of networks that are set from other config fields, or not at all.
-DERIVED = ('channels', 'size', 'dtype', 'param_dtype', 'remat')
+# Fields of networks that are set from other config fields.
+DERIVED = ('channels', 'size', 'dtype', 'remat')
 
 
 class Group(Protocol):

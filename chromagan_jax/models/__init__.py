@@ -5,8 +5,7 @@ A generator is a Linen module with `__call__(self, condition, train)`: (B, H, W,
 logits of any shape. A discriminator with a method `features`, which returns a frozen network, also
 takes the output of that network. Add a network by a line below. A config sets its fields under
 `generator` or `discriminator`. The fields `channels`, `size`, `dtype` and `remat`, where
-declared, follow from other fields of the config; `param_dtype` stays float32. All fields need
-defaults.
+declared, follow from other fields of the config. All fields need defaults.
 """
 
 from flax import linen as nn

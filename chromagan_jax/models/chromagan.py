@@ -32,16 +32,21 @@ class Block(nn.Module):
     norm: str
     test_mode: str
     dtype: Any
-    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         window = (self.side, self.side)
         x = Conv(
-            self.features, window, self.strides, kernel_init=_kernel_init, **types, name='conv'
+            self.features,
+            window,
+            self.strides,
+            kernel_init=_kernel_init,
+            dtype=self.dtype,
+            name='conv',
         )(x)
-        return layers.Norm(self.norm, self.test_mode, **types, name='norm')(nn.relu(x), train)
+        return layers.Norm(self.norm, self.test_mode, dtype=self.dtype, name='norm')(
+            nn.relu(x), train
+        )
 
 
 class TwoBranch(nn.Module):
@@ -63,29 +68,34 @@ class TwoBranch(nn.Module):
     classes: int = 1000  # of the class head; 0: no head
     test_mode: str = 'running'  # batch norm statistics at test time: running, or batch (per image)
     dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
     remat: bool = False
 
     @nn.compact
     def __call__(self, condition: Array, train: bool) -> Array | Classified:
         self._check(*condition.shape[1:3])
-        w, types = self.width, {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+        w = self.width
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
 
         def convolve(x: Array, features: int, name: str, side: int = 3, **kwargs: Any) -> Array:
-            fields = {'strides': 1, 'norm': 'batch', 'test_mode': self.test_mode, **types, **kwargs}
+            fields = {
+                'strides': 1,
+                'norm': 'batch',
+                'test_mode': self.test_mode,
+                'dtype': self.dtype,
+                **kwargs,
+            }
             return block(features, side, **fields, name=name)(x, train)
 
         def dense(x: Array, widths: tuple[int, ...], name: str) -> Array:
             for index, features in enumerate(widths):  # no activations, as in the paper's code
                 layer = nn.Dense(
-                    features, kernel_init=_kernel_init, **types, name=f'{name}_{index}'
+                    features, kernel_init=_kernel_init, dtype=self.dtype, name=f'{name}_{index}'
                 )
                 x = layer(x)
             return x
 
         image = vgg.normalized(condition, self.channels)
-        features = vgg.Backbone(w, remat=self.remat, **types, name=vgg.BACKBONE)(image)
+        features = vgg.Backbone(w, remat=self.remat, dtype=self.dtype, name=vgg.BACKBONE)(image)
 
         x = features
         for index, strides in enumerate((2, 1, 2, 1)):
@@ -102,7 +112,7 @@ class TwoBranch(nn.Module):
         x = convolve(_enlarged(x), w, 'out_1', norm='none')
         x = convolve(x, w, 'out_2', norm='none')
         x = convolve(_enlarged(x), w // 2, 'out_3', norm='none')
-        x = Conv(self.channels, (3, 3), kernel_init=_kernel_init, **types, name='out_4')(x)
+        x = Conv(self.channels, (3, 3), kernel_init=_kernel_init, dtype=self.dtype, name='out_4')(x)
         target = _enlarged(layers.output_activation(x, self.channels))
         if not self.classes:
             return target

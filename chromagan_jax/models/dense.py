@@ -37,7 +37,6 @@ class DenseDiscriminator(nn.Module):
     norm: str = 'none'  # after each convolution: batch, instance, group or none
     conditional: bool = False  # False: the input is the target only
     dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
     remat: bool = False
 
     @nn.compact
@@ -47,15 +46,14 @@ class DenseDiscriminator(nn.Module):
         x = jnp.concatenate([condition, target], axis=-1) if self.conditional else target
         x = x.astype(self.dtype)
         block = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         common = (self.convolutions, self.padding, self.norm, self.slope)
         for level, (features, kernel) in enumerate(zip(self.widths, self.kernels, strict=True)):
-            x = block(features, kernel, *common, **types, name=f'block_{level}')(x, train)
+            x = block(features, kernel, *common, dtype=self.dtype, name=f'block_{level}')(x, train)
         x = x.reshape(x.shape[0], -1)
         for i, features in enumerate(self.hidden):
-            x = nn.Dense(features, kernel_init=_glorot, **types, name=f'dense_{i}')(x)
+            x = nn.Dense(features, kernel_init=_glorot, dtype=self.dtype, name=f'dense_{i}')(x)
             x = _activate(x, self.slope)
-        x = nn.Dense(1, kernel_init=_glorot, **types, name='out')(x)
+        x = nn.Dense(1, kernel_init=_glorot, dtype=self.dtype, name='out')(x)
         return x.astype(jnp.float32)
 
     def smallest_size(self) -> int:
@@ -101,11 +99,9 @@ class _Block(nn.Module):
     norm: str
     slope: float
     dtype: Any
-    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         for i in range(self.convolutions):
             x = Conv(
                 self.features,
@@ -113,10 +109,10 @@ class _Block(nn.Module):
                 padding=self.padding.upper(),
                 use_bias=self.norm != 'batch',  # batch norm's shift replaces the bias
                 kernel_init=_glorot,
-                **types,
+                dtype=self.dtype,
                 name=f'conv_{i}',
             )(x)
-            x = layers.Norm(self.norm, **types, name=f'norm_{i}')(x, train)
+            x = layers.Norm(self.norm, dtype=self.dtype, name=f'norm_{i}')(x, train)
             x = _activate(x, self.slope)
         return layers.max_pool(x)
 

@@ -27,13 +27,11 @@ class Block(nn.Module):
     transposed: bool
     slope: float
     dtype: Any
-    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         for i, (kernel, features) in enumerate(self.convolutions):
-            x = _conv(kernel, features, self.transposed, **types, name=f'conv_{i}')(x)
+            x = _conv(kernel, features, self.transposed, dtype=self.dtype, name=f'conv_{i}')(x)
             x = nn.leaky_relu(x, negative_slope=self.slope) if self.slope else nn.relu(x)
         return x
 
@@ -68,14 +66,13 @@ class EncoderDecoder(nn.Module):
     width: int = 16  # features of the first convolution
     slope: float = 0.3  # negative slope of the encoder's LeakyReLU
     dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
     remat: bool = False
 
     @nn.compact
     def __call__(self, condition: Array, train: bool) -> Array:
         layers.check_range('generator.width', self.width, self.width >= 1, '1 or more')
         layers.check_range('generator.slope', self.slope, 0 <= self.slope < 1, '0 <= x < 1')
-        w, types = self.width, {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+        w = self.width
         encoder = (
             ((5, w), (3, 2 * w), (3, 2 * w)),
             ((5, 2 * w), (3, 4 * w), (3, 4 * w)),
@@ -96,13 +93,13 @@ class EncoderDecoder(nn.Module):
 
         x, skips = condition.astype(self.dtype), []
         for level, convolutions in enumerate(encoder):
-            x = block(convolutions, False, self.slope, **types, name=f'encoder_{level}')(x)
+            x = block(convolutions, False, self.slope, dtype=self.dtype, name=f'encoder_{level}')(x)
             skips.append(x)
-        conv = Conv(8 * w, (3, 3), kernel_init=_glorot, **types, name='bottleneck')
+        conv = Conv(8 * w, (3, 3), kernel_init=_glorot, dtype=self.dtype, name='bottleneck')
         x = nn.tanh(conv(x))
         for level in (2, 1, 0):
             x = jnp.concatenate([x, skips.pop()], axis=-1)
-            x = block(decoder[level], True, 0.0, **types, name=f'decoder_{level}')(x)
-        x = _conv(5, self.channels, True, **types, name='out')(x)
+            x = block(decoder[level], True, 0.0, dtype=self.dtype, name=f'decoder_{level}')(x)
+        x = _conv(5, self.channels, True, dtype=self.dtype, name='out')(x)
         last: Callable[[Array], Array] = nn.tanh if self.channels == 2 else nn.relu
         return last(x.astype(jnp.float32))

@@ -61,7 +61,6 @@ class SpreadHints(nn.Module):
     """
 
     dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, ab: Array, hints: Array, maps: Mapping[int, Array], stride: int) -> Array:
@@ -84,14 +83,13 @@ class SpreadHints(nn.Module):
 
     def _features(self, maps: Mapping[int, Array], stride: int) -> Array:
         """Projected maps, resized to `stride` and summed: (B, h, w, heads, features), norm 1."""
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         total: Any = 0
         for stride_of_map, x in sorted(maps.items(), reverse=True):
             ratio = stride_of_map // stride
             if ratio < 1:
                 continue  # finer than needed
             name = f'project_{ratio}'
-            x = nn.Dense(_HEADS * _FEATURES, use_bias=False, name=name, **types)(x)
+            x = nn.Dense(_HEADS * _FEATURES, use_bias=False, name=name, dtype=self.dtype)(x)
             total += resize.upsample(x, ratio) if ratio > 1 else x
         total = total.reshape(*total.shape[:3], _HEADS, _FEATURES).astype(jnp.float32)
         return total / jnp.sqrt(jnp.square(total).sum(-1, keepdims=True) + 1e-6)
@@ -109,10 +107,9 @@ class SpreadHints(nn.Module):
         logits = self._scale('sharpness') * similar - self._scale('nearness') * distance[:, None]
         logits = jnp.where(mask[:, None, None] > 0, logits, jnp.full_like(logits, _FAR))
 
-        types = {'dtype': jnp.float32, 'param_dtype': self.param_dtype}
-        flat = query.reshape(b, -1, _HEADS * _FEATURES)
-        no_hint = nn.Dense(_HEADS, bias_init=nn.initializers.constant(4.0), name='none', **types)
-        gate = nn.Dense(_HEADS, kernel_init=nn.initializers.zeros, name='gate', **types)
+        flat = query.reshape(b, -1, _HEADS * _FEATURES)  # float32
+        no_hint = nn.Dense(_HEADS, bias_init=nn.initializers.constant(4.0), name='none')
+        gate = nn.Dense(_HEADS, kernel_init=nn.initializers.zeros, name='gate')
         columns = [no_hint(flat).transpose(0, 2, 1)[..., None], logits]
         weights = jax.nn.softmax(jnp.concatenate(columns, axis=-1), axis=-1)[..., 1:]
         heads = jax.nn.softmax(gate(flat)).transpose(0, 2, 1)[..., None]
@@ -123,16 +120,15 @@ class SpreadHints(nn.Module):
     def _scale(self, name: str) -> Array:
         """A learned positive factor of each head, (heads, 1, 1)."""
         start = nn.initializers.constant(2.0)
-        return jnp.exp(self.param(f'log_{name}', start, (_HEADS,), self.param_dtype))[:, None, None]
+        return jnp.exp(self.param(f'log_{name}', start, (_HEADS,)))[:, None, None]
 
     def _refined(self, moved: Array, seen: Array) -> Array:
         """The moved error (B, h, w, 3), refined by what is seen there (B, h, w, C)."""
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype, 'padding': 1}
+        fields = {'dtype': self.dtype, 'padding': 1}
         inputs = jnp.concatenate([seen, moved.astype(seen.dtype)], axis=-1)
-        hidden = nn.relu(Conv(_HIDDEN, (3, 3), name='refine_0', **types)(inputs))
-        change = Conv(2, (3, 3), kernel_init=nn.initializers.zeros, name='refine_1', **types)(
-            hidden
-        )
+        hidden = nn.relu(Conv(_HIDDEN, (3, 3), **fields, name='refine_0')(inputs))
+        refine = Conv(2, (3, 3), kernel_init=nn.initializers.zeros, **fields, name='refine_1')
+        change = refine(hidden)
         return moved[..., :2] + change * moved[..., 2:]
 
 

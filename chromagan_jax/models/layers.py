@@ -113,13 +113,12 @@ class DownConv(nn.Module):
     features: int
     use_bias: bool = False
     dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         _, h, w, c = x.shape
         shape = (2, 2, 4 * c, self.features)
-        kernel = self.param('kernel', kernel_init, shape, self.param_dtype)
+        kernel = self.param('kernel', kernel_init, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if backend.forms().stride == 'strides':
             x = strided_down(x, down_kernel_to_hwio(kernel))
@@ -136,12 +135,11 @@ class UpConv(nn.Module):
     features: int
     use_bias: bool = False
     dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (2, 2, x.shape[-1], 4 * self.features)
-        kernel = self.param('kernel', kernel_init, shape, self.param_dtype)
+        kernel = self.param('kernel', kernel_init, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if backend.forms().stride == 'strides':
             x = strided_up(x, up_kernel_to_hwio(kernel))
@@ -168,7 +166,7 @@ def _larger(x: Array, y: Array) -> Array:
 
 def add_bias(module: Any, x: Array) -> Array:
     """Adds a learned bias per channel, a parameter of `module`, to `x` (..., C)."""
-    bias = module.param('bias', nn.initializers.zeros, (x.shape[-1],), module.param_dtype)
+    bias = module.param('bias', nn.initializers.zeros, (x.shape[-1],))
     return x + bias.astype(x.dtype)
 
 
@@ -186,7 +184,6 @@ class Norm(nn.Module):
     test_mode: str = 'running'  # batch norm statistics at test time: running, or batch (per image)
     momentum: float = 0.9  # share of the old running statistics; PyTorch's momentum is 1 - 0.9
     dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool, coefficients: bool = False) -> Any:
@@ -200,8 +197,8 @@ class Norm(nn.Module):
         per_channel = self.kind == 'instance' or (self.kind == 'group' and groups == x.shape[-1])
         if self.kind == 'none' or (per_channel and single):
             return x
-        scale = self.param('scale', scale_init, channels, self.param_dtype)
-        shift = self.param('bias', nn.initializers.zeros, channels, self.param_dtype)
+        scale = self.param('scale', scale_init, channels)
+        shift = self.param('bias', nn.initializers.zeros, channels)
         if self.kind == 'instance':
             mean, variance = moments(x, (1, 2))
         elif self.kind == 'group':

@@ -53,7 +53,6 @@ class LiteUNet(nn.Module):
     dropout: float = 0.0  # rate
     hints: bool = False  # takes colour hints
     dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
     remat: bool = False
 
     @nn.compact
@@ -64,11 +63,10 @@ class LiteUNet(nn.Module):
         extra = ((0, 0), (0, -height % _COARSEST), (0, -width % _COARSEST), (0, 0))
         fits = not (height % _COARSEST or width % _COARSEST)
         padded = condition if fits else jnp.pad(condition, extra, mode='edge')
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
 
         gray = color.gray_of_condition(padded, self.channels)
         encoder = efficientnet_lite.Encoder(
-            self.encoder, remat=self.remat, **types, name=efficientnet_lite.BACKBONE
+            self.encoder, remat=self.remat, dtype=self.dtype, name=efficientnet_lite.BACKBONE
         )
         maps = dict(zip(efficientnet_lite.STRIDES, encoder(gray), strict=True))
         maps[2] = jnp.concatenate([maps[2], layers.space_to_depth(padded.astype(self.dtype))], -1)
@@ -76,25 +74,25 @@ class LiteUNet(nn.Module):
         levels = {}
         level = nn.remat(Level, static_argnums=(3,)) if self.remat else Level
         x, stride = self._with_context(maps[_COARSEST]), _COARSEST
-        x = level(self.decoder_widths[0], 1, **types, name='level_32')(x, None, train)
+        x = level(self.decoder_widths[0], 1, dtype=self.dtype, name='level_32')(x, None, train)
         for features in self.decoder_widths[1:]:
             x = self._dropped(x, stride)
             stride //= 2
-            x = level(features, 2, **types, name=f'level_{stride}')(x, maps[stride], train)
+            x = level(features, 2, dtype=self.dtype, name=f'level_{stride}')(x, maps[stride], train)
             levels[stride] = x
         out = Conv(
             self.channels,
             (3, 3),
             padding=1,
             kernel_init=nn.initializers.normal(0.01),
-            **types,
+            dtype=self.dtype,
             name='out',
         )
         colors = layers.output_activation(out(x), self.channels)
         if self.hints and self.is_initializing() and given is None:
             given = jnp.zeros((*condition.shape[:3], hints_lib.CHANNELS))
         if self.hints and given is not None:
-            spread = hints_lib.SpreadHints(**types, name='hints')
+            spread = hints_lib.SpreadHints(dtype=self.dtype, name='hints')
             colors = spread(colors, jnp.pad(given, extra), levels, stride)
         if stride > 1:
             colors = resize.upsample(colors, stride)
@@ -102,8 +100,7 @@ class LiteUNet(nn.Module):
 
     def _with_context(self, x: Array) -> Array:
         """Concatenates the context vector to (B, h, w, C) at every pixel."""
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        context = nn.Dense(_CONTEXT_FEATURES, **types, name='context')(x.mean(axis=(1, 2)))
+        context = nn.Dense(_CONTEXT_FEATURES, dtype=self.dtype, name='context')(x.mean(axis=(1, 2)))
         context = jnp.broadcast_to(
             nn.relu(context)[:, None, None], (*x.shape[:3], _CONTEXT_FEATURES)
         )
@@ -143,18 +140,18 @@ class Level(nn.Module):
     features: int
     convolutions: int
     dtype: Any
-    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: Array, skip: Array | None, train: bool) -> Array:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         channels = x.shape[-1] + (0 if skip is None else skip.shape[-1])
         kernels, norms = [], []
         for index in range(self.convolutions):
             shape = (3, 3, channels, self.features)
-            kernel = self.param(f'kernel_{index}', _kernel_init, shape, self.param_dtype)
+            kernel = self.param(f'kernel_{index}', _kernel_init, shape)
             kernels.append(kernel.astype(self.dtype))
-            norms.append(layers.Norm('batch', momentum=_MOMENTUM, **types, name=f'norm_{index}'))
+            norms.append(
+                layers.Norm('batch', momentum=_MOMENTUM, dtype=self.dtype, name=f'norm_{index}')
+            )
             channels = self.features
         if skip is not None and not train and bands.pays(x):
             coefficients = [

@@ -43,7 +43,6 @@ class PatchGAN(nn.Module):
     conditional: bool = True  # False: the input is the target only
     target_stride: int = 1  # 1, 2, 4, ...: resolution at which the target is judged; Lab only
     dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
     remat: bool = False
 
     @nn.compact
@@ -56,14 +55,13 @@ class PatchGAN(nn.Module):
             target = squares.reshape(*squares.shape[:3], -1, target.shape[-1]).mean(-2)
         x = jnp.concatenate([condition, target], axis=-1) if self.conditional else target
         block = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        common = {'spectral_norm': self.spectral_norm, 'same': self.same, **types}
+        common = {'spectral_norm': self.spectral_norm, 'same': self.same, 'dtype': self.dtype}
         for level in range(self.layers + 1):
             features = self.width * min(2**level, 8)
             norm = self.norm if level else 'none'
             fields = features, level < self.layers, norm, self.slope
             x = block(*fields, **common, name=f'conv_{level}')(x, train)
-        conv = _convolution(1, False, self.same, use_bias=True, **types, name='out')
+        conv = _convolution(1, False, self.same, use_bias=True, dtype=self.dtype, name='out')
         return _convolve(conv, x, self.spectral_norm, train).astype(jnp.float32)
 
     def _check_fields(self, target: Array) -> None:
@@ -96,17 +94,15 @@ class _Block(nn.Module):
     spectral_norm: bool
     same: bool
     dtype: Any
-    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         use_bias = self.norm != 'batch'  # batch norm's shift replaces the bias
         conv = _convolution(
-            self.features, self.strided, self.same, use_bias=use_bias, **types, name='conv'
+            self.features, self.strided, self.same, use_bias=use_bias, dtype=self.dtype, name='conv'
         )
         x = _convolve(conv, x, self.spectral_norm, train)
-        x = layers.Norm(self.norm, **types, name='norm')(x, train)
+        x = layers.Norm(self.norm, dtype=self.dtype, name='norm')(x, train)
         return nn.leaky_relu(x, self.slope)
 
 

@@ -41,17 +41,15 @@ class ProjectedFeatures(nn.Module):
 
     encoder: str = 'lite0'  # lite0, lite1 or lite2
     dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, rgb: Array) -> tuple[Array, ...]:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        encoder = efficientnet_lite.Encoder(self.encoder, **types, name='encoder')
+        encoder = efficientnet_lite.Encoder(self.encoder, dtype=self.dtype, name='encoder')
         mixed: list[Array] = []
         for stride, width, x in reversed(
             list(zip(STRIDES, _WIDTHS, encoder(rgb)[1:], strict=True))
         ):
-            x = nn.Dense(width, kernel_init=_mixing_init, **types, name=f'mix_{stride}')(x)
+            x = nn.Dense(width, kernel_init=_mixing_init, dtype=self.dtype, name=f'mix_{stride}')(x)
             if mixed:
                 shape = (*x.shape[:3], mixed[0].shape[-1])
                 coarse = jax.image.resize(mixed[0], shape, 'linear')
@@ -59,7 +57,7 @@ class ProjectedFeatures(nn.Module):
                     *(width, (3, 3)),
                     padding=1,
                     kernel_init=_mixing_init,
-                    **types,
+                    dtype=self.dtype,
                     name=f'fuse_{stride}',
                 )
                 x = (x + fuse(coarse)) * 0.7071
@@ -81,27 +79,24 @@ class ProjectedDiscriminator(nn.Module):
     patch_weight: float = 0.0  # of the PatchGAN's logits in the losses, the heads' is 1; 0: none
     patch_width: int = 64  # features of the PatchGAN's first convolution
     dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     def features(self) -> ProjectedFeatures:
         """The frozen network whose maps it takes."""
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        return ProjectedFeatures(self.encoder, **types, parent=None)
+        return ProjectedFeatures(self.encoder, dtype=self.dtype, parent=None)
 
     @nn.compact
     def __call__(
         self, condition: Array, target: Array, maps: Sequence[Array], train: bool
     ) -> Judgement:
         self._check_fields()
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         logits = [
-            _Head(self.head_width, 3 - scale, **types, name=f'head_{stride}')(x, train)
+            _Head(self.head_width, 3 - scale, dtype=self.dtype, name=f'head_{stride}')(x, train)
             for scale, (stride, x) in enumerate(zip(STRIDES, maps, strict=True))
         ]
         weights = [1 / len(STRIDES)] * len(STRIDES)
         if self.patch_weight:
             options: dict[str, Any] = {'norm': 'none', 'spectral_norm': True, 'target_stride': 2}
-            patch = PatchGAN(self.patch_width, 2, **options, **types, name='patch')
+            patch = PatchGAN(self.patch_width, 2, **options, dtype=self.dtype, name='patch')
             logits.append(patch(condition, target, train))
             weights.append(self.patch_weight)
         return Judgement(tuple(logits), tuple(weights))
@@ -121,19 +116,19 @@ class _Head(nn.Module):
     features: int
     downsamplings: int
     dtype: Any
-    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
 
         def convolve(conv: nn.Module, x: Array, name: str) -> Array:
             return nn.SpectralNorm(conv, name=name)(x, update_stats=train)
 
         for index in range(self.downsamplings):
-            down = layers.DownConv(self.features, use_bias=True, **types, name=f'down_{index}')
+            down = layers.DownConv(
+                self.features, use_bias=True, dtype=self.dtype, name=f'down_{index}'
+            )
             x = nn.leaky_relu(convolve(down, x, f'down_norm_{index}'), _SLOPE)
-        conv = Conv(self.features, (3, 3), padding=1, **types, name='conv')
+        conv = Conv(self.features, (3, 3), padding=1, dtype=self.dtype, name='conv')
         x = nn.leaky_relu(convolve(conv, x, 'conv_norm'), _SLOPE)
-        out = Conv(1, (3, 3), padding=1, **types, name='out')
+        out = Conv(1, (3, 3), padding=1, dtype=self.dtype, name='out')
         return convolve(out, x, 'out_norm').astype(jnp.float32)

@@ -32,15 +32,13 @@ class Down(nn.Module):
     norm: str
     test_mode: str
     dtype: Any
-    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         if self.activate:
             x = _leaky_relu(x)
-        x = layers.DownConv(self.features, **types, name='conv')(x)
-        return layers.Norm(self.norm, self.test_mode, **types, name='norm')(x, train)
+        x = layers.DownConv(self.features, dtype=self.dtype, name='conv')(x)
+        return layers.Norm(self.norm, self.test_mode, dtype=self.dtype, name='norm')(x, train)
 
 
 class Up(nn.Module):
@@ -52,14 +50,12 @@ class Up(nn.Module):
     norm: str
     test_mode: str
     dtype: Any
-    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         x = _ACTIVATIONS[self.activation](x)
-        x = layers.UpConv(self.features, **types, name='conv')(x)
-        x = layers.Norm(self.norm, self.test_mode, **types, name='norm')(x, train)
+        x = layers.UpConv(self.features, dtype=self.dtype, name='conv')(x)
+        x = layers.Norm(self.norm, self.test_mode, dtype=self.dtype, name='norm')(x, train)
         # The noise stream is given in training, and to sample at test time.
         return layers.Dropout(self.dropout)(x)
 
@@ -71,20 +67,18 @@ class Lateral(nn.Module):
     norm: str
     test_mode: str
     dtype: Any
-    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         x = Conv(
             self.features,
             (1, 1),
             use_bias=False,
             kernel_init=layers.kernel_init,
-            **types,
+            dtype=self.dtype,
             name='conv',
         )(x)
-        return layers.Norm(self.norm, self.test_mode, **types, name='norm')(x, train)
+        return layers.Norm(self.norm, self.test_mode, dtype=self.dtype, name='norm')(x, train)
 
 
 class UNet(nn.Module):
@@ -124,7 +118,6 @@ class UNet(nn.Module):
     noise_channels: int = 0  # channels of Gaussian noise added to the input
     test_mode: str = 'running'  # batch norm statistics at test time: running, or batch (per image)
     dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
     remat: bool = False
 
     @property
@@ -140,13 +133,12 @@ class UNet(nn.Module):
         widths = self.widths or [self.width * min(2**level, 8) for level in range(depth)]
         down = nn.remat(Down, static_argnums=(2,)) if self.remat else Down
         up = nn.remat(Up, static_argnums=(2,)) if self.remat else Up
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        common = {'test_mode': self.test_mode, **types}
+        common = {'test_mode': self.test_mode, 'dtype': self.dtype}
 
         maps = self._encoder_maps(condition)
         x, skips = self._with_noise(condition).astype(self.dtype), []
         if self.stem:
-            x = _conv3x3(self.stem, use_bias=False, **types, name='stem')(x)
+            x = _conv3x3(self.stem, use_bias=False, dtype=self.dtype, name='stem')(x)
             skips.append(x)
         for level, features in enumerate(widths):
             first, innermost = not skips, level == depth - 1
@@ -165,7 +157,7 @@ class UNet(nn.Module):
             x = up(*fields, **common, name=f'up_{depth - 1 - block}')(x, train)
             x = jnp.concatenate([x, skip], axis=-1)
         last = layers.UpConv if x.shape[2] < columns else _conv3x3
-        x = last(self.channels, use_bias=True, **types, name='out')(
+        x = last(self.channels, use_bias=True, dtype=self.dtype, name='out')(
             _ACTIVATIONS[self.activation](x)
         )
         colours = layers.output_activation(x, self.channels)
@@ -177,8 +169,7 @@ class UNet(nn.Module):
         """Level -> the encoder's map of that level's size, from level 1 on."""
         if self.encoder == 'none':
             return {}
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-        backbone = squeezenet.Backbone(**types, name=squeezenet.BACKBONE)
+        backbone = squeezenet.Backbone(dtype=self.dtype, name=squeezenet.BACKBONE)
         maps = backbone(color.gray_of_condition(condition, self.channels))
         return dict(enumerate(maps[1:], start=1))
 

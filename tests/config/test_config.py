@@ -436,6 +436,6 @@ def test_a_new_network_has_the_defaults_of_its_class(tiny):
 
 
 def test_what_follows_from_other_fields_is_no_option_of_a_network(tiny):
-    for name in ('channels', 'size', 'dtype', 'param_dtype', 'remat', 'parent'):
+    for name in ('channels', 'size', 'dtype', 'remat', 'parent'):
         with pytest.raises(UserError, match=f"no field 'generator.{name}'"):
             config_lib.set_field(tiny, f'generator.{name}', 1)

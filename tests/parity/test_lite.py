@@ -84,7 +84,7 @@ def test_training_has_the_colours_statistics_and_gradients_of_pytorch(size, monk
         shallow(monkeypatch)
     twin, lightness = drawn_twin().double(), draw_lightness(64, 64).astype(np.float64)
     weights = np.random.default_rng(2).normal(size=(2, 32, 32, 2))
-    module = LiteUNet(decoder_widths=WIDTHS, dtype=jnp.float64, param_dtype=jnp.float64)
+    module = LiteUNet(decoder_widths=WIDTHS, dtype=jnp.float64)
 
     def trained(variables):
         def loss(params):

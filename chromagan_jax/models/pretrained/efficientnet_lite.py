@@ -84,21 +84,19 @@ class Encoder(nn.Module):
 
     variant: str = 'lite0'  # lite0, lite1 or lite2
     dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
     remat: bool = False  # recomputes the activations inside each block in the backward pass
 
     @nn.compact
     def __call__(self, x: Array) -> list[Array]:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         block = nn.remat(Block) if self.remat else Block
         # The pretrained weights expect (x - 127) / 128 with x in 0..255.
-        x = Stem(_STEM_FEATURES, **types, name='stem')((255 * x - 127) / 128)
+        x = Stem(_STEM_FEATURES, dtype=self.dtype, name='stem')((255 * x - 127) / 128)
         maps, number = [], 0
         for index, stage in enumerate(stages(self.variant)):
             for repeat in range(stage.blocks):
                 stride = stage.stride if repeat == 0 else 1
                 fields = stage.expansion, stage.features, stage.kernel, stride
-                x = block(*fields, **types, name=f'block_{number}')(x)
+                x = block(*fields, dtype=self.dtype, name=f'block_{number}')(x)
                 number += 1
             if index in _LAST_AT_STRIDE:
                 maps.append(x)
@@ -113,11 +111,10 @@ class Stem(nn.Module):
 
     features: int
     dtype: Any
-    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param('kernel', _kernel_init, (3, 3, 3, self.features), self.param_dtype)
+        kernel = self.param('kernel', _kernel_init, (3, 3, 3, self.features))
         if x.shape[-1] == 1:  # gray: one summed channel equals three equal ones
             kernel = kernel.sum(axis=2, keepdims=True)
         kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # to 4x4, with zero taps
@@ -135,20 +132,18 @@ class Block(nn.Module):
     kernel: int
     stride: int
     dtype: Any
-    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
 
         def pointwise(features: int, name: str) -> nn.Module:
             # A 1x1 convolution is a matrix product over the channels.
-            return nn.Dense(features, kernel_init=_kernel_init, **types, name=name)
+            return nn.Dense(features, kernel_init=_kernel_init, dtype=self.dtype, name=name)
 
         y = x
         if self.expansion > 1:
             y = nn.relu6(pointwise(self.expansion * x.shape[-1], 'expand')(y))
-        y = nn.relu6(Depthwise(self.kernel, self.stride, **types, name='depthwise')(y))
+        y = nn.relu6(Depthwise(self.kernel, self.stride, dtype=self.dtype, name='depthwise')(y))
         y = pointwise(self.features, 'project')(y)
         return x + y if self.stride == 1 and x.shape[-1] == self.features else y
 
@@ -159,12 +154,11 @@ class Depthwise(nn.Module):
     kernel: int
     stride: int
     dtype: Any
-    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (self.kernel, self.kernel, x.shape[-1])
-        kernel = self.param('kernel', _depthwise_init, shape, self.param_dtype)
+        kernel = self.param('kernel', _depthwise_init, shape)
         y = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
         return layers.add_bias(self, y)
 

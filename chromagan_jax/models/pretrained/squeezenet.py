@@ -147,7 +147,6 @@ class Backbone(nn.Module):
     """
 
     dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, gray: Array) -> list[Array]:
@@ -160,7 +159,6 @@ class Backbone(nn.Module):
                 shapes[name][:2],
                 *((2, 'VALID') if first else (1, 'SAME')),
                 dtype=self.dtype,
-                param_dtype=self.param_dtype,
                 kernel_init=nn.initializers.he_normal(),
                 name=name,
             )

@@ -50,7 +50,6 @@ class Backbone(nn.Module):
 
     width: int = 64  # features of the first block; pretrained weights need 64
     dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
     remat: bool = False  # stores the input of each block and recomputes the rest
 
     @nn.compact
@@ -74,7 +73,6 @@ class VGG16(nn.Module):
     width: int = 64  # features of the first block; pretrained weights need 64
     classes: int = 1000  # pretrained weights need 1000
     dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -83,13 +81,12 @@ class VGG16(nn.Module):
                 f'VGG16 needs pictures of 32 px or more, not {x.shape[1]} x {x.shape[2]}: raise '
                 'data.size.'
             )
-        types = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         for index in range(len(_BLOCKS)):
             x = layers.max_pool(_block(self, x, index))
         x = adaptive_average_pool(x, _POOLED).reshape(len(x), -1)
-        x = nn.relu(nn.Dense(64 * self.width, **types, name='fc6')(x))
-        x = nn.relu(nn.Dense(64 * self.width, **types, name='fc7')(x))
-        return nn.Dense(self.classes, **types, name='fc8')(x).astype(jnp.float32)
+        x = nn.relu(nn.Dense(64 * self.width, dtype=self.dtype, name='fc6')(x))
+        x = nn.relu(nn.Dense(64 * self.width, dtype=self.dtype, name='fc7')(x))
+        return nn.Dense(self.classes, dtype=self.dtype, name='fc8')(x).astype(jnp.float32)
 
 
 def _block(module: Any, x: Array, index: int) -> Array:
@@ -101,7 +98,6 @@ def _block(module: Any, x: Array, index: int) -> Array:
             (3, 3),
             padding=1,
             dtype=module.dtype,
-            param_dtype=module.param_dtype,
             kernel_init=nn.initializers.he_normal(),
             name=f'conv{index + 1}_{number}',
         )

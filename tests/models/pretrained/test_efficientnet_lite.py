@@ -60,7 +60,7 @@ def test_gray_has_the_maps_of_a_picture_with_three_such_channels():
 @pytest.mark.parametrize('size', [(8, 9), (1, 6)])
 def test_the_stem_is_a_convolution_of_stride_2_with_the_padding_same(size):
     x = jax.random.normal(KEY, (2, *size, 3))
-    stem = efficientnet_lite.Stem(5, jnp.float32, jnp.float32)
+    stem = efficientnet_lite.Stem(5, jnp.float32)
     variables = lite.random_variables(stem, x)
     kernel, bias = variables['params']['kernel'], variables['params']['bias']
     dimensions = ('NHWC', 'HWIO', 'NHWC')
@@ -86,7 +86,7 @@ def test_remat_changes_the_memory_and_not_the_gradient(monkeypatch):
 
 
 def test_new_kernels_keep_the_scale_of_their_inputs():
-    depthwise = efficientnet_lite.Depthwise(5, 1, jnp.float32, jnp.float32)
+    depthwise = efficientnet_lite.Depthwise(5, 1, jnp.float32)
     kernel = depthwise.init(KEY, jnp.zeros((1, 4, 4, 400)))['params']['kernel']
     assert kernel.shape == (5, 5, 400)
     assert jnp.std(kernel) == pytest.approx((2 / 25) ** 0.5, rel=0.05)
