@@ -28,7 +28,7 @@ from absl import flags, logging
 from chromagan_jax import sharding
 from chromagan_jax.config.fields import check_types, flatten
 from chromagan_jax.config.postprocess import OFF, PostProcess
-from chromagan_jax.errors import PreemptedError, UserError, is_outage
+from chromagan_jax.errors import EXIT_RESTART, PreemptedError, UserError, is_outage
 from chromagan_jax.inference import batch, files, metadata, naming, options, output, plan
 from chromagan_jax.inference.conditions import Conditions
 from chromagan_jax.inference.encode import Encoding
@@ -65,12 +65,12 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except (PreemptedError, KeyboardInterrupt) as error:
         cli.print_error(str(error) or _INTERRUPTED)
-        return 75
+        return EXIT_RESTART
     except Exception as error:
         if not is_outage(error):
             raise
         cli.print_error(f'the bucket did not answer ({error}): start it again.')
-        return 75
+        return EXIT_RESTART
 
 
 def _run(values: flags.FlagValues, paths: Sequence[str], stopping: Callable[[], bool]) -> int:

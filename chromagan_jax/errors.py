@@ -5,6 +5,10 @@ from collections.abc import Iterator
 
 import jax
 
+# Exit codes of the commands besides 0. A restart helps only after the last, EX_TEMPFAIL of
+# sysexits.h.
+EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_RESTART = 1, 3, 75
+
 
 class UserError(ValueError):
     """An error that the user can fix; the message is one sentence with the problem and the fix.

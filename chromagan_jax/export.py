@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from chromagan_jax.errors import UserError
+from chromagan_jax.errors import EXIT_RESTART, UserError
 from chromagan_jax.inference import export, options, predictor
 from chromagan_jax.inference.output import check_writable
 from chromagan_jax.utils import cli, files
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         cli.print_error('Interrupted: start it again.')
-        return 75
+        return EXIT_RESTART
 
 
 def _run(values: flags.FlagValues, stopping: Callable[[], bool]) -> None:

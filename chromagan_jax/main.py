@@ -28,6 +28,9 @@ from chromagan_jax import sharding
 from chromagan_jax.config import Config, command_line
 from chromagan_jax.config import files as config_files
 from chromagan_jax.errors import (
+    EXIT_DIVERGED,
+    EXIT_RESTART,
+    EXIT_USER_ERROR,
     DivergedError,
     PreemptedError,
     UserError,
@@ -82,11 +85,11 @@ def main(argv: Sequence[str]) -> None:
     try:
         _run(argv)
     except UserError as error:
-        cli.exit_with(1, str(error))
+        cli.exit_with(EXIT_USER_ERROR, str(error))
     except PreemptedError as error:
-        cli.exit_with(75, str(error))
+        cli.exit_with(EXIT_RESTART, str(error))
     except DivergedError as error:
-        cli.exit_with(3, str(error))
+        cli.exit_with(EXIT_DIVERGED, str(error))
     except Exception as error:
         if is_lost_process(error):
             cause = 'another process ended, or the network to it failed'
@@ -94,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
             cause = 'the bucket did not answer'
         elif is_out_of_memory(error):
             cli.exit_with(
-                1,
+                EXIT_USER_ERROR,
                 'A device has not enough memory: set grad_accum_steps=2 or more, remat=True, '
                 'dtype=bfloat16 or a smaller batch_size (docs/faq.md, Out of memory).',
             )
@@ -102,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         cli.end_now(
-            75,
+            EXIT_RESTART,
             f'{cause} ({reason}): start the run again. It resumes from its newest checkpoint.',
         )
 
@@ -144,7 +147,9 @@ def _join_processes() -> None:
                 f'--distributed may not list the processes of the cluster ({error}): give the job '
                 'the permissions in launch/kubernetes/setup.yaml.'
             ) from error
-        cli.end_now(75, f'the other processes cannot be found yet ({error}): start the run again.')
+        cli.end_now(
+            EXIT_RESTART, f'the other processes cannot be found yet ({error}): start the run again.'
+        )
 
 
 def _use_compilation_cache(config_file: Path) -> None:

@@ -7,11 +7,10 @@ For a CPU reduce it: --config.data.size=128 --config.generator.width=32
 --config.discriminator.width=32 --config.dtype=float32 --config.batch_size=8.
 """
 
-import os
-
 from chromagan_jax.config import Config
 from chromagan_jax.models.patch import PatchGAN
 from chromagan_jax.models.unet import UNet
+from chromagan_jax.utils.cores import usable_cores
 
 
 def get_config() -> Config:
@@ -25,9 +24,7 @@ def get_config() -> Config:
 
     config.data.source = ''  # set on the command line
     config.data.size = 256
-    # A scheduler may give this process a part of the machine.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    config.data.workers = min(8, (cores or 2) // 2)
+    config.data.workers = min(8, usable_cores() // 2)
     config.eval.source = ''
     config.eval.batch_size = 16
 

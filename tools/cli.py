@@ -5,7 +5,13 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from chromagan_jax.errors import DivergedError, UserError
+from chromagan_jax.errors import (
+    EXIT_DIVERGED,
+    EXIT_RESTART,
+    EXIT_USER_ERROR,
+    DivergedError,
+    UserError,
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,11 +39,11 @@ def exit_code(name: str, run: Callable[[], object]) -> int:
     try:
         run()
     except UserError as error:
-        sentence, code = str(error), 1
+        sentence, code = str(error), EXIT_USER_ERROR
     except DivergedError as error:
-        sentence, code = str(error), 3
+        sentence, code = str(error), EXIT_DIVERGED
     except KeyboardInterrupt:
-        sentence, code = 'stopped: start it again', 75
+        sentence, code = 'stopped: start it again', EXIT_RESTART
     else:
         return 0
     print(f'{name}: {sentence}', file=sys.stderr, flush=True)

@@ -40,11 +40,12 @@ from absl import logging
 from chromagan_jax.config import Config, load
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.sources import Folder
-from chromagan_jax.errors import UserError
+from chromagan_jax.errors import EXIT_RESTART, UserError
 from chromagan_jax.evaluation import evaluator
 from chromagan_jax.gan import checkpoints
 from chromagan_jax.inference import output as output_lib
 from chromagan_jax.utils import files
+from chromagan_jax.utils.cores import usable_cores
 from tools import cli, table
 from tools.table import SYSTEMS, read_json, say
 
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         say('stopped: the same command resumes')
-        return 75
+        return EXIT_RESTART
     if failed:
         say(f'failed: {", ".join(failed)}')
     return 1 if failed else 0
@@ -289,8 +290,7 @@ def processor(device: str) -> str:
         return device
     info = Path('/proc/cpuinfo')
     model = re.search(r'model name\s*: (.*)', info.read_text()) if info.exists() else None
-    affinity = getattr(os, 'sched_getaffinity', lambda process: range(os.cpu_count() or 1))
-    return f'{model[1] if model else platform.machine()}, cores used: {len(affinity(0))}'
+    return f'{model[1] if model else platform.machine()}, cores used: {usable_cores()}'
 
 
 if __name__ == '__main__':

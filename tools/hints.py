@@ -25,7 +25,7 @@ from chromagan_jax.data.inputs import evaluation_input
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import measures, metrics
-from chromagan_jax.gan import steps
+from chromagan_jax.gan import model as model_lib
 from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference.hints import RADIUS
 from chromagan_jax.inference.predictor import load
@@ -45,7 +45,7 @@ SECTION = """\
 The part `{part}` ({parameters:,} parameters) carries known colours to pixels with similar features.
 {training}
 
-{images:,} photographs that it was not trained on, at {size} px, by `python -m tools.hints` before
+{images:,} {scored_on}, at {size} px, by `python -m tools.hints` before
 the rounding to float16:
 
 {scores}
@@ -100,7 +100,7 @@ def score(
 
     @jax.jit
     def measured(condition: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
-        prediction = steps.predict(trained.generator, trained.variables, condition)
+        prediction = model_lib.predict(trained.generator, trained.variables, condition)
         return metrics.image_metrics(condition[..., :1], target, prediction)
 
     values: dict[int, list[np.ndarray]] = {count: [] for count in counts}
@@ -122,24 +122,30 @@ def score(
     means = {count: np.concatenate(rows).mean(0) for count, rows in values.items()}
     number = sum(len(rows) for rows in values[counts[0]])
     return [
-        {'hints': count, 'psnr': float(psnr), 'ab_mae': float(error), 'images': number}
+        table.finite(
+            {'hints': count, 'psnr': float(psnr), 'ab_mae': float(error), 'images': number}
+        )
         for count, (psnr, error) in means.items()
     ]
 
 
-def section(variables: Any, rows: Sequence[Mapping[str, Any]], training: str) -> str:
+def section(
+    variables: Any, rows: Sequence[Mapping[str, Any]], training: str, scored_on: str
+) -> str:
     """The model card's section about hints.
 
     Args:
         variables: of the generator.
         rows: result of `score`.
         training: sentences about the training of the submodule, Markdown.
+        scored_on: what the scored photographs are called, of `held_out.phrase`.
     """
     return SECTION.format(
         part=PART,
         parameters=table.count(variables['params'][PART]),
         training=training,
         images=rows[0]['images'],
+        scored_on=scored_on,
         size=SIZE,
         scores=table.grid(rows, COLUMNS),
     )

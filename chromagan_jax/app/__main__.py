@@ -30,7 +30,7 @@ from chromagan_jax import sharding
 from chromagan_jax.app import photograph
 from chromagan_jax.app.photograph import Network
 from chromagan_jax.config.postprocess import PostProcess
-from chromagan_jax.errors import UserError
+from chromagan_jax.errors import EXIT_RESTART, UserError
 from chromagan_jax.inference import options
 from chromagan_jax.inference.predictor import load, make_predict
 from chromagan_jax.utils import cli
@@ -149,7 +149,7 @@ def _serve(values: flags.FlagValues, folder: Path, stopped: threading.Event) -> 
             blocks.close(verbose=False)
             worker.shutdown(cancel_futures=True)
     print('ended', file=sys.stderr)
-    return 75
+    return EXIT_RESTART
 
 
 def _network(values: flags.FlagValues) -> tuple[Network, PostProcess, str]:

@@ -23,6 +23,11 @@ SCHEMA_VERSION = 1  # of config.json; incremented if from_dict cannot read older
 
 DType = Literal['float32', 'bfloat16']
 _Open = Annotated[float, Range('0 < x < 1', lambda x: 0 < x < 1)]
+_AboveZero = Annotated[float, Range('above 0', lambda x: x > 0)]
+_BelowHalf = Annotated[float, Range('0 <= x < 0.5', lambda x: 0 <= x < 0.5)]
+_OneOrMore = Annotated[float, Range('1 or more', lambda x: x >= 1)]
+_PartOfOne = Annotated[float, Range('0 < x <= 1', lambda x: 0 < x <= 1)]
+_Seed = Annotated[int, Range('0 <= x < 2**32', lambda x: 0 <= x < 2**32)]
 
 
 @dataclasses.dataclass
@@ -47,12 +52,8 @@ class LossConfig:
     weights: dict[str, NonNegative] = field(  # generator loss terms: adversarial, losses.TERMS
         default_factory=lambda: {'adversarial': 1.0, 'l1': 100.0}
     )
-    huber_delta: Annotated[float, Range('above 0', lambda x: x > 0)] = (
-        0.1  # absolute error above which the loss is linear
-    )
-    label_smoothing: Annotated[float, Range('0 <= x < 0.5', lambda x: 0 <= x < 0.5)] = (
-        0.1  # the discriminator's real label is 1 - label_smoothing
-    )
+    huber_delta: _AboveZero = 0.1  # absolute error above which the loss is linear
+    label_smoothing: _BelowHalf = 0.1  # the discriminator's real label is 1 - label_smoothing
     gradient_penalty_weight: NonNegative = 0.0  # WGAN-GP; use 10 with 'wgan'
     steering: SteeringConfig = field(default_factory=SteeringConfig)  # of weights.l1
 
@@ -94,9 +95,8 @@ class MeshConfig:
     """How devices share parameters and data."""
 
     fsdp: Positive = 1  # devices that share one copy of the parameters and optimizer states
-    gradients: Literal['global', 'per_device'] = (
-        'global'  # per_device: batch norm uses the rows of one device, and gradients are averaged
-    )
+    # per_device: batch norm uses the rows of one device, and the gradients are averaged.
+    gradients: Literal['global', 'per_device'] = 'global'  # of the whole batch, or per_device
     gradient_dtype: DType = 'float32'  # of the averages of per_device
 
 
@@ -108,12 +108,8 @@ class DataConfig:
     split: str = 'train'  # of a TFDS data set
     labels: bool = False  # read labels: sub-folder names, or 'label' of the data set
     size: Positive = 64  # px, of the square training crop
-    resize_ratio: Annotated[float, Range('1 or more', lambda x: x >= 1)] = (
-        286 / 256  # short side before the crop / size (value of pix2pix)
-    )
-    max_resize_ratio: NonNegative = (
-        0.0  # above resize_ratio: the crop's scale is random between the two ratios
-    )
+    resize_ratio: _OneOrMore = 286 / 256  # short side before the crop / size; that of pix2pix
+    max_resize_ratio: NonNegative = 0.0  # above resize_ratio: random between the two ratios; 0: off
     flip: bool = True  # mirror images at random with probability 1/2
     workers: Count = 0  # processes that prepare batches; 0: threads of the main process
     threads: Count = 0  # threads that prepare images, per process; 0: by the number of cores
@@ -167,20 +163,14 @@ class CheckpointConfig:
 class Config:
     """The config of a run."""
 
-    seed: Annotated[int, Range('0 <= x < 2**32', lambda x: 0 <= x < 2**32)] = (
-        0  # for initial weights, noise, data order and augmentation
-    )
+    seed: _Seed = 0  # of initial weights, noise, data order and augmentation
     steps: Positive = 400  # generator updates
     batch_size: Positive = 6  # images per step, over all devices
     grad_accum_steps: Positive = 1  # micro-batches per step: less memory, the same batch size
     discriminator_steps: Positive = 2  # discriminator updates per step
-    discriminator_max_accuracy: Annotated[float, Range('0 < x <= 1', lambda x: 0 < x <= 1)] = (
-        1.0  # D is not updated if its last accuracy was higher; 1: always updated
-    )
+    discriminator_max_accuracy: _PartOfOne = 1.0  # D is not updated above it; 1: always updated
     pretrain_steps: Count = 0  # first steps, which train G without the adversarial loss
-    discriminator_warmup_steps: Count = (
-        0  # steps after pretrain_steps that train D and leave G unchanged
-    )
+    discriminator_warmup_steps: Count = 0  # the next steps, which train D and leave G unchanged
     color_space: Literal['lab', 'rgb'] = 'lab'  # lab: L -> ab; rgb: gray -> RGB
     dtype: DType = 'float32'  # of the computation; parameters and optimizer states are float32
     remat: bool = False  # recompute activations in the backward pass: less memory, more time

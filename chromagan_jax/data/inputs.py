@@ -10,6 +10,7 @@ from chromagan_jax.config import Config
 from chromagan_jax.data.pipeline import Batch, eval_batches, train_batches
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
+from chromagan_jax.utils.cores import usable_cores
 from chromagan_jax.utils.paths import is_bucket
 
 _MOST_THREADS = 16  # Python's lock leaves more of them little to do
@@ -61,8 +62,7 @@ def thread_count(wanted: int, workers: int) -> int:
     """
     if wanted:
         return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    return min(max(((cores or 2) - 1) // max(workers, 1), 2), _MOST_THREADS)
+    return min(max((usable_cores() - 1) // max(workers, 1), 2), _MOST_THREADS)
 
 
 def training_input(

@@ -11,8 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from chromagan_jax import color, sharding
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import measures, metrics
-from chromagan_jax.gan import steps
-from chromagan_jax.gan.model import GanModel, gathered
+from chromagan_jax.gan.model import GanModel, gathered, predict
 from chromagan_jax.models.pretrained import squeezenet
 from chromagan_jax.utils import writers
 
@@ -34,9 +33,7 @@ def eval_step(
     The mask is 0 for rows that do not count. With `network`, SqueezeNet's parameters, the result
     also has 'features_gray', 'features_colorized' and 'features_original', (B, F).
     """
-    prediction = steps.predict(
-        model.generator, gathered(model.replicated, variables), batch['condition']
-    )
+    prediction = predict(model.generator, gathered(model.replicated, variables), batch['condition'])
     values = metrics.image_metrics(batch['condition'], batch['target'], prediction)
     if network is not None:
         images = render_step(model, variables, batch)
@@ -56,7 +53,7 @@ def render_step(
     """
     condition, target = batch['condition'], batch['target']
     gray = color.gray_target(condition, target.shape[-1])
-    prediction = steps.predict(model.generator, gathered(model.replicated, variables), condition)
+    prediction = predict(model.generator, gathered(model.replicated, variables), condition)
     rendered = {
         'gray': color.to_rgb(condition, gray),
         'colorized': color.to_rgb(condition, prediction),

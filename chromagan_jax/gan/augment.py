@@ -16,9 +16,7 @@ Array = jax.Array
 _EXPONENTS = (0.7, 1.4)  # limits of the lightness exponent
 
 
-def bend_lightness(
-    config: AugmentConfig, batch: Mapping[str, Array], key: Array
-) -> dict[str, Array]:
+def random_gamma(config: AugmentConfig, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
     """Replaces the lightness of each image by 100 (L* / 100)**e, with a random e near 1.
 
     log(e) is normal with `lightness_std`; e is clipped to [0.7, 1.4]. The target is unchanged.

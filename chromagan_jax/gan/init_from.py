@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from chromagan_jax.config import Config, check_same_networks
@@ -37,17 +36,8 @@ def load_weights(config: Config, state: GanState, mesh: Mesh) -> GanState:
     old = load(workdir, 'newest', mesh).state
 
     _check_fit(old, state, workdir)
-    average = state_lib.generator_variables(old)
-    # Submodules that the old network lacks, such as those for hints, are new.
-    average = {**average, 'params': {**state.generator.params, **average['params']}}
-    ema = state.ema
-    if ema is not None:  # copied, because a buffer used twice in the state cannot be donated
-        ema = jax.tree.map(jnp.copy, average)
-    discriminator = state.discriminator.replace(
-        params=old.discriminator.params, batch_stats=old.discriminator.batch_stats
-    )
-    generator = state.generator.replace(**average)
-    return state.replace(generator=generator, discriminator=discriminator, ema=ema)
+    state = state_lib.with_generator(state, state_lib.generator_variables(old))
+    return state.replace(discriminator=state.discriminator.replace(**old.discriminator.variables))
 
 
 def _check_fit(old: GanState, new: GanState, workdir: Path) -> None:

@@ -17,6 +17,7 @@ from chromagan_jax.config.schema import AugmentConfig, Config, HintsConfig, Loss
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import losses, optimizers
 from chromagan_jax.gan.data_parallel import PerDevice
+from chromagan_jax.models import Classified
 from chromagan_jax.models.pretrained import PRETRAINED, efficientnet_lite, vgg
 from chromagan_jax.models.projected import ProjectedFeatures
 
@@ -258,6 +259,18 @@ def _make_features(encoder: str, abstract: PyTree, pretrained: Mapping[str, PyTr
         kernel = rng.normal(0, (2 / math.prod(shape[:-1])) ** 0.5, shape)
         made[name] = {'kernel': kernel.astype(np.float32), 'bias': np.zeros(shape[-1], np.float32)}
     return made
+
+
+def predict(
+    generator: nn.Module, variables: PyTree, condition: jax.Array, noise: jax.Array | None = None
+) -> jax.Array:
+    """Runs the generator in inference mode: condition (B, H, W, 1) -> target (B, H, W, C), float32.
+
+    Dropout stays active if `noise` is a PRNG key.
+    """
+    rngs = {} if noise is None else {'noise': noise}
+    output: Any = generator.apply(variables, condition, train=False, rngs=rngs)
+    return output.target if isinstance(output, Classified) else output
 
 
 def gathered(sharding: NamedSharding | None, variables: PyTree) -> PyTree:

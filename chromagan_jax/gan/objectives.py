@@ -19,30 +19,30 @@ from chromagan_jax.gan.optimizers import BACKBONES
 from chromagan_jax.gan.state import GanState, NetworkState
 from chromagan_jax.models import Classified
 from chromagan_jax.models.pretrained import vgg
-from chromagan_jax.models.projected import Judgement
+from chromagan_jax.models.projected import WeightedLogits
 
 Array = jax.Array
 PyTree = Any
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
-_HINT = 0x417  # the same for its hints
-_DEGRADE = 0x5EED  # folded into the key of the generator's noise for its degraded input
-Frozen = Mapping[str, PyTree]  # parameters of the frozen networks, by `model.abstract_frozen`
+_DEGRADE = 0x5EED  # folded into the generator's key, for grain and blur
+_HINT = 0x417  # the same, for random hints
+Frozen = Mapping[str, PyTree]  # parameters of the frozen networks, of `model.make_frozen`
 
 
-class Seen(NamedTuple):
-    """What a discriminator judges."""
+class Images(NamedTuple):
+    """Targets, real or fake, and their frozen features."""
 
     target: Array  # (B, H, W, C)
-    maps: tuple[Array, ...]  # of `model.features`, (B, h, w, F) each; () without
+    features: tuple[Array, ...]  # maps of `model.features`, (B, h, w, F) each; () without
 
 
 def generator_loss(
     model: GanModel,
-    judge: NetworkState,
+    discriminator: NetworkState,
     params: PyTree,
     batch_stats: PyTree,
-    real: tuple[Batch, Seen],
+    real_batch: tuple[Batch, Images],
     key: Array,
     frozen: Frozen,
     weights: Mapping[str, float | Array],
@@ -53,43 +53,51 @@ def generator_loss(
 
     Args:
         model: networks and losses.
-        judge: the discriminator as it is.
+        discriminator: its state, which stays as it is.
         params: of the generator.
         batch_stats: of the generator.
-        real: the batch, and what the discriminator sees of it.
+        real_batch: the batch, and its real images with their features.
         key: PRNG key of the noise.
         frozen: parameters of the frozen networks.
         weights: of the terms, from `loss_weights`.
 
     Returns:
-        The loss, and (new batch statistics, the fake as a `Seen`, metrics). The metrics are the
-        loss and the unweighted terms.
+        The loss, and (new batch statistics, the fake images, metrics). The metrics are the loss and
+        the unweighted terms.
     """
-    batch, of_real = real
+    batch, real = real_batch
     params = {k: lax.stop_gradient(v) if _is_frozen(model, k) else v for k, v in params.items()}
-    seen = _input(model, batch, key)
+    condition = _input(model, batch, key)
     train = not model.train_only  # else the statistics of frozen norms are frozen too
     output, batch_stats = _apply(
-        model, model.generator, params, batch_stats, key, seen, train=train
+        model, model.generator, params, batch_stats, key, condition, train=train
     )
     classified = isinstance(output, Classified)
-    fake = see(model, frozen, batch['condition'], output.target if classified else output)
+    target = output.target if classified else output
+    fake = with_features(model, frozen, batch['condition'], target)
     inputs = losses.TermInputs(
         condition=batch['condition'],
         target=batch['target'],
         fake=fake.target,
         class_logits=output.class_logits if classified else None,
         class_target=_class_target(model, batch, frozen) if 'classes' in weights else None,
-        fake_maps=fake.maps,
-        real_maps=of_real.maps,
+        fake_maps=fake.features,
+        real_maps=real.features,
         huber_delta=model.loss.huber_delta,
     )
     terms = {}
     if 'adversarial' in weights:
         # The discriminator gets no gradient here, and its new batch statistics are discarded.
-        judged, _ = _judge(model, judge.params, judge.batch_stats, key, inputs.condition, fake)
+        outputs, _ = _discriminate(
+            model,
+            discriminator.params,
+            discriminator.batch_stats,
+            key,
+            inputs.condition,
+            fake,
+        )
         adversarial = losses.ADVERSARIAL[model.loss.adversarial].generator
-        terms['adversarial'] = _weighted(adversarial, judged)
+        terms['adversarial'] = _weighted(adversarial, outputs)
     for name, term in losses.TERMS.items():
         if name in weights or name in losses.REPORTED:
             terms[name] = term(inputs)
@@ -100,11 +108,12 @@ def generator_loss(
 
 def _input(model: GanModel, batch: Batch, key: Array) -> Array:
     """The generator's input: the degraded condition, and random hints if the model has them."""
-    seen = augment.degrade(model.augment, batch['condition'], jax.random.fold_in(key, _DEGRADE))
+    degrade_key = jax.random.fold_in(key, _DEGRADE)
+    condition = augment.degrade(model.augment, batch['condition'], degrade_key)
     if model.hints is None:
-        return seen
+        return condition
     hints = draw_hints(model.hints, batch['target'], jax.random.fold_in(key, _HINT))
-    return jnp.concatenate([seen, hints], axis=-1)
+    return jnp.concatenate([condition, hints], axis=-1)
 
 
 def _is_frozen(model: GanModel, name: str) -> bool:
@@ -114,21 +123,21 @@ def _is_frozen(model: GanModel, name: str) -> bool:
 
 
 def loss_weights(model: GanModel, state: GanState) -> dict[str, float | Array]:
-    """The weights of the generator's loss terms that are not 0; a steered L1 has its own."""
+    """Weights of the generator's loss terms, without zeros. With steering, L1's is in the state."""
     weights: dict[str, float | Array] = {k: w for k, w in model.loss.weights.items() if w}
     if state.steering is not None:
         weights['l1'] = state.steering.weight
     return weights
 
 
-def see(model: GanModel, frozen: Frozen, condition: Array, target: Array) -> Seen:
+def with_features(model: GanModel, frozen: Frozen, condition: Array, target: Array) -> Images:
     """A target (B, H, W, C) and the frozen features of it in RGB, where the model has them."""
     if model.features is None:
-        return Seen(target, ())
+        return Images(target, ())
     variables = gathered(model.replicated, {'params': frozen['features']})
     rgb = color.to_rgb(condition.astype(jnp.float32), target)
     maps: Any = model.features.apply(variables, rgb)
-    return Seen(target, maps)
+    return Images(target, maps)
 
 
 def _class_target(model: GanModel, batch: Batch, frozen: Frozen) -> Array:
@@ -136,8 +145,8 @@ def _class_target(model: GanModel, batch: Batch, frozen: Frozen) -> Array:
     if model.teacher is None:
         return batch['label']
     variables = gathered(model.replicated, {'params': frozen['teacher']})
-    seen = vgg.normalized(batch['condition'], batch['target'].shape[-1])
-    logits: Any = lax.stop_gradient(model.teacher.apply(variables, seen))
+    rgb = vgg.normalized(batch['condition'], batch['target'].shape[-1])
+    logits: Any = lax.stop_gradient(model.teacher.apply(variables, rgb))
     return jax.nn.softmax(logits)
 
 
@@ -145,7 +154,7 @@ def discriminator_loss(
     model: GanModel,
     params: PyTree,
     batch_stats: PyTree,
-    batch: tuple[Batch, Seen, Seen],
+    batch: tuple[Batch, Images, Images],
     key: Array,
 ) -> tuple[Array, tuple[PyTree, PyTree, Metrics]]:
     """The adversarial loss on real and fake targets, plus the weighted gradient penalty.
@@ -157,7 +166,7 @@ def discriminator_loss(
         model: networks and losses.
         params: of the discriminator.
         batch_stats: of the discriminator.
-        batch: the real batch, and what the discriminator sees of it and of the fake.
+        batch: the real batch, its real images and the fake ones.
         key: PRNG key of the noise and the penalty.
 
     Returns:
@@ -165,8 +174,8 @@ def discriminator_loss(
     """
     real_batch, real, fake = batch
     condition, keys = real_batch['condition'], jax.random.split(key, 4)
-    on_real, batch_stats = _judge(model, params, batch_stats, keys[0], condition, real)
-    on_fake, batch_stats = _judge(model, params, batch_stats, keys[1], condition, fake)
+    on_real, batch_stats = _discriminate(model, params, batch_stats, keys[0], condition, real)
+    on_fake, batch_stats = _discriminate(model, params, batch_stats, keys[1], condition, fake)
     adversarial = losses.ADVERSARIAL[model.loss.adversarial]
     smoothing, threshold = model.loss.label_smoothing, adversarial.threshold
     loss = _weighted(lambda r, f: adversarial.discriminator(r, f, smoothing), on_real, on_fake)
@@ -181,9 +190,9 @@ def discriminator_loss(
     if model.loss.gradient_penalty_weight:
 
         def critic(target: Array) -> Array:
-            seen = Seen(target, ())
-            judged, _ = _judge(model, params, batch_stats, keys[2], condition, seen)
-            return judged.logits[0]
+            images = Images(target, ())
+            output, _ = _discriminate(model, params, batch_stats, keys[2], condition, images)
+            return output.logits[0]
 
         penalty = losses.gradient_penalty(critic, real.target, fake.target, keys[3])
         metrics['discriminator/gradient_penalty'] = penalty
@@ -191,39 +200,34 @@ def discriminator_loss(
     return loss, (batch_stats, None, {'discriminator/loss': loss, **metrics})
 
 
-def predict(
-    generator: nn.Module, variables: PyTree, condition: Array, noise: Array | None = None
-) -> Array:
-    """Runs the generator in inference mode: condition (B, H, W, 1) -> target (B, H, W, C), float32.
-
-    Dropout stays active if `noise` is a PRNG key.
-    """
-    rngs = {} if noise is None else {'noise': noise}
-    output: Any = generator.apply(variables, condition, train=False, rngs=rngs)
-    return output.target if isinstance(output, Classified) else output
-
-
-def _judge(
-    model: GanModel, params: PyTree, batch_stats: PyTree, key: Array, condition: Array, seen: Seen
-) -> tuple[Judgement, PyTree]:
+def _discriminate(
+    model: GanModel,
+    params: PyTree,
+    batch_stats: PyTree,
+    key: Array,
+    condition: Array,
+    images: Images,
+) -> tuple[WeightedLogits, PyTree]:
     """The discriminator's logits in train mode, and the new batch statistics."""
-    maps = (seen.maps,) if hasattr(model.discriminator, 'features') else ()
-    output, batch_stats = _apply(
-        *(model, model.discriminator, params, batch_stats, key, condition, seen.target), *maps
-    )
-    return output if isinstance(output, Judgement) else Judgement((output,), (1.0,)), batch_stats
+    inputs: tuple[Any, ...] = condition, images.target
+    if hasattr(model.discriminator, 'features'):
+        inputs += (images.features,)
+    output, batch_stats = _apply(model, model.discriminator, params, batch_stats, key, *inputs)
+    if not isinstance(output, WeightedLogits):
+        output = WeightedLogits((output,), (1.0,))
+    return output, batch_stats
 
 
-def _weighted(loss: Callable[..., Array], *judged: Judgement) -> Array:
-    """The weighted sum of a loss over the outputs of a discriminator."""
-    logits = zip(*(judgement.logits for judgement in judged), strict=True)
-    terms = [w * loss(*x) for w, x in zip(judged[0].weights, logits, strict=True)]
+def _weighted(loss: Callable[..., Array], *outputs: WeightedLogits) -> Array:
+    """The weighted sum of a loss over the logits of a discriminator."""
+    logits = zip(*(output.logits for output in outputs), strict=True)
+    terms = [w * loss(*x) for w, x in zip(outputs[0].weights, logits, strict=True)]
     return sum(terms[1:], start=terms[0])
 
 
-def _mean(metric: Callable[[Array], Array], judged: Judgement) -> Array:
-    """The mean of a metric over the outputs of a discriminator."""
-    values = [metric(logits) for logits in judged.logits]
+def _mean(metric: Callable[[Array], Array], output: WeightedLogits) -> Array:
+    """The mean of a metric over the logits of a discriminator."""
+    values = [metric(logits) for logits in output.logits]
     return sum(values[1:], start=values[0]) / len(values)
 
 

@@ -5,8 +5,10 @@ variables, such as 'params/out/kernel'. `config.json` holds the config of the tr
 of the weights and their scores. tools/release.py makes both from a finished run.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,22 +87,55 @@ def load(mesh: Mesh | None = None, folder: Path | None = None) -> Trained:
     return Trained('the released weights', config, generator, variables, step)
 
 
-def save(folder: Path, variables: PyTree, described: Mapping[str, Any]) -> None:
+def save(
+    folder: Path,
+    variables: PyTree,
+    described: Mapping[str, Any],
+    texts: Mapping[str, str] | None = None,
+) -> None:
     """Writes the arrays of a generator and their description, as `load` reads them.
+
+    All files are complete before the first one of an earlier release in `folder` is replaced.
 
     Args:
         folder: of the release; created if it does not exist.
         variables: of the generator.
         described: 'config', 'step' and further entries of `DESCRIPTION`.
+        texts: further files of the release by name.
 
     Raises:
-        UserError: if float16 cannot hold a value, or the arrays take more than `MOST_BYTES`.
+        UserError: if float16 cannot hold a value, the arrays take more than `MOST_BYTES`, or a file
+            cannot be written.
+        ValueError: if `described` holds NaN or infinity.
     """
     data = encode(variables)
-    files.write_atomically(folder / ARRAYS, data)
     identity = {'bytes': len(data), 'sha256': hashlib.sha256(data).hexdigest()}
     described = {**described, **identity}
-    files.write_json(folder / DESCRIPTION, {**described, _CHECKSUM: _checksum(described)})
+    whole = {**described, _CHECKSUM: _checksum(described)}
+    contents = {name: text.encode() for name, text in (texts or {}).items()}
+    contents[ARRAYS] = data  # these two last and together: `load` needs a pair that fits
+    contents[DESCRIPTION] = (json.dumps(whole, indent=2, allow_nan=False) + '\n').encode()
+    _replace(folder, contents)
+
+
+def _replace(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Writes files under temporary names, and then renames them in the order of `contents`."""
+    parts = {name: folder / f'.{name}.tmp' for name in contents}
+    try:
+        for name, content in contents.items():
+            with files.writing(folder / name):
+                folder.mkdir(parents=True, exist_ok=True)
+                with parts[name].open('wb') as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+        for name, part in parts.items():
+            with files.writing(folder / name):
+                part.replace(folder / name)
+    finally:
+        for part in parts.values():
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def encode(variables: PyTree) -> bytes:

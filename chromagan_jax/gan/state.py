@@ -34,6 +34,11 @@ class NetworkState(struct.PyTreeNode):
     batch_stats: PyTree  # {} for a network without batch or spectral norm
     opt_state: PyTree
 
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """Parameters and batch statistics, as `module.apply` takes them."""
+        return {'params': self.params, 'batch_stats': self.batch_stats}
+
 
 class GanState(struct.PyTreeNode):
     """Everything that a train step updates. It is donated to each step."""
@@ -68,14 +73,13 @@ def init_state(model: GanModel, key: Array, shape: tuple[int, int, int]) -> GanS
     discriminator = _init_network(
         model.discriminator, model.discriminator_optimizer, discriminator_key, *judged
     )
-    ema = {'params': generator.params, 'batch_stats': generator.batch_stats}
     loss = model.loss
     return GanState(
         step=jnp.zeros((), jnp.int32),
         key=train_key,
         generator=generator,
         discriminator=discriminator,
-        ema=ema if model.ema_decay else None,
+        ema=generator.variables if model.ema_decay else None,
         plateau=optimizers.init_plateau(),
         steering=init_steering(loss.weights['l1']) if loss.steering.chroma_share else None,
         discriminator_accuracy=jnp.full((), 0.5),
@@ -170,7 +174,7 @@ def with_generator(state: GanState, variables: PyTree) -> GanState:
         state: submodules that `variables` lacks, such as those for hints, keep their parameters.
         variables: {'params', 'batch_stats'}.
     """
-    old = {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}
+    old = state.generator.variables
     variables = {**variables, 'params': {**old['params'], **variables['params']}}
     placed = jax.tree.map(
         lambda leaf, array: jax.device_put(array.astype(leaf.dtype), leaf.sharding), old, variables
@@ -185,29 +189,23 @@ def with_backbone(state: GanState, field: str, weights: PyTree) -> GanState:
     """Sets the generator's backbone to pretrained weights, also in the moving average.
 
     Args:
-        state: its generator must contain the backbone.
+        state: a new one, whose generator contains the backbone.
         field: key of `PRETRAINED`.
         weights: parameters of the pretrained network; layers outside the backbone are ignored.
 
     Raises:
         UserError: if shapes differ between the weights and the backbone.
     """
-    network, params = PRETRAINED[field], state.generator.params
-    name = network.backbone
-    new, old = params[name], {layer: weights.get(layer) for layer in params[name]}
-    if jax.tree.map(jnp.shape, new) != jax.tree.map(np.shape, old):
+    network = PRETRAINED[field]
+    new = state.generator.params[network.backbone]
+    loaded = {layer: weights.get(layer) for layer in new}
+    if jax.tree.map(jnp.shape, new) != jax.tree.map(np.shape, loaded):
         raise UserError(
             f'pretrained.{field} names a file of another shape than the {network.title} of the '
             f'generator: {network.fix}.'
         )
-    started = jax.tree.map(
-        lambda leaf, array: jax.device_put(array.astype(leaf.dtype), leaf.sharding), new, old
-    )
-    params = {**params, name: started}
-    ema = state.ema
-    if ema is not None:  # copied, because a buffer used twice in the state cannot be donated
-        ema = {**ema, 'params': jax.tree.map(jnp.copy, params)}
-    return state.replace(generator=state.generator.replace(params=params), ema=ema)
+    stats = state.generator.batch_stats
+    return with_generator(state, {'params': {network.backbone: loaded}, 'batch_stats': stats})
 
 
 def check_networks(model: GanModel, config: Config, abstract: GanState | None = None) -> None:
@@ -222,7 +220,7 @@ def check_networks(model: GanModel, config: Config, abstract: GanState | None = 
     shapes = abstract or jax.eval_shape(
         lambda: init_state(model, jax.random.key(0), target_shape(config))
     )
-    variables = {'params': shapes.generator.params, 'batch_stats': shapes.generator.batch_stats}
+    variables = shapes.generator.variables
     size = config.eval.size or config.data.size
     variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     output = jax.eval_shape(
@@ -261,9 +259,7 @@ def check_networks(model: GanModel, config: Config, abstract: GanState | None = 
 
 def generator_variables(state: GanState) -> PyTree:
     """The generator's variables for evaluation: the moving average, or the raw weights."""
-    if state.ema is not None:
-        return state.ema
-    return {'params': state.generator.params, 'batch_stats': state.generator.batch_stats}
+    return state.generator.variables if state.ema is None else state.ema
 
 
 def update_ema(max_decay: float, state: GanState, generator: NetworkState) -> PyTree | None:
@@ -276,8 +272,8 @@ def update_ema(max_decay: float, state: GanState, generator: NetworkState) -> Py
         return None
     t = state.step.astype(jnp.float32)
     decay = jnp.minimum(max_decay, (1 + t) / (10 + t))
-    new = {'params': generator.params, 'batch_stats': generator.batch_stats}
-    return jax.tree.map(lambda a, b: (decay * a + (1 - decay) * b).astype(a.dtype), state.ema, new)
+    average = lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype)
+    return jax.tree.map(average, state.ema, generator.variables)
 
 
 def all_finite(state: GanState, metrics: Mapping[str, Array]) -> Array:

@@ -1,6 +1,8 @@
-"""The train step as pure functions: one generator update, then the discriminator updates.
+"""The steps of a training as pure functions.
 
-The losses are `generator_loss` and `discriminator_loss`.
+`train_step` computes the gradient of the generator, updates the discriminator on the same fakes,
+and then updates the generator. objectives.py has the losses of both networks, losses.py their
+terms.
 """
 
 import functools
@@ -19,14 +21,13 @@ from chromagan_jax.gan.model import GanModel
 from chromagan_jax.gan.objectives import (
     Batch,
     Frozen,
+    Images,
     Metrics,
-    Seen,
     discriminator_loss,
     generator_loss,
     loss_weights,
-    see,
+    with_features,
 )
-from chromagan_jax.gan.objectives import predict as predict
 from chromagan_jax.gan.state import GanState, NetworkState, all_finite, count_step, update_ema
 from chromagan_jax.gan.steering import Steering, update_steering
 from chromagan_jax.models.ops import backend
@@ -34,7 +35,7 @@ from chromagan_jax.models.ops import backend
 Array = jax.Array
 PyTree = Any
 
-_BEND = 0xBE4D  # folded into the key of a step for the lightness
+_GAMMA = 0xBE4D  # folded into the key of a step, for the lightness curves
 
 
 def train_step(
@@ -58,16 +59,16 @@ def train_step(
     """
     frozen = frozen or {}
     key = jax.random.fold_in(state.key, state.step)
-    batch, real = _see_real(model, frozen, batch, key)
+    batch, real = _prepare(model, frozen, batch, key)
     weights = loss_weights(model, state)
     gradients, stats, fake, metrics = _generator_gradient(
         model, state, (batch, real), jax.random.fold_in(key, 0), frozen, weights
     )
     if backend.is_cpu():
         fake = _only_after(metrics['generator/gradient_norm'], fake)
-    discriminator, accuracy, judged = _train_discriminator(model, state, (batch, real, fake), key)
+    discriminator, accuracy, on_both = _train_discriminator(model, state, (batch, real, fake), key)
     steering, steered = _steer(model, state, fake.target, batch['target'])
-    metrics |= judged | steered
+    metrics |= on_both | steered
     # Updating only after the finite check avoids holding the old and the new state at once.
     good = all_finite(state, metrics)
     generator = _update(model.generator_optimizer, state, state.generator, gradients, stats, good)
@@ -90,7 +91,7 @@ def pretrain_step(
     """
     frozen = frozen or {}
     key = jax.random.fold_in(state.key, state.step)
-    batch, real = _see_real(model, frozen, batch, key)
+    batch, real = _prepare(model, frozen, batch, key)
     weights = {k: w for k, w in loss_weights(model, state).items() if k != 'adversarial'}
     gradients, stats, _, metrics = _generator_gradient(
         model, state, (batch, real), jax.random.fold_in(key, 0), frozen, weights
@@ -111,13 +112,13 @@ def warmup_step(
     """
     frozen = frozen or {}
     key = jax.random.fold_in(state.key, state.step)
-    batch, real = _see_real(model, frozen, batch, key)
+    batch, real = _prepare(model, frozen, batch, key)
     _, _, fake, metrics = _generator_gradient(
         *(model, state, (batch, real), jax.random.fold_in(key, 0), frozen),
         loss_weights(model, state),
     )
-    discriminator, accuracy, judged = _train_discriminator(model, state, (batch, real, fake), key)
-    metrics |= judged
+    discriminator, accuracy, on_both = _train_discriminator(model, state, (batch, real, fake), key)
+    metrics |= on_both
     good = all_finite(state, metrics)
     updated = state.replace(
         discriminator=optimizers.select(good, discriminator, state.discriminator),
@@ -126,19 +127,19 @@ def warmup_step(
     return count_step(updated, metrics), metrics
 
 
-def _see_real(model: GanModel, frozen: Frozen, batch: Batch, key: Array) -> tuple[Batch, Seen]:
-    """The augmented batch, and what the discriminator sees of its real images.
+def _prepare(model: GanModel, frozen: Frozen, batch: Batch, key: Array) -> tuple[Batch, Images]:
+    """The augmented batch, and its real images with their features.
 
-    Features of real images are computed once for all uses in a step.
+    The features are computed once for all uses in a step.
     """
-    batch = augment.bend_lightness(model.augment, batch, jax.random.fold_in(key, _BEND))
+    batch = augment.random_gamma(model.augment, batch, jax.random.fold_in(key, _GAMMA))
     if model.features is None:
-        return batch, Seen(batch['target'], ())
+        return batch, Images(batch['target'], ())
 
-    def view(batch: Batch) -> Seen:
-        return see(model, frozen, batch['condition'], batch['target'])
+    def images(batch: Batch) -> Images:
+        return with_features(model, frozen, batch['condition'], batch['target'])
 
-    return batch, view(batch) if model.grad_accum_steps == 1 else lax.map(view, batch)
+    return batch, images(batch) if model.grad_accum_steps == 1 else lax.map(images, batch)
 
 
 def _only_after(scalar: Array, arrays: PyTree) -> PyTree:
@@ -164,24 +165,24 @@ def _steer(
 def _generator_gradient(
     model: GanModel,
     state: GanState,
-    real: tuple[Batch, Seen],
+    real: tuple[Batch, Images],
     key: Array,
     frozen: Frozen,
     weights: Mapping[str, float | Array],
-) -> tuple[PyTree, PyTree, Seen, Metrics]:
+) -> tuple[PyTree, PyTree, Images, Metrics]:
     """Gradients, new batch statistics, the fake and metrics of the generator."""
 
-    def loss(params: PyTree, stats: PyTree, real: tuple[Batch, Seen], key: Array) -> Any:
-        judge = state.discriminator
-        return generator_loss(model, judge, params, stats, real, key, frozen, weights)
+    def loss(params: PyTree, stats: PyTree, real: tuple[Batch, Images], key: Array) -> Any:
+        discriminator = state.discriminator
+        return generator_loss(model, discriminator, params, stats, real, key, frozen, weights)
 
     gradients, stats, fake, metrics = _gradients(model, loss, state.generator)(real, key)
-    metrics |= _sizes('generator', model.generator_optimizer, state, gradients)
+    metrics |= _optimizer_metrics('generator', model.generator_optimizer, state, gradients)
     return gradients, stats, fake, metrics
 
 
 def _train_discriminator(
-    model: GanModel, state: GanState, batch: tuple[Batch, Seen, Seen], key: Array
+    model: GanModel, state: GanState, batch: tuple[Batch, Images, Images], key: Array
 ) -> tuple[NetworkState, Array, Metrics]:
     """The discriminator after its updates, or unchanged if skipped; its accuracy and metrics."""
     update = functools.partial(_update_discriminator, model, state)
@@ -199,11 +200,11 @@ def _train_discriminator(
 
 
 def _update_discriminator(
-    model: GanModel, state: GanState, batch: tuple[Batch, Seen, Seen], key: Array
+    model: GanModel, state: GanState, batch: tuple[Batch, Images, Images], key: Array
 ) -> tuple[NetworkState, Metrics]:
     """All discriminator updates of one step, and the means of their metrics."""
 
-    def loss(params: PyTree, stats: PyTree, batch: tuple[Batch, Seen, Seen], key: Array) -> Any:
+    def loss(params: PyTree, stats: PyTree, batch: tuple[Batch, Images, Images], key: Array) -> Any:
         return discriminator_loss(model, params, stats, batch, key)
 
     network, rounds = state.discriminator, []
@@ -214,25 +215,27 @@ def _update_discriminator(
         network = _update(optimizer, state, network, gradients, stats)
         if model.discriminator_max_accuracy < 1:
             metrics['discriminator/skipped'] = jnp.float32(0)
-        rounds.append(metrics | _sizes('discriminator', optimizer, state, gradients))
+        rounds.append(metrics | _optimizer_metrics('discriminator', optimizer, state, gradients))
     return network, jax.tree.map(lambda *values: jnp.stack(values).mean(), *rounds)
 
 
 def _skip_discriminator(
-    model: GanModel, state: GanState, batch: tuple[Batch, Seen, Seen], key: Array
+    model: GanModel, state: GanState, batch: tuple[Batch, Images, Images], key: Array
 ) -> tuple[NetworkState, Metrics]:
     """The unchanged discriminator, and the metrics of its losses without an update."""
     network = state.discriminator
 
-    def judge(batch: tuple[Batch, Seen, Seen], key: Array) -> tuple[PyTree, PyTree, None, Metrics]:
-        def metrics(batch: tuple[Batch, Seen, Seen]) -> Metrics:
+    def without_gradient(
+        batch: tuple[Batch, Images, Images], key: Array
+    ) -> tuple[PyTree, PyTree, None, Metrics]:
+        def metrics(batch: tuple[Batch, Images, Images]) -> Metrics:
             return discriminator_loss(model, network.params, network.batch_stats, batch, key)[1][2]
 
         if model.grad_accum_steps == 1:
             return {}, {}, None, metrics(batch)
         return {}, {}, None, jax.tree.map(jnp.mean, lax.map(metrics, batch))
 
-    *_, metrics = average(judge, model.per_device)(batch, jax.random.fold_in(key, 1))
+    *_, metrics = average(without_gradient, model.per_device)(batch, jax.random.fold_in(key, 1))
     still = {'gradient_norm': 0, 'learning_rate': 0, 'skipped': 1}
     return network, metrics | {f'discriminator/{k}': jnp.float32(v) for k, v in still.items()}
 
@@ -255,17 +258,18 @@ def _update(
     good: Array | bool = True,
 ) -> NetworkState:
     """One optimizer step of one network; the old network if `good` is false."""
+    rate = optimizer.learning_rate(state.step) * state.plateau.scale
     params, opt_state = optimizers.apply_gradients(
-        *(optimizer, gradients, network.opt_state, network.params),
-        *(optimizer.learning_rate(state.step) * state.plateau.scale, good),
+        optimizer, gradients, network.opt_state, network.params, rate, good
     )
     batch_stats = optimizers.select(good, batch_stats, network.batch_stats)
     return NetworkState(params, batch_stats, opt_state)
 
 
-def _sizes(
+def _optimizer_metrics(
     name: str, optimizer: optimizers.Optimizer, state: GanState, gradients: PyTree
 ) -> Metrics:
+    """The norm of the gradients, and the learning rate."""
     return {
         f'{name}/gradient_norm': optax.tree.norm(optax.tree.cast(gradients, jnp.float32)),
         f'{name}/learning_rate': optimizer.learning_rate(state.step) * state.plateau.scale,

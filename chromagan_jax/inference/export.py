@@ -17,7 +17,7 @@ import numpy as np
 
 from chromagan_jax import color
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import steps
+from chromagan_jax.gan import model as model_lib
 from chromagan_jax.gan.released import Trained
 from chromagan_jax.models.chromagan import TwoBranch
 from chromagan_jax.models.hints import CHANNELS
@@ -60,7 +60,7 @@ def make_network(trained: Trained, size: int | None = None, hints: bool = False)
         scale = np.array([color.AB_SCALE, color.AB_SCALE, 1], np.float32)
         given = jnp.concatenate([condition, *(points / scale for points in given_hints)], axis=-1)
         with backend.portable():
-            target = steps.predict(generator, variables, given)
+            target = model_lib.predict(generator, variables, given)
         return color.to_lab(condition, target)[..., 1:].astype(jnp.float32)
 
     if isinstance(generator, TwoBranch):

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from chromagan_jax import color
-from chromagan_jax.gan import steps
+from chromagan_jax.gan import model as model_lib
 from chromagan_jax.models.ops import backend
 from chromagan_jax.utils import programs
 
@@ -118,10 +118,12 @@ def _colors(
     """The ab of a condition (B, H, W, 1 or 4) and seeds (B,)."""
     if noise:  # one stream for each photograph, so that the results do not depend on each other
         target = jax.vmap(
-            lambda one, seed: steps.predict(generator, variables, one[None], jax.random.key(seed))
+            lambda one, seed: model_lib.predict(
+                generator, variables, one[None], jax.random.key(seed)
+            )
         )(condition, seeds)[:, 0]
     else:
-        target = steps.predict(generator, variables, condition)
+        target = model_lib.predict(generator, variables, condition)
     return color.to_lab(condition[..., :1], target)[..., 1:]
 
 
@@ -133,7 +135,7 @@ def _color_space(generator: nn.Module, variables: PyTree, condition: Any) -> str
     """The color space of the target, by its channels: the field of that name, or those traced."""
     channels = getattr(generator, 'channels', None)
     if not channels:
-        predict = partial(steps.predict, generator)
+        predict = partial(model_lib.predict, generator)
         channels = jax.eval_shape(predict, variables, condition).shape[-1]
     return {n: name for name, n in color.TARGET_CHANNELS.items()}[channels]
 

@@ -25,7 +25,7 @@ _SLOPE = 0.2  # of LeakyReLU, below 0
 _mixing_init = nn.initializers.he_normal()
 
 
-class Judgement(NamedTuple):
+class WeightedLogits(NamedTuple):
     """The logits of a discriminator with several outputs, and the weight of each in a loss."""
 
     logits: tuple[Array, ...]  # of any shapes
@@ -87,7 +87,7 @@ class ProjectedDiscriminator(nn.Module):
     @nn.compact
     def __call__(
         self, condition: Array, target: Array, maps: Sequence[Array], train: bool
-    ) -> Judgement:
+    ) -> WeightedLogits:
         self._check_fields()
         logits = [
             _Head(self.head_width, 3 - scale, dtype=self.dtype, name=f'head_{stride}')(x, train)
@@ -99,7 +99,7 @@ class ProjectedDiscriminator(nn.Module):
             patch = PatchGAN(self.patch_width, 2, **options, dtype=self.dtype, name='patch')
             logits.append(patch(condition, target, train))
             weights.append(self.patch_weight)
-        return Judgement(tuple(logits), tuple(weights))
+        return WeightedLogits(tuple(logits), tuple(weights))
 
     def _check_fields(self) -> None:
         layers.check_choice('discriminator.encoder', self.encoder, efficientnet_lite.VARIANTS)

@@ -30,7 +30,7 @@ from typing import Any
 
 from absl import flags
 
-from chromagan_jax.errors import PreemptedError, UserError
+from chromagan_jax.errors import EXIT_RESTART, PreemptedError, UserError
 from chromagan_jax.prepare import run
 from chromagan_jax.prepare.export import check_free, export
 from chromagan_jax.prepare.inputs import Inputs
@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except (PreemptedError, KeyboardInterrupt) as error:
         cli.print_error(str(error) or 'Interrupted.')
-        return 75
+        return EXIT_RESTART
 
 
 def _run(

@@ -29,6 +29,7 @@ from jax.experimental import serialize_executable
 
 from chromagan_jax.errors import UserError
 from chromagan_jax.utils import files, paths
+from chromagan_jax.utils.cores import usable_cores
 
 FOLDER = '~/.cache/chromagan_jax/xla'  # of JAX's cache and of the programs
 MOST_BYTES = 2**30  # of the programs in a folder
@@ -171,9 +172,8 @@ def _prune(folder: Path) -> None:
 def _origin(sources: Sequence[Path]) -> str:
     """A hash of the code, the environment and the processor."""
     variables = {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES)}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     versions = platform.python_version(), jax.__version__, jaxlib.version.__version__
-    return _hash((versions, _code(sources), variables, cores, _processor()))
+    return _hash((versions, _code(sources), variables, usable_cores(), _processor()))
 
 
 def _code(sources: Sequence[Path]) -> list[tuple[str, int, int]]:

@@ -3,7 +3,6 @@
 import contextlib
 import faulthandler
 import json
-import os
 import sys
 import threading
 import time
@@ -13,8 +12,8 @@ from typing import NoReturn
 
 import jax
 
-from chromagan_jax.errors import is_outage
-from chromagan_jax.utils import files
+from chromagan_jax.errors import EXIT_RESTART, is_outage
+from chromagan_jax.utils import cli, files
 
 # Phases of a job. Goodput is the share of the phase 'step' in the total time.
 PHASES = ('start', 'compile', 'restore', 'data', 'step', 'evaluate', 'sample', 'report', 'save')
@@ -147,5 +146,4 @@ def _end(sentence: str) -> NoReturn:
     """Prints the stack of each thread and ends the process at once."""
     # A regular exit could hang too.
     faulthandler.dump_traceback(sys.stderr)
-    print(f'chromagan_jax: {sentence}', file=sys.stderr, flush=True)
-    os._exit(75)
+    cli.end_now(EXIT_RESTART, sentence)

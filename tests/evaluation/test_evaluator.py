@@ -18,8 +18,8 @@ from chromagan_jax.data.pipeline import eval_batches
 from chromagan_jax.data.sources import Source, make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import evaluator, metrics, reductions
-from chromagan_jax.gan import state, steps
-from chromagan_jax.gan.model import GanModel, make_model
+from chromagan_jax.gan import state
+from chromagan_jax.gan.model import GanModel, make_model, predict
 from chromagan_jax.models.pretrained import squeezenet
 from chromagan_jax.utils import files, writers
 from configs import base
@@ -415,9 +415,7 @@ def test_render_step_shows_the_gray_the_colorized_and_the_original(
     inputs = {name: batch[name] for name in ('condition', 'target', 'mask', 'index')}
     got = jax.device_get(render(variables, inputs))
     lab = np.stack([skimage.color.rgb2lab(p) for p in photographs[:7]])
-    target = np.asarray(steps.predict(model.generator, variables, jnp.asarray(batch['condition'])))[
-        :7
-    ]
+    target = np.asarray(predict(model.generator, variables, jnp.asarray(batch['condition'])))[:7]
     gray, colorized = (
         skimage.color.lab2rgb(np.concatenate([lab[..., :1], 110 * ab], axis=-1))
         for ab in (np.zeros_like(target), target)

@@ -15,7 +15,7 @@ def condition(batch=64, size=12, seed=0):
 def test_lightness_is_bent_by_one_exponent_an_image_and_colours_stay():
     batch = {'condition': condition(), 'target': condition(seed=1)}
     config = AugmentConfig(lightness_std=0.25)
-    bent = augment.bend_lightness(config, batch, jax.random.key(2))
+    bent = augment.random_gamma(config, batch, jax.random.key(2))
     assert bent['target'] is batch['target']
     old, new = (np.asarray((x['condition'] + 1) / 2, np.float64) for x in (batch, bent))
     exponents = np.log(new) / np.log(old)
@@ -28,7 +28,7 @@ def test_lightness_is_bent_by_one_exponent_an_image_and_colours_stay():
 
 def test_black_and_white_stay_black_and_white():
     x = jnp.stack([jnp.full((4, 4, 1), -1.0), jnp.full((4, 4, 1), 1.0)])
-    bent = augment.bend_lightness(
+    bent = augment.random_gamma(
         AugmentConfig(lightness_std=0.25), {'condition': x}, jax.random.key(0)
     )
     np.testing.assert_allclose(bent['condition'], x, atol=1e-3)
@@ -36,14 +36,14 @@ def test_black_and_white_stay_black_and_white():
 
 def test_micro_batches_are_bent_image_by_image():
     batch = {'condition': condition().reshape(4, 16, 12, 12, 1)}
-    bent = augment.bend_lightness(AugmentConfig(lightness_std=0.25), batch, jax.random.key(2))
+    bent = augment.random_gamma(AugmentConfig(lightness_std=0.25), batch, jax.random.key(2))
     changes = np.abs(bent['condition'] - batch['condition']).mean(axis=(2, 3, 4))
     assert len(np.unique(changes.round(6))) > 50
 
 
 def test_without_strengths_the_very_same_arrays_come_back():
     x = condition()
-    assert augment.bend_lightness(AugmentConfig(), {'x': x, 'condition': x}, None)['condition'] is x
+    assert augment.random_gamma(AugmentConfig(), {'x': x, 'condition': x}, None)['condition'] is x
     assert augment.degrade(AugmentConfig(), x, None) is x
 
 

@@ -279,7 +279,7 @@ def test_a_term_added_by_name_counts_with_its_weight_and_is_a_metric(small, monk
 
         @jax.jit
         def compute(params):
-            real, weights = (batch, objectives.Seen(batch['target'], ())), {'l1': 100.0}
+            real, weights = (batch, objectives.Images(batch['target'], ())), {'l1': 100.0}
             weights |= {'chroma': weight} if weight else {}
             loss = lambda p: objectives.generator_loss(
                 model, state.discriminator, p, stats, real, key, {}, weights

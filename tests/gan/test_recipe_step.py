@@ -71,7 +71,10 @@ def test_the_perceptual_term_is_the_relative_distance_of_the_maps_and_reaches_th
     real, fake = batch['target'], 0.5 * batch['target'] + 0.1
 
     def term(fake):
-        maps = [objectives.see(model, frozen, batch['condition'], x).maps for x in (fake, real)]
+        maps = [
+            objectives.with_features(model, frozen, batch['condition'], x).features
+            for x in (fake, real)
+        ]
         return losses.perceptual_distance(*maps), maps
 
     (value, maps), gradient = jax.jit(jax.value_and_grad(term, has_aux=True))(fake)

@@ -292,7 +292,9 @@ def test_both_sizes_are_scored_and_float16_costs_nothing_where_float32_was_score
     sizes = {size for size, _ in figures}
     assert sizes >= {128, 256}
     assert all((size, 'float16') in figures for size in sizes)
-    for size in (size for size, weights in figures if weights == 'float32'):
+    exact_sizes = [size for size, weights in figures if weights == 'float32']
+    assert exact_sizes
+    for size in exact_sizes:
         exact, rounded = figures[size, 'float32'], figures[size, 'float16']
         assert abs(exact['psnr'] - rounded['psnr']) < 0.02
         assert rounded['colorfulness'] == pytest.approx(exact['colorfulness'], rel=0.003)

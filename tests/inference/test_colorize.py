@@ -24,9 +24,9 @@ from chromagan_jax.color import encode
 from chromagan_jax.config.postprocess import PostProcess
 from chromagan_jax.data import decode
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import checkpoints, steps
+from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan import state as state_lib
-from chromagan_jax.gan.model import make_model
+from chromagan_jax.gan.model import make_model, predict
 from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.inference import encode as encode_lib
 from chromagan_jax.inference import layout, predictor
@@ -232,7 +232,7 @@ def test_the_network_runs_at_its_size_and_its_ab_is_what_is_seen(network):
     rgb = photo_lib.shrink(data.astronaut(), SIZE)
     (result,) = predictor.colorize([rgb], generator, variables, SIZE)
     condition = encode(rgb[None], 'lab')[0]
-    ab = np.asarray(steps.predict(generator, variables, condition))[0] * 110
+    ab = np.asarray(predict(generator, variables, condition))[0] * 110
     expected = np.dstack([rgb2lab(rgb)[..., 0], ab])
     inside = np.abs(rgb2lab(result) - expected).max(axis=-1) < 1.5  # the rest left the gamut
     assert inside.mean() > 0.5
@@ -246,7 +246,7 @@ def test_an_rgb_generator_gives_its_ab_alone(tmp_path):
     (result,) = predictor.colorize([rgb], generator, variables, SIZE)
     assert np.abs(rgb2lab(result) - rgb2lab(rgb))[..., 0].max() < ROUNDING
     condition = encode(rgb[None], 'rgb')[0]
-    target = np.asarray(steps.predict(generator, variables, condition))[0]
+    target = np.asarray(predict(generator, variables, condition))[0]
     ab, found = rgb2lab(np.clip(target, 0, 1))[..., 1:], rgb2lab(result)[..., 1:]
     assert (np.abs(found - ab).max(axis=-1) < 2).mean() > 0.3
     assert np.corrcoef(found.ravel(), ab.ravel())[0, 1] > 0.8

@@ -16,7 +16,7 @@ from skimage.color import rgb2lab
 from chromagan_jax import color, export
 from chromagan_jax.config import Config
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import steps
+from chromagan_jax.gan import model as model_lib
 from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference import export as export_lib
 from chromagan_jax.models.chromagan import TwoBranch
@@ -72,7 +72,7 @@ def expected(trained, given):
     if 'hints' in given:
         colors, mask = given['hints'][..., :2] / color.AB_SCALE, given['hints'][..., 2:]
         whole = jax.numpy.concatenate([condition, colors, mask], axis=-1)
-    predict = jax.jit(functools.partial(steps.predict, trained.generator))
+    predict = jax.jit(functools.partial(model_lib.predict, trained.generator))
     target = predict(trained.variables, whole)
     return np.asarray(color.to_lab(condition, target)[..., 1:])
 

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from chromagan_jax.config import Config
 from chromagan_jax.data.sources import Source
 from chromagan_jax.evaluation import metrics
-from chromagan_jax.evaluation.measures import AB_BIN, AB_BINS
+from chromagan_jax.evaluation.measures import AB_BIN, AB_BINS, PSNR_CAP
 from chromagan_jax.evaluation.report import charts, curves, parts
 from chromagan_jax.evaluation.report.runs import RunRecord
 from chromagan_jax.utils import page
@@ -25,8 +26,13 @@ _HISTOGRAMS = {'ab_histogram': 'colorized', 'ab_histogram_original': 'original'}
 
 
 def extremes(images: Mapping[str, np.ndarray]) -> list[int]:
-    """Indices of the worst images by PSNR, worst first, and then of the best ones."""
-    order = images['index'][np.argsort(images['psnr'], kind='stable')].astype(int)
+    """Indices of the worst images by PSNR, worst first, and then of the best ones.
+
+    Images whose PSNR is not finite are left out, unless no other ones are there.
+    """
+    finite = np.isfinite(images['psnr'])
+    known = finite if finite.any() else ~finite
+    order = images['index'][known][np.argsort(images['psnr'][known], kind='stable')].astype(int)
     return list(dict.fromkeys([*order[:EXTREMES].tolist(), *order[-EXTREMES:].tolist()]))
 
 
@@ -50,11 +56,11 @@ def describe(
 
     Returns:
         JSON values: 'step', 'source', 'size', 'scores', 'images' with a list for each value of an
-        image (null: undefined), 'ab_histogram' (pixels in 23 x 23 bins, see
-        `measures.ab_histogram`) and 'photographs' as JPEG in base64.
+        image, both with null for a value that is not finite, 'ab_histogram' (pixels in 23 x 23
+        bins, see `measures.ab_histogram`) and 'photographs' as JPEG in base64.
     """
     columns = {
-        name: [round(float(v), 6) if np.isfinite(v) else None for v in values]
+        name: [round(v, 6) if (v := _finite(each)) is not None else None for each in values]
         for name, values in images.items()
         if values.ndim == 1 and name != 'index'
     }
@@ -63,7 +69,7 @@ def describe(
         'step': step,
         'source': source.location,
         'size': config.eval.size or config.data.size,
-        'scores': dict(scores),
+        'scores': {name: _finite(value) for name, value in scores.items()},
         'images': {'index': indices, 'name': [source.name(i) for i in indices], **columns},
         'ab_histogram': {
             label: images[name].sum(axis=0, dtype=np.int64).tolist()
@@ -74,6 +80,10 @@ def describe(
             for i, each in photographs.items()
         ],
     }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _encoded(rgb: np.ndarray) -> str:
@@ -91,9 +101,11 @@ def section(run: RunRecord) -> str:
         return ''
     followed = len(run.job['eval/images'].steps) > 1 if 'eval/images' in run.job else False
     shown = f'<div class="charts">{curves.metric_curves(run.job)}</div>' if followed else ''
+    gray = sum(value == PSNR_CAP for value in found['images'].get('psnr_gray', ()))
+    note = f' {gray:,} of them are gray and do not count in the PSNR of gray.' if gray else ''
     return (
         f'<p>Step {found["step"]:,}, {len(found["images"]["name"]):,} photographs of '
-        f'{html.escape(found["source"])} at {found["size"]} px.</p>\n'
+        f'{html.escape(found["source"])} at {found["size"]} px.{note}</p>\n'
         f'{_scores(found["scores"])}{shown}{_photographs(found)}{_histograms(found)}'
         f'{_table(found["images"])}'
     )
@@ -123,12 +135,14 @@ def _photographs(found: Mapping[str, Any]) -> str:
     for each in found['photographs']:
         jpegs = {k: base64.b64decode(each[k]) for k in ('colorized', 'original', 'gray')}
         place = places[each['index']]
-        values = {n: found['images'][n][place] for n in ('psnr', 'psnr_gray', 'ab_mae')}
+        psnr, of_gray, error = (
+            parts.number('{:.2f}', found['images'][name][place])[1] or '-'
+            for name in ('psnr', 'psnr_gray', 'ab_mae')
+        )
         name, after = str(found['images']['name'][place]), jpegs.pop('colorized')
         figures.append(
             f'<figure>{page.pair(name, after, jpegs)}<figcaption><b>{html.escape(name)}</b> PSNR '
-            f'{values["psnr"]:.2f} dB (gray {values["psnr_gray"]:.2f}), ab error '
-            f'{values["ab_mae"]:.2f}</figcaption></figure>\n'
+            f'{psnr} dB (gray {of_gray}), ab error {error}</figcaption></figure>\n'
         )
     choices = ''.join(
         f'<label><input type="radio" name="against" value="{kind}"{" checked" * (not i)}> {kind} '
@@ -167,14 +181,15 @@ def _histograms(found: Mapping[str, Any]) -> str:
 
 
 def _table(images: Mapping[str, Any]) -> str:
-    """The values of each image, worst first."""
+    """The values of each image, worst first; images without a PSNR last."""
     columns = {
         column: metric.format
         for name, metric in metrics.METRICS.items()
         for column in (name, f'{name}_{metric.beside}')
         if column in images
     }
-    order = sorted(range(len(images['name'])), key=lambda i: images['psnr'][i])
+    psnr = [math.inf if value is None else value for value in images['psnr']]
+    order = sorted(range(len(psnr)), key=lambda i: psnr[i])
     rows = [
         [
             ('', html.escape(images['name'][i])),

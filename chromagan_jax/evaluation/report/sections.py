@@ -86,10 +86,10 @@ def _scores(run: RunRecord) -> str:
 
 
 def _best_step(scores: Mapping[str, Curve], metric: str) -> int | None:
-    """The evaluated step with the best value; None for a metric that this process lacks."""
-    if metric not in metrics.METRICS:  # a config file added it
+    """The evaluated step with the best value; None for a metric without values or of elsewhere."""
+    curve = scores.get(f'eval/{metric}')
+    if curve is None or metric not in metrics.METRICS:  # a config file added it
         return None
-    curve = scores[f'eval/{metric}']
     sign = 1 if metrics.METRICS[metric].better == 'lower' else -1
     return int(curve.steps[(sign * curve.values).argmin()])
 
