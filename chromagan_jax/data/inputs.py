@@ -48,7 +48,7 @@ def evaluates_elsewhere(config: Config) -> bool:
 
 
 def _place(location: str) -> str:
-    """The same for all spellings of a location."""
+    """One form for all spellings of a location."""
     if is_bucket(location) or location.startswith('tfds:'):
         return location.rstrip('/')
     return os.path.realpath(os.path.expanduser(location))

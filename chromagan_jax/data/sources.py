@@ -56,7 +56,10 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of the content, independent of location and listing order."""
+        """A short hash of the names of the records, or of the shards and their number.
+
+        It depends on neither the location, nor the order of a listing, nor the bytes of the files.
+        """
         ...
 
     @property

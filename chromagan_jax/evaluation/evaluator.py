@@ -64,7 +64,7 @@ def render_step(
     return {name: value[:rows] for name, value in rendered.items()}
 
 
-def compile_step(
+def jit_step(
     step: Callable[..., PyTree], model: GanModel, mesh: Mesh, **options: Any
 ) -> Callable[..., PyTree]:
     """`eval_step` or `render_step` under jit; results are replicated on all devices."""
@@ -80,7 +80,7 @@ def make_eval_step(
     Raises:
         UserError: if the file cannot be read.
     """
-    step = compile_step(eval_step, model, mesh)
+    step = jit_step(eval_step, model, mesh)
     if not features:
         return step
     network = squeezenet.load(features)
@@ -92,7 +92,7 @@ def image_scores(
     variables: PyTree,
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: Mesh,
-    report: Callable[[np.ndarray], None] = lambda unreadable: None,
+    on_unreadable: Callable[[np.ndarray], None] = lambda unreadable: None,
 ) -> dict[str, np.ndarray]:
     """The metrics of every readable image, (N, ...), and its 'index' in the source, (N,).
 
@@ -104,14 +104,14 @@ def image_scores(
         variables: variables of the generator.
         batches: rows of this process; all batches together hold each image once.
         mesh: devices to compute on.
-        report: called with each batch's unreadable records of this process.
+        on_unreadable: called with each batch's unreadable records of this process.
 
     Raises:
         UserError: if no image could be read.
     """
     collected: list[dict[str, np.ndarray]] = []
     for batch in batches:
-        report(batch['unreadable'])
+        on_unreadable(batch['unreadable'])
         collected.append(_computed(step, variables, batch, mesh))
     values = {name: np.concatenate([c[name] for c in collected]) for name in collected[0]}
     counted = values.pop('mask') > 0
@@ -205,7 +205,7 @@ def render(
     variables: PyTree,
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: Mesh,
-    report: Callable[[np.ndarray], None] = lambda unreadable: None,
+    on_unreadable: Callable[[np.ndarray], None] = lambda unreadable: None,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Yields each readable image: its index in the source, and its images for `LABELS`.
 
@@ -216,13 +216,13 @@ def render(
         variables: variables of the generator.
         batches: rows of this process; all batches together hold each image once.
         mesh: devices to compute on.
-        report: called with each batch's unreadable records of this process.
+        on_unreadable: called with each batch's unreadable records of this process.
 
     Yields:
         The index, and (H, W, 3) RGB in [0, 1] by label.
     """
     for batch in batches:
-        report(batch['unreadable'])
+        on_unreadable(batch['unreadable'])
         images = _computed(step, variables, batch, mesh)
         for i in np.flatnonzero(images['mask']):
             yield int(images['index'][i]), {label: images[label][i] for label in LABELS}

@@ -73,7 +73,7 @@ def evaluate_checkpoints(config: Config, workdir: Path) -> None:
             if compiled is None:
                 compiled = (
                     evaluator.make_eval_step(run.eval.features, loaded.model, mesh),
-                    evaluator.compile_step(evaluator.render_step, loaded.model, mesh),
+                    evaluator.jit_step(evaluator.render_step, loaded.model, mesh),
                 )
             variables = generator_variables(loaded.state)
             inputs = evaluation_input(run, source, mesh, run.data.workers)

@@ -1,4 +1,4 @@
-"""Adversarial losses and the other terms of the generator loss.
+"""Adversarial losses and the other terms of the generator loss. objectives.py adds them up.
 
 To add a term, write a function of `TermInputs` and list it in `TERMS`. Its weight is the config
 field `loss.weights.NAME`. To add an adversarial loss, list it in `ADVERSARIAL`.

@@ -185,29 +185,32 @@ class Norm(nn.Module):
     momentum: float = 0.9  # share of the old running statistics; PyTorch's momentum is 1 - 0.9
     dtype: Dtype = jnp.float32
 
-    @nn.compact
-    def __call__(self, x: Array, train: bool, coefficients: bool = False) -> Any:
-        """Normalised `x`, or with `coefficients` what it is scaled by and shifted by, (C,) each.
-
-        The coefficients of a batch norm do not depend on `x`, outside training.
-        """
-        single = x.shape[1] * x.shape[2] == 1
-        channels = (x.shape[-1],)
+    def __call__(self, x: Array, train: bool) -> Array:
         groups = _group_count(x.shape[-1])
         per_channel = self.kind == 'instance' or (self.kind == 'group' and groups == x.shape[-1])
-        if self.kind == 'none' or (per_channel and single):
+        if self.kind == 'none' or (per_channel and x.shape[1] * x.shape[2] == 1):
             return x
+        scale, shift = self.coefficients(x, train)
+        return (x * scale + shift).astype(self.dtype)
+
+    @nn.compact
+    def coefficients(self, x: Array, train: bool) -> tuple[Array, Array]:
+        """What `x` is scaled by and shifted by, for broadcasting to it.
+
+        Those of a batch norm do not depend on `x`, outside training.
+        """
+        channels = (x.shape[-1],)
         scale = self.param('scale', scale_init, channels)
         shift = self.param('bias', nn.initializers.zeros, channels)
         if self.kind == 'instance':
             mean, variance = moments(x, (1, 2))
         elif self.kind == 'group':
-            mean, variance = _group_moments(x, groups)
+            mean, variance = _group_moments(x, _group_count(x.shape[-1]))
         else:
+            single = x.shape[1] * x.shape[2] == 1
             mean, variance = self._batch_statistics(x, train, single)
         scale = scale * lax.rsqrt(variance + _EPSILON)
-        shift = shift - mean * scale
-        return (scale, shift) if coefficients else (x * scale + shift).astype(self.dtype)
+        return scale, shift - mean * scale
 
     def _batch_statistics(self, x: Array, train: bool, single: bool) -> tuple[Array, Array]:
         channels = (x.shape[-1],)

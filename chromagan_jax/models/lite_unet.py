@@ -154,9 +154,8 @@ class Level(nn.Module):
             )
             channels = self.features
         if skip is not None and not train and bands.pays(x):
-            coefficients = [
-                norm(jnp.zeros((1, 1, 1, self.features)), False, True) for norm in norms
-            ]
+            zeros = jnp.zeros((1, 1, 1, self.features))
+            coefficients = [norm.coefficients(zeros, train) for norm in norms]
             first, second = (bands.Layer(k, *c) for k, c in zip(kernels, coefficients, strict=True))
             return bands.doubled_level(x, skip, first, second)
         for kernel, norm in zip(kernels, norms, strict=True):

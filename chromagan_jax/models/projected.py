@@ -60,13 +60,15 @@ class ProjectedFeatures(nn.Module):
                     dtype=self.dtype,
                     name=f'fuse_{stride}',
                 )
-                x = (x + fuse(coarse)) * 0.7071
+                x = (x + fuse(coarse)) * 0.7071  # 1 / sqrt(2) keeps the variance
             mixed.insert(0, x)
         return tuple(mixed)
 
 
 class ProjectedDiscriminator(nn.Module):
-    """Maps of `ProjectedFeatures` -> logits, by one head for each map; beside them a PatchGAN.
+    """Maps of `ProjectedFeatures` -> logits, by one head for each map.
+
+    With `patch_weight`, a PatchGAN is added.
 
     A head is strided 4x4 convolutions down to stride 32, a 3x3 convolution and one to the logits,
     with LeakyReLU between them. Every kernel is divided by its largest singular value (Miyato et

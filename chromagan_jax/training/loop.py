@@ -57,7 +57,7 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
     """
     with contextlib.ExitStack() as stack:
         run = open_run(config, workdir, stack)
-        state, frozen = restore(run)
+        state, frozen = initial_state(run)
         start = int(state.step)
         if start >= config.steps:
             run.log(f'step {start} is the last one: nothing is left to do')
@@ -82,7 +82,7 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
             state, metrics = step_of(step)(state, placed, frozen)
             logger.push(step, metrics, **records)
             if profile:
-                trace(step - start, config.steps - start, workdir / 'profile', state)
+                profile_steps(step - start, config.steps - start, workdir / 'profile', state)
             stop = step < config.steps and stop_requested(run, step)
             due = [each for each in actions if is_due(each.every, step, config.steps)]
             if stop and actions[-1] not in due:
@@ -97,7 +97,7 @@ def train_and_evaluate(config: Config, workdir: Path, profile: bool = False) -> 
         return state
 
 
-def restore(run: Run) -> tuple[GanState, dict[str, PyTree]]:
+def initial_state(run: Run) -> tuple[GanState, dict[str, PyTree]]:
     """The state to start from, and the parameters of the frozen networks."""
     pretrained = in_all_processes(lambda: load_pretrained(run.config.pretrained))
     # First: it fails at once without its weights, and the state takes up to a minute.
@@ -199,16 +199,16 @@ def compile_step(
     return compiled
 
 
-def trace(done: int, steps: int, folder: Path, state: GanState) -> None:
+def profile_steps(done: int, total: int, folder: Path, state: GanState) -> None:
     """Starts and stops the profiler at `PROFILE_STEPS`. A single step is not traced.
 
     Args:
         done: steps done since this start.
-        steps: steps from this start to the end of the run.
+        total: steps from this start to the end of the run.
         folder: where the trace is written.
         state: waited for, so that the trace holds whole steps.
     """
-    first, last = min(PROFILE_STEPS[0], steps - 1), min(PROFILE_STEPS[1], steps)
+    first, last = min(PROFILE_STEPS[0], total - 1), min(PROFILE_STEPS[1], total)
     if first < 1:
         return
     if done == first:

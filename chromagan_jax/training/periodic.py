@@ -1,4 +1,4 @@
-"""Periodic actions of a run: evaluation, sampling, its report and saving.
+"""Periodic actions of a run: evaluation, samples, the report and checkpoints.
 
 Each action has an interval `every`, in steps, and is called as `action(state, step, logger)`. It
 returns the state. An evaluation may reduce the learning rates in it.
@@ -52,7 +52,7 @@ class Evaluation:
     def _score(self, state: GanState, logger: TrainLogger) -> dict[str, float]:
         run = self._run
 
-        def report(unreadable: np.ndarray) -> None:
+        def on_unreadable(unreadable: np.ndarray) -> None:
             run.watchdog.beat()
             left_out = sharding.gather_indices(unreadable)
             if jax.process_index() == 0:
@@ -66,7 +66,9 @@ class Evaluation:
                 run.config, run.eval_source, run.mesh, run.config.data.workers
             )
             variables = generator_variables(state)
-            images = evaluator.image_scores(run.eval_step, variables, inputs, run.mesh, report)
+            images = evaluator.image_scores(
+                run.eval_step, variables, inputs, run.mesh, on_unreadable
+            )
         return evaluator.aggregate_metrics(images)
 
 
@@ -76,9 +78,7 @@ class Sampling:
     def __init__(self, run: Run):
         self.every = run.config.sample_every
         self._run = run
-        self._step = evaluator.compile_step(
-            evaluator.render_step, run.model, run.mesh, rows=SAMPLES
-        )
+        self._step = evaluator.jit_step(evaluator.render_step, run.model, run.mesh, rows=SAMPLES)
 
     def __call__(self, state: GanState, step: int, logger: TrainLogger) -> GanState:
         run = self._run

@@ -87,7 +87,7 @@ def batches(source: Source, batch_size: int) -> list[dict[str, np.ndarray]]:
 
 @pytest.fixture(scope='module')
 def scores(model, variables, source, eight) -> dict[str, float]:
-    step = evaluator.compile_step(evaluator.eval_step, model, eight)
+    step = evaluator.jit_step(evaluator.eval_step, model, eight)
     return scored(step, variables, batches(source, 8), eight)
 
 
@@ -182,7 +182,7 @@ def test_scores_depend_on_neither_the_batch_size_nor_the_devices(
     request, scores, model, variables, source, batch_size, devices
 ):
     mesh = request.getfixturevalue(devices)
-    step = evaluator.compile_step(evaluator.eval_step, model, mesh)
+    step = evaluator.jit_step(evaluator.eval_step, model, mesh)
     got = scored(step, variables, batches(source, batch_size), mesh)
     assert got == pytest.approx(scores, rel=1e-5)
 
@@ -404,7 +404,7 @@ def test_figures_follow_from_the_entries(monkeypatch):
 
 @pytest.fixture(scope='module')
 def render(model, eight) -> Callable[..., dict[str, jax.Array]]:
-    return evaluator.compile_step(evaluator.render_step, model, eight)
+    return evaluator.jit_step(evaluator.render_step, model, eight)
 
 
 @pytest.mark.filterwarnings('ignore:Conversion from CIE-LAB')
@@ -499,7 +499,7 @@ def test_large_pictures_are_shown_at_their_own_size(model, variables, eight):
 
 
 def test_devices_get_only_the_rows_of_a_sample(model, render, variables, source, eight):
-    few = evaluator.compile_step(evaluator.render_step, model, eight, rows=3)
+    few = evaluator.jit_step(evaluator.render_step, model, eight, rows=3)
     batch = batches(source, 8)[0]
     inputs = {name: batch[name] for name in ('condition', 'target', 'mask')}
     inputs['index'] = batch['index'].astype(np.int32)
