@@ -91,7 +91,7 @@ def test_new_networks_are_described_in_the_workdir(run):
 @pytest.mark.slow
 def test_a_generator_starts_from_new_pretrained_weights(run):
     _, _, said = run
-    assert "the generator's a stem starts from stem.npz" in said
+    assert "the generator's stem network starts from stem.npz" in said
 
 
 @pytest.mark.slow
