@@ -43,13 +43,14 @@ from benchmarks import command, steps
 from benchmarks.steps import ROUNDS, STEPS, WARM_UP
 from chromagan_jax import color, sharding
 from chromagan_jax.config import Config
+from chromagan_jax.config.postprocess import OFF
 from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resize
 from chromagan_jax.data.inputs import open_sources, thread_count, training_input
 from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.model import make_model
 from chromagan_jax.inference import batch as batch_lib
 from chromagan_jax.inference.outcomes import Job
-from chromagan_jax.inference.predictor import colorize, make_predict
+from chromagan_jax.inference.predictor import colorize_with, make_predict
 from chromagan_jax.training import loop as loop_lib
 
 for name in ('rounds', 'steps', 'warm_up'):
@@ -57,6 +58,7 @@ for name in ('rounds', 'steps', 'warm_up'):
 MATMUL = {'cpu': 2048, 'gpu': 8192, 'tpu': 8192}  # rows and columns
 DECODED = 64  # photographs, for the stages of the pipeline
 COLORIZED = 64  # files
+READING = ('pipeline', 'loop', 'colorize')  # parts that read photographs
 
 Line = dict[str, Any]
 
@@ -71,6 +73,8 @@ def main(config: Config) -> None:
         'dtype': config.dtype,
         'generator': type(config.generator).__name__,
         'discriminator': type(config.discriminator).__name__,
+        'width': getattr(config.generator, 'width', None),
+        'discriminator_width': getattr(config.discriminator, 'width', None),
         'workers': config.data.workers,
         'threads': config.data.threads,
         'device': jax.devices()[0].device_kind,
@@ -79,12 +83,13 @@ def main(config: Config) -> None:
     }
     found: dict[str, Line] = {}
     for name in _ONLY.value or PARTS:
-        found[name] = {'name': name, **PARTS[name](config), **described}
+        read = {'source': config.data.source} if name in READING else {}
+        found[name] = {'name': name, **PARTS[name](config), **described, **read}
         if name == 'train_step' and 'matmul' in found:
             peak = found['matmul']['flop_per_second']
             found[name]['of_matmul'] = found[name]['flop_per_second'] / peak
         print(json.dumps(found[name]), flush=True)
-        for key in found[name].keys() - described.keys() - {'name'}:
+        for key in found[name].keys() - described.keys() - read.keys() - {'name'}:
             print(f'{name:12} {key:28} {found[name][key]:,.4g}', file=sys.stderr, flush=True)
 
 
@@ -237,6 +242,8 @@ def loop_rate(config: Config, count: int) -> tuple[float, float]:
     config = copy.deepcopy(config)
     config.steps, config.log_every = WARM_UP.value + count, WARM_UP.value
     config.eval_every = config.sample_every = config.reduce_lr_on_plateau.patience = 0
+    # Those steps do less than the step that the loop is compared with.
+    config.pretrain_steps = config.discriminator_warmup_steps = 0
     config.checkpoint_every = 10**9
     with tempfile.TemporaryDirectory() as folder:
         loop_lib.train_and_evaluate(config, Path(folder))
@@ -256,8 +263,8 @@ def colorizing(config: Config) -> Line:
     variables = state_lib.generator_variables(state_lib.create_state(model, config, mesh))
     source, size = open_sources(config)[0], config.data.size
     one = np.random.default_rng(0).integers(0, 256, (384, 512, 3), np.uint8)
-    latency = timed(lambda: colorize([one], generator, variables, size))
     predict = make_predict(generator, variables, (size,), batch_size=1)
+    latency = timed(lambda: colorize_with(predict, [one], size, 1, None, OFF, None))
     threads = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         found = []

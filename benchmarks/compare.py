@@ -9,7 +9,8 @@ settings are compared, in the figures of `BETTER`. A file may hold several runs,
 their medians are compared. A change counts if it is larger than the noise: the largest of --noise,
 the spread that a line states for its seconds, and the range of a figure over the runs of a file.
 
-Exit codes: 0 nothing became worse; 1 something did, or an error in one sentence.
+Exit codes: 0 nothing became worse; 1 something did, AFTER lacks a measurement, or an error in one
+sentence.
 """
 
 import argparse
@@ -36,7 +37,8 @@ BETTER = {
 }
 SETTINGS = (
     *('name', 'size', 'batch_size', 'batch', 'dtype', 'generator', 'discriminator', 'width'),
-    *('workers', 'threads', 'in_flight', 'folder', 'photographs', 'megapixels'),
+    *('discriminator_width', 'source', 'workers', 'threads', 'in_flight', 'folder'),
+    *('photographs', 'megapixels'),
 )
 MACHINE = ('machine', 'cores', 'device', 'devices')
 
@@ -57,9 +59,10 @@ def main(argv: Sequence[str]) -> int:
         return 1
     for line in warnings(before, after):
         print(line, file=sys.stderr)
+    missing = [f'{label(key)}: only in {args.before}' for key in before if key not in after]
     worse = [text for text, is_worse in changes if is_worse]
-    print('\n'.join([text for text, _ in changes] or ['no change beyond the noise']))
-    return 1 if worse else 0
+    print('\n'.join([text for text, _ in changes] + missing or ['no change beyond the noise']))
+    return 1 if worse or missing else 0
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -75,26 +78,41 @@ def read(path: Path) -> dict[tuple[Any, ...], list[Line]]:
     """The lines of each measurement in a file, by name and settings.
 
     Raises:
-        UserError: if the file has none.
+        UserError: if the file has none, or a line is no JSON object.
     """
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        if others := [line for line in lines if not isinstance(line, dict)]:
+            raise ValueError(f'{json.dumps(others[0])[:40]} is no object')
     except (OSError, ValueError) as error:
         raise UserError(f'{path} cannot be read as JSON lines ({error}).') from error
     found: dict[tuple[Any, ...], list[Line]] = {}
     for line in lines:
         if 'name' in line:
-            found.setdefault(tuple(line.get(name) for name in SETTINGS), []).append(line)
+            key = tuple(_setting(line.get(name)) for name in SETTINGS)
+            found.setdefault(key, []).append(line)
     if not found:
         raise UserError(f'{path} holds no measurement: redirect the output of a benchmark to it.')
     return found
+
+
+def _setting(value: Any) -> Any:
+    """A value that can be part of a key."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def label(key: tuple[Any, ...]) -> str:
+    """The name of a measurement and its settings, such as 'pipeline (size 256, workers 2)'."""
+    name, *settings = zip(SETTINGS, key, strict=True)
+    shown = ', '.join(f'{setting} {value}' for setting, value in settings if value is not None)
+    return f'{name[1]} ({shown})' if shown else str(name[1])
 
 
 def compare(before: Sequence[Line], after: Sequence[Line], noise: float) -> list[tuple[str, bool]]:
     """A sentence for each figure that changed by more than the noise, and whether it is worse."""
     changes = []
     for figure, more_is_better in BETTER.items():
-        values = [[line[figure] for line in side if line.get(figure)] for side in (before, after)]
+        values = [known(side, figure) for side in (before, after)]
         if not all(values):
             continue
         old, new = map(statistics.median, values)
@@ -107,9 +125,15 @@ def compare(before: Sequence[Line], after: Sequence[Line], noise: float) -> list
     return changes
 
 
+def known(lines: Sequence[Line], figure: str) -> list[float]:
+    """The values of a figure that are positive numbers."""
+    values = [line.get(figure) for line in lines]
+    return [value for value in values if isinstance(value, int | float) and value > 0]
+
+
 def spread(lines: Sequence[Line], figure: str) -> float:
     """Noise of a figure as a share: its range over the runs, or the spread a line states."""
-    values = [line[figure] for line in lines if line.get(figure)]
+    values = known(lines, figure)
     shares = [(max(values) - min(values)) / statistics.median(values)]
     if figure in ('seconds', 'images_per_second'):
         stated = [line for line in lines if 'seconds_spread' in line]

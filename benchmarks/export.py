@@ -93,13 +93,7 @@ def condition(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
 def of_jax(trained: Trained, width: int, height: int) -> Function:
     """The network as `colorize` compiles it, for one photograph."""
     image = jax.ShapeDtypeStruct((1, height, width, 1), np.float32)
-    try:
-        program = network._program(trained.generator, trained.variables, image, noise=False)
-    except ValueError as error:
-        raise UserError(
-            f'The network does not take {width}x{height} px ({first_line(error)}): choose another '
-            '--size.'
-        ) from error
+    program = network._program(trained.generator, trained.variables, image, noise=False)
     seeds = np.zeros(1, np.uint32)  # without noise they have no effect
     return lambda given: np.asarray(program(given, seeds))
 

@@ -52,6 +52,7 @@ def main(_: list[str]) -> None:
         line = {
             'name': 'folders',
             'folder': kind,
+            'source': _PHOTOS.value,
             'photographs': count,
             'photographs_per_second': count / seconds,
             'seconds': seconds,

@@ -49,7 +49,11 @@ def main(config: Config) -> None:
             inputs = steps.make_inputs(config)
         inputs = inputs._replace(batch=steps.random_batch(config))
         line, inputs = measure(config, forms, inputs)
-        settings = {'size': config.data.size, 'batch_size': batch, 'dtype': config.dtype}
+        settings = {
+            **{'size': config.data.size, 'batch_size': batch, 'dtype': config.dtype},
+            'width': getattr(config.generator, 'width', None),
+            'discriminator_width': getattr(config.discriminator, 'width', None),
+        }
         print(json.dumps({'name': name, **settings, **line, **command.describe()}), flush=True)
 
 

@@ -4,8 +4,9 @@ r"""Images/s of the generator of configs/lite_unet.py at inference, or of its Py
     python -m benchmarks.ratio --rounds=5 --ours='python -m benchmarks.inference' \
         --theirs='python -m benchmarks.inference --twin'
 
-The weights are random. Prints the median over --runs as JSON. The twin needs PyTorch (the extra
-`[parity]`) and runs in channels-last format, which PyTorch recommends for convolutions on a CPU.
+The weights are random. The generator is the program that `colorize` compiles. Prints the median
+over --runs as JSON. The twin needs PyTorch (the extra `[parity]`) and runs in channels-last format,
+which PyTorch recommends for convolutions on a CPU.
 """
 
 import json
@@ -21,6 +22,7 @@ from absl import flags
 from benchmarks import command
 from chromagan_jax.config import load
 from chromagan_jax.gan.model import make_generator
+from chromagan_jax.inference import network
 
 _SIZE = flags.DEFINE_integer('size', 256, 'Side of an image, px.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch', 1, 'Images in a batch.', lower_bound=1)
@@ -48,8 +50,10 @@ def _here(condition: np.ndarray) -> Callable[[], Any]:
     generator = make_generator(load('lite_unet'))
     x = jax.device_put(condition[..., None])
     variables = jax.jit(lambda x: generator.init(jax.random.key(0), x, train=False))(x)
-    predict = jax.jit(lambda variables, x: generator.apply(variables, x, train=False))
-    return lambda: jax.block_until_ready(predict(variables, x))
+    image = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    predict = network._program(generator, variables, image, noise=False)
+    seeds = np.zeros(len(x), np.uint32)  # without noise they have no effect
+    return lambda: jax.block_until_ready(predict(x, seeds))
 
 
 def _twin(condition: np.ndarray) -> Callable[[], Any]:
@@ -57,13 +61,13 @@ def _twin(condition: np.ndarray) -> Callable[[], Any]:
 
     from tools.torch_twin.networks import Generator
 
-    network = Generator().eval()
-    network = network.to(memory_format=torch.channels_last)
+    twin = Generator().eval()
+    twin = twin.to(memory_format=torch.channels_last)
     x = torch.from_numpy(condition[:, None])
 
     def run() -> None:
         with torch.inference_mode():
-            network(x)
+            twin(x)
 
     return run
 

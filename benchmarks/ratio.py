@@ -13,12 +13,12 @@ import json
 import shlex
 import statistics
 import subprocess
-import sys
 from collections.abc import Sequence
 
 from absl import flags
 
 from benchmarks import command
+from chromagan_jax.errors import UserError
 
 _OURS = flags.DEFINE_string('ours', None, 'Command of the numerator.', required=True)
 _THEIRS = flags.DEFINE_string('theirs', None, 'Command of the denominator.', required=True)
@@ -38,17 +38,32 @@ def main(argv: Sequence[str]) -> None:
 
 
 def rate(command: str) -> float:
-    """The last `images_per_second` that a command prints."""
-    done = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, text=True, check=False)
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
-    rates = [line['images_per_second'] for line in lines if 'images_per_second' in line]
+    """The last `images_per_second` that a command prints.
+
+    Raises:
+        UserError: if the command cannot be started, fails, or prints none.
+    """
+    try:
+        arguments = shlex.split(command)
+        done = subprocess.run(arguments, stdout=subprocess.PIPE, check=False)
+    except (OSError, ValueError, IndexError) as error:  # ValueError: an open quotation mark
+        raise UserError(f'{command!r} cannot be run ({error}): correct it.') from error
+    found = map(rate_in, done.stdout.decode(errors='replace').splitlines())
+    rates = [value for value in found if value is not None]
     if done.returncode or not rates:
-        print(
-            f'{command} ended with {done.returncode} and {len(rates)} rates: run it by hand.',
-            file=sys.stderr,
+        raise UserError(
+            f'{command} ended with {done.returncode} and {len(rates)} rates: run it by hand.'
         )
-        sys.exit(1)
-    return float(rates[-1])
+    return rates[-1]
+
+
+def rate_in(line: str) -> float | None:
+    """The `images_per_second` in a line; None for a line of a log or without a positive number."""
+    try:
+        value = json.loads(line)['images_per_second'] if line.startswith('{') else None
+    except (ValueError, KeyError):
+        return None
+    return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
 if __name__ == '__main__':

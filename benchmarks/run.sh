@@ -62,12 +62,13 @@ BENCHMARK=("$PYTHON" -m benchmarks.benchmark --config=configs/base.py "--config.
 
 # Measures the parts $1 with the arguments from $3 on, and the ratio to the command $2 if set.
 measure() {
-    local parts=$1 theirs=$2
+    local parts=$1 theirs=$2 ours
     shift 2
     run "${BENCHMARK[@]}" "--only=$parts" --rounds=3 "$@"
     if [[ $theirs ]]; then
-        run "$PYTHON" -m benchmarks.ratio "--rounds=$ROUNDS" "--theirs=$theirs" \
-            "--ours=${BENCHMARK[*]} --only=${parts##*,} --rounds=1 $*"
+        # The command is one argument, which ratio divides again as a shell does.
+        printf -v ours '%q ' "${BENCHMARK[@]}" "--only=${parts##*,}" --rounds=1 "$@"
+        run "$PYTHON" -m benchmarks.ratio "--rounds=$ROUNDS" "--theirs=$theirs" "--ours=${ours% }"
     fi
 }
 

@@ -68,6 +68,7 @@ def main(argv: Sequence[str]) -> None:
     line = {
         'name': f'torch_colorize {"plain" if _PLAIN.value else "opencv"}',
         **{'size': _SIZE.value, 'width': _WIDTH.value, 'in_flight': _IN_FLIGHT.value},
+        'source': _PHOTOS.value,
         'images_per_second': len(paths) / statistics.median(seconds[1:]),
         **command.describe(),
     }

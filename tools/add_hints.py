@@ -22,11 +22,12 @@ import numpy as np
 from absl import logging
 
 from chromagan_jax.config import to_dict
+from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import released
 from chromagan_jax.gan.released import Trained
 from chromagan_jax.inference.predictor import load
-from tools import card, cli, hints, record, release, table
+from tools import card, cli, held_out, hints, record, release, table
 
 TRAINING = """\
 It was trained alone, by L1 on photographs with random hints. All other weights stayed as they were,
@@ -71,7 +72,7 @@ def add(args: argparse.Namespace) -> None:
     folder, run = Path(args.release), load(args.workdir)
     old = released.load(folder=folder)
     check_unchanged(old, run)
-    stage = record.stages(Path(args.workdir))[-1]
+    *before, stage = record.stages(Path(args.workdir))
     rows = hints.score(run, args.val)
     described = json.loads((folder / released.DESCRIPTION).read_text())
     config = dataclasses.replace(old.config, generator=run.config.generator)
@@ -87,14 +88,17 @@ def add(args: argparse.Namespace) -> None:
             'evaluation': rows,
         },
     }
+    known = held_out.fingerprints(described)  # with those of the new hints
+    known += [earlier.data['fingerprint'] for earlier in before]
+    scored_on = held_out.phrase(known, make_source(args.val, 'validation'))
     text = (folder / 'MODEL_CARD.md').read_text()
     own = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
     lines = [line for line in own if line.get('part') != hints.PART]
     lines += [{'part': hints.PART, **line} for line in record.log([stage])]
     texts = {
-        'MODEL_CARD.md': with_section(text, run, section(run, stage, rows, args.note)),
+        'MODEL_CARD.md': with_section(text, run, section(run, stage, rows, args.note, scored_on)),
         'LICENSE': (folder / 'LICENSE').read_text(),
-        'log.jsonl': ''.join(f'{json.dumps(line)}\n' for line in lines),
+        'log.jsonl': ''.join(f'{json.dumps(line, allow_nan=False)}\n' for line in lines),
     }
     release.write(folder, texts, run.variables, described)
 
@@ -117,14 +121,20 @@ def check_unchanged(old: Trained, run: Trained) -> None:
         )
 
 
-def section(run: Trained, stage: record.Stage, rows: Sequence[Mapping[str, Any]], note: str) -> str:
-    """The model card's section about hints."""
+def section(
+    run: Trained,
+    stage: record.Stage,
+    rows: Sequence[Mapping[str, Any]],
+    note: str,
+    scored_on: str,
+) -> str:
+    """The model card's section about hints; `scored_on` is of `held_out.phrase`."""
     training = TRAINING.format(
         note=note,
         trained=table.grid([record.row(stage)], card.TRAINED),
         command=record.command(stage.config),
     )
-    return hints.section(run.variables, rows, training)
+    return hints.section(run.variables, rows, training, scored_on)
 
 
 def with_section(text: str, run: Trained, new: str) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from chromagan_jax.config import to_dict
@@ -130,7 +131,7 @@ Released at commit {commit}.
 
 {before}## Evaluation
 
-On {scored_on:,} {held_out}, with the protocol of `--mode=eval`. The
+On {images:,} {scored_on}, with the protocol of `--mode=eval`. The
 page docs/evaluation.md of chromagan_jax defines the metrics. Gray: the photographs without colours.
 
 {scores}
@@ -156,7 +157,7 @@ def card(
     note: str,
     how: str,
     described: Mapping[str, Any],
-    held_out: bool,
+    scored_on: str,
     before: str = '',
 ) -> str:
     """MODEL_CARD.md.
@@ -169,7 +170,7 @@ def card(
         described: content of config.json: 'commit', 'evaluation', rows with `size` (px), `weights`
             (gray, float32, float16) and metrics, and optionally 'evaluation_by_kind', the rows of
             `kinds.scores`.
-        held_out: the scored photographs are not those of the training.
+        scored_on: what the scored photographs are called, of `held_out.phrase`.
         before: section about the release that the training started from, Markdown.
     """
     config, generator, scores = trained.config, trained.generator, described['evaluation']
@@ -189,10 +190,8 @@ def card(
         how=how.strip(),
         commit=described['commit'],
         before=before,
-        scored_on=round(scores[0]['images']),
-        held_out='photographs that it was not trained on'
-        if held_out
-        else 'photographs of its training, so the scores say nothing about others',
+        images=round(scores[0]['images']),
+        scored_on=scored_on,
         scores=table.grid(scores, SCORED),
         loss=_loss(scores),
         kinds=_kinds(described.get('evaluation_by_kind')),
@@ -206,7 +205,7 @@ def card_of_runs(
     described: Mapping[str, Any],
     note: str,
     commands: Sequence[str],
-    held_out: bool,
+    scored_on: str,
     before: Previous | None = None,
 ) -> str:
     """MODEL_CARD.md of a run of `chromagan_jax.main`.
@@ -217,7 +216,7 @@ def card_of_runs(
         described: as in `card`.
         note: text about the rights to the training data, Markdown.
         commands: of each run, '' if it is not known.
-        held_out: as in `card`.
+        scored_on: as in `card`.
         before: the release that the first run started from.
     """
     how = HOW.format(
@@ -236,8 +235,8 @@ def card_of_runs(
     earlier = previous.section(before) if before else ''
     if known := described.get('hints'):
         training = 'It is that of the release before.'
-        earlier += hints.section(trained.variables, known['evaluation'], training)
-    return card(trained, weights, note, how, described, held_out, earlier)
+        earlier += hints.section(trained.variables, known['evaluation'], training, scored_on)
+    return card(trained, weights, note, how, described, scored_on, earlier)
 
 
 def notice(configs: Sequence[Mapping[str, Any]]) -> str:
@@ -283,11 +282,21 @@ def _loss(scores: Sequence[Mapping[str, Any]]) -> str:
     if not any(weights == 'float32' for _, weights in rows):
         return 'Only the weights in float16 exist, so the effect of rounding is unknown.'
     sizes = dict.fromkeys(size for size, _ in rows)
+    pairs = [(rows[size, 'float16'], rows[size, 'float32']) for size in sizes]
+    if any(None in (row['psnr'], row['ab_mae'], row['colorfulness']) for p in pairs for row in p):
+        return 'Not all scores are finite, so the effect of rounding is unknown.'
     worst = {
-        name: max(abs(rows[s, 'float16'][name] - rows[s, 'float32'][name]) for s in sizes)
+        name: rounded_up(max(abs(ours[name] - exact[name]) for ours, exact in pairs))
         for name in ('psnr', 'ab_mae', 'colorfulness')
     }
     return (
-        f'Rounding to float16 changes PSNR by at most {worst["psnr"]:.1g} dB, the ab error by '
-        f'{worst["ab_mae"]:.1g} and the colorfulness by {worst["colorfulness"]:.1g}.'
+        f'Rounding to float16 changes PSNR by at most {worst["psnr"]} dB, the ab error by '
+        f'{worst["ab_mae"]} and the colorfulness by {worst["colorfulness"]}.'
     )
+
+
+def rounded_up(value: float) -> str:
+    """The least number with one significant digit that is not below `value`, 0 or more."""
+    exact = Decimal(repr(float(value)))
+    unit = Decimal(1).scaleb(exact.adjusted())
+    return f'{float(exact.quantize(unit, ROUND_CEILING)):.1g}'

@@ -2,9 +2,10 @@
 
     python -m tools.faults --val=HELD_OUT_DIR
 
-Centre squares of 256 px are colorized and compared with the originals in Lab. FAULTS defines the
-measures. Prints a Markdown table with a column for the colorized images and one for the originals.
---sizes and --saturation are those of tools.options, once each.
+Centre squares of 256 px are colorized and compared with the originals in Lab. The colours are those
+that the file of a colorized photograph holds: inside sRGB, with 8 bits a channel. FAULTS defines
+the measures. Prints a Markdown table with a column for the colorized images and one for the
+originals. --sizes and --saturation are those of tools.options, once each.
 
 Exit codes: 0 done; 1 user error; 75 stopped by Ctrl-C.
 """
@@ -25,6 +26,7 @@ from chromagan_jax.data.inputs import evaluation_input
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan.model import make_model
+from chromagan_jax.inference.gamut import lab_to_rgb_of_lightness
 from tools import cli, options, table
 from tools.release import parse_sizes
 
@@ -75,6 +77,13 @@ def neutral(lab: Array, least: float, most: float) -> Array:
     """Pixels of chroma below 8 whose L* lies between `least` and `most`."""
     light = lab[..., 0]
     return (chroma(lab) < 8) & (light >= least) & (light < most)
+
+
+def in_a_file(lab: np.ndarray) -> np.ndarray:
+    """The colours of an image that `colorize` writes, (B, H, W, 3) Lab in and out, float32."""
+    planes = lab_to_rgb_of_lightness(*np.moveaxis(np.asarray(lab, np.float32), -1, 0))
+    rgb = (np.stack(planes, axis=-1) * 255).round() / np.float32(255)
+    return color.rgb_to_lab(rgb)
 
 
 def everywhere(lab: Array) -> Array:
@@ -137,10 +146,13 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     generator = options.Averaged(model.generator, args.sizes, args.saturation)
 
     @jax.jit
-    def sums(variables: Any, batch: Any) -> Array:
+    def predict(variables: Any, condition: Array) -> Array:
+        return color.to_lab(condition, generator.apply(variables, condition, train=False))
+
+    @jax.jit
+    def sums(made: Array, batch: Any) -> Array:
         """(FAULTS, 3): of the colorized images, of the originals, and the number of pixels."""
-        made = generator.apply(variables, batch['condition'], train=False)
-        images = [color.to_lab(batch['condition'], ab) for ab in (made, batch['target'])]
+        images = (made, color.to_lab(batch['condition'], batch['target']))
         counts = batch['mask'][:, None, None]
         found = []
         for fault in FAULTS:
@@ -148,11 +160,13 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             found.append([*((fault.value(x) * where).sum() for x in images), where.sum()])
         return jnp.array(found)
 
-    batches = evaluation_input(config, source, mesh)
-    totals = sum(np.asarray(sums(trained.variables, batch), np.float64) for batch in batches)
+    totals = np.zeros((len(FAULTS), 3))
+    for batch in evaluation_input(config, source, mesh):
+        made = in_a_file(np.asarray(predict(trained.variables, batch['condition'])))
+        totals += np.asarray(sums(made, batch))
     return [
         {'fault': fault.text, 'made': made / count, 'original': original / count}
-        for fault, (made, original, count) in zip(FAULTS, np.asarray(totals), strict=True)
+        for fault, (made, original, count) in zip(FAULTS, totals, strict=True)
         if count
     ]
 

@@ -32,7 +32,7 @@ from chromagan_jax.gan import released
 from chromagan_jax.inference import output as output_lib
 from chromagan_jax.models.pretrained.weights import readable
 from configs import lite_unet
-from tools import card, cli, release
+from tools import card, cli, held_out, record, release
 
 PyTree = Any
 Arrays = Mapping[str, np.ndarray]
@@ -90,6 +90,7 @@ def import_weights(args: argparse.Namespace) -> None:
     mesh, source = sharding.make_mesh(), make_source(args.val, 'validation')
     data_note, how = (release.read_note(Path(p)) for p in (args.data_note, args.training_note))
     log, path = release.read_note(Path(args.log)), Path(args.weights)
+    record.check_is_no_run(Path(args.output))
     output_lib.check_writable(Path(args.output))
     arrays = readable(lambda: safetensors.numpy.load_file(path), path, 'a .safetensors file')
     try:
@@ -118,9 +119,10 @@ def import_weights(args: argparse.Namespace) -> None:
         for row in release.evaluated({'float16': trained}, size, source, args.features, mesh)
     ]
     described |= {'commit': release.commit(), 'evaluation': scores}
-    weights = 'the moving average'
+    scored_on = held_out.phrase(held_out.fingerprints(described), source)
+    text = card.card(trained, 'the moving average', data_note, how, described, scored_on)
     texts = {
-        'MODEL_CARD.md': card.card(trained, weights, data_note, how, described, True),
+        'MODEL_CARD.md': text,
         'LICENSE': card.notice([described['config']]),
         'log.jsonl': log,
     }

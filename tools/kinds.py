@@ -88,7 +88,8 @@ def scores(trained: Trained, val: str) -> Iterator[dict[str, Any]]:
 def _row(kind: str, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The metrics of the photographs of a kind, from those of each photograph."""
     found = evaluator.aggregate_metrics(values)
-    return {'kind': kind, **{name.removeprefix('eval/'): value for name, value in found.items()}}
+    figures = {name.removeprefix('eval/'): value for name, value in found.items()}
+    return table.finite({'kind': kind, **figures})
 
 
 if __name__ == '__main__':

@@ -25,7 +25,7 @@ from chromagan_jax.config import to_dict
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import released
 from chromagan_jax.inference.predictor import load
-from tools import cli
+from tools import cli, record
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,8 +58,9 @@ def write(args: argparse.Namespace) -> None:
     """Writes the mean.
 
     Raises:
-        UserError: if a run cannot be read, or the networks differ.
+        UserError: if a run cannot be read, the networks differ, or --output is a run's workdir.
     """
+    record.check_is_no_run(Path(args.output))
     trained = [load(run) for run in args.runs]
     for run, other in zip(args.runs[1:], trained[1:], strict=True):
         if shapes(other.variables) != shapes(trained[0].variables):

@@ -7,6 +7,12 @@ The metrics are those of evaluations, on centre squares of 256 px. Each input of
 square at one size. The ab of all sizes of one --sizes are averaged and multiplied by --saturation.
 Prints one JSON line for each pair, and first one for the gray images.
 
+`colorize` does three things differently, so the figures are close to those of its files but not the
+same. It resizes the photograph by area and takes the lightness of the result; here the lightness of
+the square itself is resized linearly. It resizes ab bicubically; here that is linear. It makes
+colours outside sRGB paler until they lie inside, at the same lightness; here, as in evaluations,
+their RGB is clipped, which changes the lightness.
+
 Exit codes: 0 done; 1 user error; 75 stopped by Ctrl-C.
 """
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,19 +46,37 @@ def find(runs: Sequence[Stage], folder: Path) -> Previous | None:
         folder: of the release.
 
     Raises:
-        UserError: if a file of the release is missing or damaged.
+        UserError: if a file of the release is missing or damaged, or it was made from one of the
+            runs.
     """
     if runs[0].config.get('init_from') != RELEASED:
         return None
     try:
         described = json.loads((folder / released.DESCRIPTION).read_text())
         log = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
-        return Previous(folder, described, (folder / 'MODEL_CARD.md').read_text(), log)
+        found = Previous(folder, described, (folder / 'MODEL_CARD.md').read_text(), log)
     except (OSError, ValueError) as error:
         raise UserError(
             f'{folder} is no release ({error}): name the one that the training started from with '
             '--previous.'
         ) from error
+    for run in runs:
+        if _made_from(described, run):
+            raise UserError(
+                f'The release in {folder} was made from {run.name} itself: name the one that the '
+                'training started from with --previous.'
+            )
+    return found
+
+
+def _made_from(described: Mapping[str, Any], run: Stage) -> bool:
+    """Whether a release, by its config.json, contains the weights of a run."""
+    if recorded := described.get('run_checksum'):
+        return recorded == run.checksum
+    # It was written before checksums were recorded.
+    data = described.get('data', {})
+    ours = (run.data['fingerprint'], run.step, run.finished)
+    return ours == (data.get('fingerprint'), described.get('step'), described.get('finished'))
 
 
 def mean(previous: Previous | None, variables: Any, share: float, mesh: Mesh) -> Any:

@@ -1,5 +1,6 @@
 """The record of a training in its workdir, without paths of the machine."""
 
+import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 from chromagan_jax.config import Config, flatten, from_dict, load
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints
+from chromagan_jax.gan.init_from import RELEASED
 from chromagan_jax.gan.workdir import read_run
 from tools.compare import ROOT, processor
 from tools.table import minutes, read_json
@@ -26,12 +28,14 @@ class Stage(NamedTuple):
     lines: list[dict[str, Any]]  # of metrics.jsonl, up to `step`
     step: int  # of the newest checkpoint
     finished: str  # date, as 2030-12-31
+    checksum: int | None = None  # of the generator of the newest checkpoint; None: not recorded
 
 
 def stages(workdir: Path) -> list[Stage]:
     """The run in a workdir, last, after the runs whose weights it was started from (`init_from`).
 
-    An earlier run is searched under its old path and beside the workdir.
+    An earlier run is searched under its old path and beside the workdir. The released weights are
+    no run.
 
     Raises:
         UserError: if `workdir` holds no run, or a file is damaged.
@@ -41,8 +45,10 @@ def stages(workdir: Path) -> list[Stage]:
     while following is not None and following.resolve() not in found:
         run = read_run(following)
         found[following.resolve()] = _stage(following, run)
-        origin = Path(run['config'].get('init_from') or following)
-        places = (origin, following.resolve().parent / origin.name)
+        origin = run['config'].get('init_from')
+        if not origin or origin == RELEASED:
+            break
+        places = (Path(origin), following.resolve().parent / Path(origin).name)
         following = next((p for p in places if (p / 'config.json').exists()), None)
     return list(found.values())[::-1]
 
@@ -58,7 +64,10 @@ def _stage(workdir: Path, run: Mapping[str, Any]) -> Stage:
         ) from error
     # Steps after the newest checkpoint are lost.
     step = max(checkpoints.kept_steps(workdir) or [line['step'] for line in lines], default=0)
-    at = heartbeat['time'] if heartbeat else (workdir / 'config.json').stat().st_mtime
+    saved = _saved(workdir, step)
+    # A finished run that is started again writes a new heartbeat, but no checkpoint.
+    at = (saved.get('commit_timestamp_nsecs') or 0) / 1e9 or (heartbeat or {}).get('time')
+    at = at or (workdir / 'config.json').stat().st_mtime
     return Stage(
         name=workdir.resolve().name,
         config=portable(run['config']),
@@ -68,7 +77,28 @@ def _stage(workdir: Path, run: Mapping[str, Any]) -> Stage:
         lines=[line for line in lines if line['step'] <= step],
         step=step,
         finished=time.strftime('%Y-%m-%d', time.gmtime(at)),
+        checksum=(saved.get('custom_metadata') or {}).get(checkpoints.GENERATOR_CHECKSUM),
     )
+
+
+def _saved(workdir: Path, step: int) -> dict[str, Any]:
+    """What Orbax wrote about a checkpoint; {} if there is none."""
+    path = workdir / checkpoints.CHECKPOINTS / str(step) / '_CHECKPOINT_METADATA'
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def check_is_no_run(output: Path) -> None:
+    """Raises UserError if the folder --output is the workdir of a run, which it would replace."""
+    try:
+        described = json.loads((output / 'config.json').read_text())
+    except (OSError, ValueError):
+        return
+    # The first releases have a schema version too.
+    if isinstance(described, dict) and 'schema_version' in described and 'sha256' not in described:
+        raise UserError(f'{output} is the workdir of a run: choose another --output.')
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +162,8 @@ def log(runs: Sequence[Stage]) -> list[dict[str, Any]]:
         scored = [line for line in stage.lines if 'eval/psnr' in line]
         trained = [line for line in stage.lines if 'eval/psnr' not in line]
         for line in sorted(thinned(trained) + thinned(scored), key=lambda line: line['step']):
-            short = {k: float(f'{v:.6g}') for k, v in line.items() if k != 'step'}
+            known = {k: v for k, v in line.items() if k != 'step' and v is not None}
+            short = {k: float(f'{v:.6g}') for k, v in known.items()}
             kept.append({'stage': number, 'step': line['step'], **short})
     return kept
 

@@ -12,9 +12,9 @@ exists, the texts describe both.
 
 --data_note is a Markdown file about the photographs and the rights that their sources state
 (default: tools/release_data.md). If the run was started from the released weights, the texts keep
-those of the release in --previous. The commands in the model card are derived from config.json;
---command, once for each stage from the first on, replaces them. Text with a path of this machine is
-refused.
+those of the release in --previous, which cannot be one that was made from the run itself. The
+commands in the model card are derived from config.json; --command, once for each stage from the
+first on, replaces them. Text with a path of this machine is refused.
 
 Exit codes: 0 done; 1 user error; 75 stopped, start it again.
 """
@@ -43,8 +43,7 @@ from chromagan_jax.gan.model import make_model
 from chromagan_jax.gan.released import Trained
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.inference import output as output_lib
-from chromagan_jax.utils import files
-from tools import card, cli, hints, kinds, previous, record
+from tools import card, cli, held_out, hints, kinds, previous, record, table
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTE = Path(__file__).with_name('release_data.md')
@@ -109,9 +108,10 @@ def release(args: argparse.Namespace) -> None:
     Raises:
         UserError: if a file is missing or does not fit, or a text holds a path of this machine.
     """
-    workdir, mesh = Path(args.workdir), sharding.make_mesh()
+    workdir, output, mesh = Path(args.workdir), Path(args.output), sharding.make_mesh()
     note, source = read_note(Path(args.data_note)), make_source(args.val, 'validation')
-    output_lib.check_writable(Path(args.output))
+    record.check_is_no_run(output)
+    output_lib.check_writable(output)
     runs = record.stages(workdir)
     before = previous.find(runs, Path(args.previous))
     commands = args.command or [record.command(stage.config) for stage in runs]
@@ -137,23 +137,23 @@ def release(args: argparse.Namespace) -> None:
         )
     ]
     described |= provenance(runs, scores) | {'share': args.share}
-    if before and getattr(rounded.generator, 'hints', False):
-        described['hints'] = {'evaluation': hints.score(exact, args.val)}
-    if args.kinds:
-        described['evaluation_by_kind'] = list(kinds.scores(rounded, args.kinds))
     log = record.log(runs)
     if before:
         described['started_from'].insert(0, previous.provenance(before))
         log = previous.log(before) + log
-    held_out = all(stage.data['fingerprint'] != source.fingerprint for stage in runs)
+    scored_on = held_out.phrase(held_out.fingerprints(described), source)
+    if before and getattr(rounded.generator, 'hints', False):
+        described['hints'] = {'evaluation': hints.score(exact, args.val)}
+    if args.kinds:
+        described['evaluation_by_kind'] = list(kinds.scores(rounded, args.kinds))
     texts = {
         'MODEL_CARD.md': card.card_of_runs(
-            rounded, runs, described, note, commands, held_out, before
+            rounded, runs, described, note, commands, scored_on, before
         ),
         'LICENSE': card.notice([stage.config for stage in runs]),
-        'log.jsonl': ''.join(f'{json.dumps(line)}\n' for line in log),
+        'log.jsonl': ''.join(f'{json.dumps(line, allow_nan=False)}\n' for line in log),
     }
-    write(Path(args.output), texts, variables, described)
+    write(output, texts, variables, described)
 
 
 def read_note(path: Path) -> str:
@@ -179,7 +179,7 @@ def evaluated(
         scores = evaluator.aggregate_metrics(values)
         say(f'{name}, {size} px, {evaluator.summary(trained.step, scores)}')
         figures = {name.removeprefix('eval/'): value for name, value in scores.items()}
-        rows.append({'size': size, 'weights': name, **figures})
+        rows.append(table.finite({'size': size, 'weights': name, **figures}))
     gray = {'size': size, 'weights': 'gray', 'images': rows[0]['images']}
     return [gray | metrics.gray_figures(rows[0]), *rows]
 
@@ -190,6 +190,7 @@ def provenance(runs: Sequence[record.Stage], scores: Sequence[Mapping[str, Any]]
     return {
         'seed': last.config['seed'],
         'finished': last.finished,
+        'run_checksum': last.checksum,
         'data': last.data,
         'versions': last.versions,
         'commit': commit(),
@@ -220,16 +221,18 @@ def commit() -> str:
 def write(
     output: Path, texts: Mapping[str, str], variables: Any, described: Mapping[str, Any]
 ) -> None:
-    """Writes the release; raises UserError if a text holds a path of this machine."""
+    """Writes all files of the release, or none.
+
+    Raises:
+        UserError: if a text holds a path of this machine, or a file cannot be written.
+    """
     for name, text in {**texts, released.DESCRIPTION: json.dumps(described)}.items():
         if path := PATH.search(text):
             raise UserError(
                 f'{name} would contain {path[0]!r}, a path of this machine: remove it from the '
                 'texts and flags.'
             )
-    for name, text in texts.items():
-        files.write_atomically(output / name, text.encode())
-    released.save(output, variables, described)
+    released.save(output, variables, described, texts)
     say(f'wrote {(output / released.ARRAYS).stat().st_size / 1e6:.1f} MB of weights to {output}')
 
 

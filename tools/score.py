@@ -33,6 +33,7 @@ from chromagan_jax.data.decode import UnreadableImage, crop_square, decode, resi
 from chromagan_jax.data.sources import Folder
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import measures
+from chromagan_jax.inference import output as output_lib
 from chromagan_jax.utils import files, paths
 from tools import cli
 
@@ -75,6 +76,11 @@ def score(args: argparse.Namespace) -> dict[str, Any]:
     for file in filter(None, (args.inception, args.lpips)):
         if not paths.expand(file).is_file():
             raise UserError(f'There is no file {file}: name a file of weights.')
+    output = paths.expand(args.output) if args.output else None
+    if output:
+        if output.is_dir():
+            raise UserError(f'{output} is a folder: name a file with --output.')
+        output_lib.check_writable(output.parent)
     colorized, original = map(paths.expand, args.folders)
     pairs = find_pairs(colorized, original, args.first)
     scores: dict[str, Any] = {'images': len(pairs), 'size': args.size}
@@ -84,8 +90,8 @@ def score(args: argparse.Namespace) -> dict[str, Any]:
     if args.lpips:
         scores['lpips'] = lpips_distance(pairs, args.size, paths.expand(args.lpips), args.net)
         scores['lpips_net'] = args.net
-    if args.output:
-        files.write_json(paths.expand(args.output), scores)
+    if output:
+        files.write_json(output, scores)
     return scores
 
 

@@ -93,13 +93,15 @@ def networks(runs: Sequence[str]) -> dict[str, Trained]:
     """The generators, by the names of their columns."""
     if not runs:
         return {'colorized': load()}
-    named = {}
+    workdirs: dict[str, str] = {}
     for run in runs:
         name, equals, workdir = run.partition('=')
         if not equals or not name:
             raise UserError(f'--run must be NAME=WORKDIR, not {run!r}.')
-        named[name] = load(workdir)
-    return named
+        if name in workdirs or name in ('gray', 'original'):
+            raise UserError(f'There is a column {name!r} already: choose another NAME for --run.')
+        workdirs[name] = workdir
+    return {name: load(workdir) for name, workdir in workdirs.items()}
 
 
 def draw(

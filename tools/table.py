@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -125,6 +126,14 @@ def make_row(name: str, folder: Path) -> dict[str, Any]:
         'jax': described['versions']['jax'],
         'weights': 'EMA' if config.ema_decay else 'raw',
         **{name.removeprefix('eval/'): value for name, value in scores.items()},
+    }
+
+
+def finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with None for NaN and infinity, which JSON does not have."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
     }
 
 

@@ -248,7 +248,7 @@ def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
     with ProcessPoolExecutor(workers) as pool:
         list(pool.map(work_without_pipeline, [part[:4] for part in parts]))  # imports
         begun = time.monotonic()
-        list(pool.map(work_without_pipeline, parts))
+        floor_busy = sum(pool.map(work_without_pipeline, parts))
         floor = time.monotonic() - begun
     seconds, busy, most = run_prepare(photos, output, f'--workers={workers}', '--distance=-1')
     number = len(make_source(str(output)))
@@ -258,7 +258,7 @@ def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
         'floor_pictures_per_second': round(len(paths) / floor, 1),
         'pictures_per_second': round(len(paths) / seconds, 1),
         'share_of_floor': round(floor / seconds, 3),
-        'floor_processor_ms_per_picture': round(1000 * floor / len(paths), 2),
+        'floor_processor_ms_per_picture': round(1000 * floor_busy / len(paths), 2),
         'processor_ms_per_picture': round(1000 * busy / len(paths), 2),
         'memory_mb': round(most),
         'read_folder_per_second': read_speed(str(photos), number),

@@ -72,6 +72,7 @@ async function run(file) {
         const { width, height } = before;
         const image = before.getContext('2d').getImageData(0, 0, width, height);
         after.hidden = true;
+        find('save').hidden = true; // it has the result of the photograph before
         find('compare').hidden = false;
         say(`Colorizing ${file.name} …`);
         const start = performance.now();
@@ -81,6 +82,9 @@ async function run(file) {
         const seconds = ((performance.now() - start) / 1000).toFixed(1);
         say(`${file.name}: ${width} × ${height} px, ${seconds} s. Drag the line to compare.`);
         const blob = await new Promise((resolve) => after.toBlob(resolve, 'image/png'));
+        if (!blob) {
+            throw new Error(`${file.name} is colorized, but this browser cannot make a PNG of it.`);
+        }
         URL.revokeObjectURL(find('save').href);
         find('save').href = URL.createObjectURL(blob);
         find('save').download = `${file.name.replace(/\.[^.]*$/, '')}-colorized.png`;

@@ -78,3 +78,31 @@ def test_a_file_without_measurements_ends_in_a_sentence(run):
     code, said = run([], [STEP])
     assert code == 1
     assert 'holds no measurement' in said.err
+
+
+def test_a_measurement_that_is_gone_is_named_and_the_exit_code_is_1(run):
+    gone = {'name': 'pipeline', 'workers': 2, 'images_per_second': 5.0}
+    code, said = run([STEP, gone], [STEP])
+    assert code == 1
+    assert said.out.startswith('pipeline (workers 2): only in ')
+    assert said.out.count('\n') == 1
+    assert run([STEP], [STEP, gone])[0] == 0
+
+
+@pytest.mark.parametrize('name', ['width', 'discriminator_width', 'source'])
+def test_other_networks_and_photographs_are_not_compared(run, name):
+    code, said = run([STEP | {name: 32}], [STEP | {name: 64}])
+    assert code == 1
+    assert 'have no measurement in common' in said.err
+
+
+@pytest.mark.parametrize('other', [7, 0, [], 'name', None])
+def test_a_line_that_is_no_object_is_one_sentence(run, other):
+    code, said = run([STEP, other], [STEP])
+    assert (code, said.err.count('\n')) == (1, 1)
+    assert 'is no object' in said.err
+
+
+def test_a_setting_may_be_a_list_and_a_figure_null(run):
+    line = STEP | {'size': [128, 96], 'peak_bytes': None}
+    assert run([line], [line])[0] == 0

@@ -309,3 +309,40 @@ def test_values_of_images_are_kept_and_undefined_ones_are_null(workdir):
     assert again['images']['blotchiness'][:2] == [1.25, None]
     assert np.sum(again['ab_histogram']['original']) == 6 * 4
     assert [each['index'] for each in again['photographs']] == [5, 4, 3, 2, 1, 0]
+
+
+def test_values_that_are_not_finite_are_null_last_and_shown_as_nothing(workdir):
+    images = {'index': np.arange(3), 'psnr': np.array([np.nan, 20, 10])}
+    images |= {'psnr_gray': np.array([60.0, np.inf, 21]), 'ab_mae': np.array([np.nan, 1, 2])}
+    histogram = np.ones((3, 23, 23), np.int64)
+    images |= {'ab_histogram': histogram, 'ab_histogram_original': histogram}
+    assert details.extremes(images) == [2, 1]
+    assert details.extremes({**images, 'psnr': np.full(3, np.nan)}) == [0, 1, 2]
+    scores = {'eval/psnr': np.nan, 'eval/psnr_gray': np.inf, 'eval/ab_mae': 1.5, 'eval/images': 3}
+    square = {kind: np.zeros((8, 8, 3)) for kind in ('gray', 'colorized', 'original')}
+    shown = dict.fromkeys((0, 1, 2), square)
+    described = details.describe(40, Source(), Config(), scores, images, shown)
+    assert described['scores'] == {
+        'eval/psnr': None,
+        'eval/psnr_gray': None,
+        'eval/ab_mae': 1.5,
+        'eval/images': 3,
+    }
+    assert described['images']['psnr'] == [None, 20, 10]
+    files.write_json(workdir / report.DETAILS, described)  # strict JSON
+    report.write(workdir)
+    text = Page((workdir / 'report.html').read_bytes()).text
+    assert 'PSNR - dB (gray 60.00), ab error -' in text
+    assert 'nan' not in text
+    names = re.findall(r'(\d)<script>\S+\.png', text.partition('A click on a heading')[2])
+    assert names == ['2', '1', '0']
+    assert '1 of them are gray and do not count in the PSNR of gray.' in text
+
+
+def test_a_run_whose_ranking_metric_is_always_null_has_a_page(workdir):
+    metrics = workdir / 'metrics.jsonl'
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lines = [line | ({'eval/ab_mae': None} if 'eval/ab_mae' in line else {}) for line in lines]
+    metrics.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    report.write(workdir)
+    assert 'best, step' not in Page((workdir / 'report.html').read_bytes()).text

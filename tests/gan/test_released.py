@@ -318,3 +318,47 @@ def test_no_text_of_the_release_holds_a_path_of_a_machine():
             text = path.read_text()
             assert not re.search(r'(?<![\w:/.*])/[A-Za-z_.]\w*/', text), path.name
             assert not re.search(r'~/|[A-Z]:\\|file:', text), path.name
+
+
+# How they are written
+
+
+@pytest.mark.parametrize('when', ['encoding', 'writing', 'renaming'])
+def test_a_write_that_fails_leaves_the_release_before_with_its_card(when, folder, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    old, note = released.load(folder=folder), described(folder)
+    variables = jax.tree.map(lambda leaf: 2 * leaf, old.variables)
+    texts = {'MODEL_CARD.md': 'New.', 'LICENSE': 'New.', 'log.jsonl': '{}'}
+    number = 0
+
+    def fail(*_):
+        nonlocal number
+        number += 1
+        if number == {'writing': 4, 'renaming': 1}[when]:
+            raise OSError(28, 'No space left on device')
+
+    expected = ValueError if when == 'encoding' else UserError
+    if when == 'encoding':
+        note['evaluation'][0]['psnr'] = np.nan
+    elif when == 'writing':
+        monkeypatch.setattr(released.os, 'fsync', fail)
+    else:
+        monkeypatch.setattr(Path, 'replace', fail)
+    with pytest.raises(expected):
+        released.save(folder, variables, note, texts)
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    released.load(folder=folder)
+
+
+def test_the_arrays_and_their_description_are_renamed_last_and_together(folder, monkeypatch):
+    order, replace = [], Path.replace
+    renamed = lambda self, to: (order.append(to.name), replace(self, to))
+    monkeypatch.setattr(Path, 'replace', renamed)
+    trained = released.load(folder=folder)
+    texts = {'MODEL_CARD.md': 'New.', 'LICENSE': 'New.'}
+    released.save(folder, trained.variables, described(folder), texts)
+    assert order == ['MODEL_CARD.md', 'LICENSE', 'generator.safetensors', 'config.json']
+    assert (folder / 'MODEL_CARD.md').read_text() == 'New.'
+    assert {path.name for path in folder.iterdir()} == FILES
+    released.load(folder=folder)

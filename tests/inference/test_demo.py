@@ -149,3 +149,78 @@ def test_the_network_sees_the_aspect_ratio_in_sides_that_it_takes():
         console.log(JSON.stringify({sizes}.map((size) => inputSize(...size))));
     """)
     assert found == [[256, 256], [288, 224], [224, 288], [256, 256], [1024, 64], [64, 1024]]
+
+
+# What page.js needs of a browser. A photograph is "colorized" by a function of the test.
+BROWSER = """
+const elements = {};
+const element = () => ({
+    handlers: {}, classList: { toggle() {} }, style: { setProperty() {} }, hidden: true, href: '',
+    addEventListener(kind, handler) { this.handlers[kind] = handler; },
+    getContext: () => ({ drawImage() {}, getImageData: () => ({}), putImageData() {} }),
+    toBlob(done) { done(globalThis.blob); },
+});
+globalThis.document = {
+    getElementById: (id) => (elements[id] ??= element()),
+    addEventListener() {},
+};
+globalThis.fetch = async () => new Response('network');
+globalThis.createImageBitmap = async (file) => {
+    if (file.broken) { throw new Error('no image'); }
+    return { width: 4, height: 3, close() {} };
+};
+globalThis.blob = new Blob(['png']);
+await import('./page.js');
+const states = [];
+async function open(name, broken = false) {
+    const [file, save, status] = ['file', 'save', 'status'].map(document.getElementById);
+    await file.handlers.change({ target: { files: [{ name, broken }] } });
+    do { await new Promise((resolve) => setTimeout(resolve, 1)); } while (file.disabled);
+    states.push({ hidden: save.hidden, name: save.download ?? '', said: status.textContent });
+}
+"""
+
+
+def in_page(folder, program):
+    """The states of the page after each photograph that `program` opens."""
+    runtime = folder / RUNTIME / 'dist'
+    runtime.mkdir(parents=True)
+    (runtime / 'ort.wasm.min.mjs').write_text(
+        'export const env = { wasm: {} };'
+        'export const InferenceSession = { create: async () => ({}) };'
+    )
+    shutil.copy(DEMO / 'page.js', folder)
+    (folder / 'package.json').write_text('{"type": "module"}')
+    (folder / 'colorize.js').write_text(
+        'export async function colorize() { globalThis.colorizing?.(); }'
+    )
+    text = f'{BROWSER}{program}\nconsole.log(JSON.stringify(states));'
+    (folder / 'program.js').write_text(text)
+    done = subprocess.run(
+        ['node', 'program.js'], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return json.loads(done.stdout)
+
+
+@needs_node
+def test_the_download_is_never_that_of_the_photograph_before(tmp_path):
+    first, broken, failed = in_page(
+        tmp_path,
+        """
+        await open('a.png');
+        await open('letter.txt', true);  // a stays on the page
+        globalThis.colorizing = () => { throw new Error('out of memory'); };
+        await open('b.png');
+        """,
+    )
+    assert (first['hidden'], first['name']) == (False, 'a-colorized.png')
+    assert (broken['hidden'], broken['name']) == (False, 'a-colorized.png')
+    assert 'letter.txt is not an image' in broken['said']
+    assert (failed['hidden'], failed['said']) == (True, 'out of memory')
+
+
+@needs_node
+def test_a_result_that_the_browser_cannot_write_is_named(tmp_path):
+    (state,) = in_page(tmp_path, "globalThis.blob = null; await open('a.png');")
+    assert state['hidden']
+    assert 'a.png is colorized, but this browser cannot make a PNG' in state['said']

@@ -11,7 +11,7 @@ from chromagan_jax.errors import UserError
 from chromagan_jax.gan import released
 from chromagan_jax.gan.model import abstract_variables
 from chromagan_jax.gan.released import Trained
-from tools import add_hints
+from tools import add_hints, held_out
 from tools.record import Stage
 
 
@@ -74,6 +74,8 @@ def test_the_release_keeps_its_weights_and_gets_hints_a_section_and_a_log(
     card = (folder / 'MODEL_CARD.md').read_text()
     assert card.count('\n## Hints\n') == 1
     assert '| 5 | 25.00 | 9.00 |' in card
+    # The photographs of the twin's training were not recorded.
+    assert f'\n3 {held_out.UNKNOWN}, at 256 px' in card
     places = [
         card.index(f'\n## {name}\n') for name in ('How it was trained', 'Hints', 'Evaluation')
     ]

@@ -49,16 +49,16 @@ def test_wrong_flags_end_in_one_sentence(arguments, sentence, capsys):
 def test_the_section_of_the_model_card_has_the_scores_and_the_size_of_the_submodule():
     variables = {'params': {'hints': {'a': np.zeros((3, 4))}, 'other': {'a': np.zeros(99)}}}
     rows = [{'hints': n, 'psnr': 20.0 + n, 'ab_mae': 9.0, 'images': 3} for n in (0, 5)]
-    text = hints.section(variables, rows, 'It is new.')
+    text = hints.section(variables, rows, 'It is new.', 'photographs of a friend')
     assert text.startswith('## Hints\n\nThe part `hints` (12 parameters)')
-    assert '\nIt is new.\n\n3 photographs' in text
+    assert '\nIt is new.\n\n3 photographs of a friend, at 256 px' in text
     assert '| 5 | 25.00 | 9.00 |' in text
 
 
 def test_the_command_prints_the_scores_of_each_number(monkeypatch, capsys):
     """The generator is a stand-in that returns the hinted colours, and gray elsewhere."""
     monkeypatch.setattr(hints, 'load', stand_in(True))
-    monkeypatch.setattr(hints.steps, 'predict', lambda _, __, condition: condition[..., 1:3])
+    monkeypatch.setattr(hints.model_lib, 'predict', lambda _, __, condition: condition[..., 1:3])
     assert hints.main(['--val=sample', '--counts=0,50', '--size=64']) == 0
     none, some = map(json.loads, capsys.readouterr().out.splitlines())
     assert none['images'] == some['images'] == len(make_source('sample', 'validation'))

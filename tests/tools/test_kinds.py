@@ -28,7 +28,7 @@ def test_each_folder_is_a_row_and_the_last_row_is_the_mean_of_all(photographs, m
     monkeypatch.setattr(kinds, 'load', lambda _: Trained('stand-in', Config(), None, {}, 0))
     made = SimpleNamespace(generator=None, replicated=None)
     monkeypatch.setattr(kinds, 'make_model', lambda config, mesh: made)
-    monkeypatch.setattr(kinds.evaluator.steps, 'predict', lambda _, __, c: jnp.tile(c * 0, 2) + 0.1)
+    monkeypatch.setattr(kinds.evaluator, 'predict', lambda _, __, c: jnp.tile(c * 0, 2) + 0.1)
     assert kinds.main([f'--val={photographs}']) == 0
     lines = capsys.readouterr().out.splitlines()
     animals, people, everything = [line.strip('| ').split(' | ') for line in lines[2:]]

@@ -45,6 +45,15 @@ def test_a_release_is_one_of_the_runs(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, ours, predictor.load().variables)
 
 
+def test_the_workdir_of_a_run_is_not_replaced(runs, capsys):
+    before = (runs / 'a/config.json').read_bytes()
+    assert mean.main([f'--output={runs}/a', f'{runs}/a', f'{runs}/b']) == 1
+    said = capsys.readouterr().err
+    assert said == f'mean: {runs}/a is the workdir of a run: choose another --output.\n'
+    assert (runs / 'a/config.json').read_bytes() == before
+    assert not (runs / 'a' / released.ARRAYS).exists()
+
+
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [

@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import shutil
+import time
 from pathlib import Path
 
 import jax
@@ -17,12 +18,13 @@ from chromagan_jax import sharding
 from chromagan_jax.config import command_line
 from chromagan_jax.errors import UserError
 from chromagan_jax.gan import checkpoints, released
+from chromagan_jax.gan import state as state_lib
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.models.dense import DenseDiscriminator
 from chromagan_jax.models.lite_unet import LiteUNet
 from chromagan_jax.training import loop
 from configs import base
-from tools import card, previous, record, release
+from tools import card, previous, record, release, table
 from tools.compare import ROOT
 
 SIZES = [16, 24]
@@ -268,6 +270,39 @@ def test_a_share_releases_the_mean_of_the_run_and_the_release_before(runs, made,
 
 
 @pytest.mark.slow
+def test_a_release_in_place_cannot_be_mixed_with_the_run_twice(runs, made, call, tmp_path):
+    start, place = tmp_path / 'first', tmp_path / 'place'
+    shutil.copytree(runs / 'first', start)
+    shutil.copytree(made, place)
+    described = read(start / 'config.json')
+    described['config']['init_from'] = 'released'
+    (start / 'config.json').write_text(json.dumps(described))
+    flags = [f'--previous={place}', '--share=0.25', '--sizes=16']
+    code, said = call(*flags, workdir=start, output='place')
+    assert code == 0, said
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    code, said = call(*flags, workdir=start, output='place')
+    assert code == 1
+    assert said == (
+        f'release: The release in {place} was made from first itself: name the one that the '
+        'training started from with --previous.\n'
+    )
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_the_checksum_and_the_date_of_a_run_are_those_of_its_checkpoint(runs, made, tmp_path):
+    (*_, stage) = record.stages(runs / 'second')
+    variables = generator_variables(checkpoints.load(runs / 'second').state)
+    assert read(made / 'config.json')['run_checksum'] == stage.checksum
+    assert stage.checksum == int(state_lib.checksum(variables))
+    shutil.copytree(runs / 'second', tmp_path / 'second')
+    heartbeat = {'step': 3, 'time': time.time() + 1e6, 'phase': 'end'}  # it was started again
+    (tmp_path / 'second/heartbeat.json').write_text(json.dumps(heartbeat))
+    assert record.stages(tmp_path / 'second')[-1].finished == stage.finished
+
+
+@pytest.mark.slow
 def test_a_run_from_scratch_has_no_mean_with_a_release(call):
     code, said = call('--share=0.5', workdir='first')
     assert (code, said.count('\n')) == (1, 1)
@@ -468,3 +503,121 @@ def test_a_long_log_is_thinned_evenly_and_keeps_its_ends():
 def test_paths_of_a_machine_are_found(text, path):
     found = release.PATH.search(text)
     assert (found and found[0]) == path
+
+
+def stage(**fields):
+    fields = {'fingerprint': 'a', 'step': 3, 'finished': '2030-12-31', 'checksum': None} | fields
+    data = {'records': 7, 'fingerprint': fields.pop('fingerprint')}
+    return record.Stage('mine', {'init_from': 'released'}, data, {}, [], **fields)
+
+
+def release_of(folder, **described):
+    """A folder with the texts of a release."""
+    (folder / released.DESCRIPTION).write_text(json.dumps(described))
+    for name in ('log.jsonl', 'MODEL_CARD.md'):
+        (folder / name).write_text('')
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('run', 'recorded', 'same'),
+    [
+        ({'checksum': 5}, 5, True),
+        ({'checksum': 6}, 5, False),
+        ({}, None, True),
+        ({'fingerprint': 'b'}, None, False),
+        ({'step': 4}, None, False),
+        ({'finished': '2031-01-01'}, None, False),
+    ],
+)
+def test_a_release_of_the_run_itself_is_not_the_one_before_it(run, recorded, same, tmp_path):
+    described = {'data': {'fingerprint': 'a'}, 'step': 3, 'finished': '2030-12-31'}
+    folder = release_of(tmp_path, **described, run_checksum=recorded)
+    if same:
+        with pytest.raises(UserError, match=r'was made from mine itself: name .* --previous\.$'):
+            previous.find([stage(**run)], folder)
+    else:
+        assert previous.find([stage(**run)], folder).folder == folder
+
+
+def workdir_of(folder, init_from=''):
+    """A workdir with a config and metrics."""
+    folder.mkdir()
+    run = {'schema_version': config_lib.SCHEMA_VERSION, 'config': {'init_from': init_from}}
+    run |= {'data': {'records': 7, 'fingerprint': 'a'}, 'versions': {}}
+    (folder / 'config.json').write_text(json.dumps(run))
+    (folder / 'metrics.jsonl').write_text('{"step": 3}\n')
+    return folder
+
+
+def test_the_released_weights_are_no_folder_of_that_name(tmp_path):
+    workdir_of(tmp_path / 'released')
+    mine = workdir_of(tmp_path / 'mine', init_from='released')
+    assert [stage.name for stage in record.stages(mine)] == ['mine']
+    other = workdir_of(tmp_path / 'other', init_from=str(mine))
+    assert [stage.name for stage in record.stages(other)] == ['mine', 'other']
+
+
+def test_a_finished_run_that_is_started_again_keeps_its_date(tmp_path, monkeypatch):
+    workdir = workdir_of(tmp_path / 'run')
+    (workdir / 'heartbeat.json').write_text('{"time": 1924905600}')  # 2030-12-31
+    assert record.stages(workdir)[0].finished == '2030-12-31'
+    saved = workdir / 'checkpoints/3/_CHECKPOINT_METADATA'
+    saved.parent.mkdir(parents=True)
+    moment = {'commit_timestamp_nsecs': 1_924_300_800_000_000_000}  # a week before
+    saved.write_text(json.dumps(moment | {'custom_metadata': {'generator_checksum': 5}}))
+    monkeypatch.setattr(record.checkpoints, 'kept_steps', lambda workdir: [3])
+    (found,) = record.stages(workdir)
+    assert (found.finished, found.checksum) == ('2030-12-24', 5)
+
+
+def test_values_that_are_null_are_left_out_of_the_log():
+    line = {'step': 3, 'generator/l1': None, 'eval/psnr': 20.0}
+    assert record.log([stage()._replace(lines=[line])]) == [
+        {'stage': 1, 'step': 3, 'eval/psnr': 20.0}
+    ]
+
+
+def test_the_workdir_of_a_run_is_not_replaced_by_a_release(tmp_path, capsys):
+    workdir = workdir_of(tmp_path / 'run')
+    before = (workdir / 'config.json').read_bytes()
+    assert release.main(['--workdir=w', '--val=sample', f'--output={workdir}']) == 1
+    said = capsys.readouterr().err
+    assert said == f'release: {workdir} is the workdir of a run: choose another --output.\n'
+    assert (workdir / 'config.json').read_bytes() == before
+    record.check_is_no_run(released.WEIGHTS)
+    record.check_is_no_run(tmp_path)
+    first = release_of(tmp_path, schema_version=1, sha256='x', config={})  # as the first release
+    record.check_is_no_run(first)
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [(0, '0'), (0.006491, '0.007'), (0.10846, '0.2'), (0.006, '0.006'), (0.95, '1'), (3.01, '4')],
+)
+def test_at_most_is_rounded_up(value, text):
+    assert card.rounded_up(value) == text
+
+
+def test_the_card_of_the_package_says_at_most_what_rounding_changes():
+    rows = read(released.WEIGHTS / released.DESCRIPTION)['evaluation']
+    assert card._loss(rows) in (released.WEIGHTS / 'MODEL_CARD.md').read_text()
+    assert 'is unknown' in card._loss([row | {'psnr': None} for row in rows])
+
+
+def test_a_row_has_null_for_what_json_does_not_have():
+    row = {'weights': 'gray', 'images': 3, 'psnr': np.nan, 'frechet': np.inf, 'ssim': 0.5}
+    expected = {'weights': 'gray', 'images': 3, 'psnr': None, 'frechet': None, 'ssim': 0.5}
+    assert table.finite(row) == expected
+    columns = {'weights': ('weights', '{}'), 'psnr': ('PSNR', '{:.2f}'), 'ssim': ('SSIM', '{:.1f}')}
+    assert table.grid([table.finite(row)], columns).endswith('| gray | 0.5 |')
+
+
+def test_a_release_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(released.WEIGHTS, tmp_path / 'weights'))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    described = {**read(folder / released.DESCRIPTION), 'share': np.nan}
+    variables = released.load(folder=folder).variables
+    with pytest.raises(ValueError, match='JSON'):
+        release.write(folder, {'MODEL_CARD.md': 'New.'}, variables, described)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -209,3 +209,17 @@ def test_weights_of_another_network_are_named(folders, capsys, tmp_path):
         assert code == 1
         assert sentence in said
         assert said.count('\n') == 1
+
+
+def test_an_output_that_cannot_be_written_is_named_before_anything_is_scored(
+    folders, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(score, 'plain_scores', lambda *_: pytest.fail('it was scored'))
+    (tmp_path / 'file').write_text('')
+    for place, sentence in (
+        (tmp_path / 'file/scores.json', 'cannot be written'),
+        (tmp_path, 'is a folder: name a file with --output.'),
+    ):
+        code, said = run(folders, capsys, f'--output={place}')
+        assert (code, said.count('\n')) == (1, 1)
+        assert sentence in said

@@ -1,6 +1,7 @@
 """The sheet of photographs for eyes, with the released weights and with those of a run."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,11 +60,37 @@ def test_of_a_folder_photographs_are_picked_evenly_and_files_are_kept(folder):
     assert len(sheet.read('sample', each=3)) == 3
 
 
-def test_many_photographs_stand_in_blocks_side_by_side_each_once():
-    values = [[np.full((CELL, CELL, 3), 10 * i + c, np.uint8) for c in range(3)] for i in range(3)]
-    block = sheet.stacked(values, 'abc')
-    assert {10 * i + c for i in range(3) for c in range(3)} <= set(np.unique(block))
-    assert block.shape[0] > 3 * CELL
+@pytest.mark.parametrize(('count', 'blocks'), [(1, 1), (5, 2), (13, 3)])
+def test_many_photographs_stand_in_blocks_side_by_side_each_once(count, blocks, monkeypatch):
+    """Each of one colour, darker than the labels, whose channels the network swaps."""
+    images = [np.full((CELL, CELL, 3), (40, 4 * i, 0), np.uint8) for i in range(count)]
+    swap = lambda images, *_: [image[..., ::-1] for image in images]
+    monkeypatch.setattr(sheet, 'colorize', swap)
+    monkeypatch.setattr(sheet, 'jpeg', lambda pixels: pixels)
+    network = SimpleNamespace(generator=None, variables=None, size=CELL)
+    shown = sheet.draw(images, {'swapped': network}, CELL)
+    columns = [[sheet.gray(image) for image in images], swap(images), images]
+    places = np.array([[place(shown, image[0, 0]) for image in column] for column in columns])
+    across, down = places[..., 1], places[..., 0]
+    assert (down == down[0]).all()  # a photograph stands in one row
+    width = across[1, 0] - across[0, 0]
+    assert width >= CELL
+    assert (across == across[0] + width * np.arange(3)[:, None]).all()
+    starts, tops = np.unique(across[0]), np.unique(down[0])
+    assert len(starts) == blocks
+    assert (np.diff(starts) >= 3 * width).all()
+    assert (np.diff(tops) >= CELL).all()
+    for number in range(count):
+        block, row = divmod(number, len(tops))
+        assert (across[0, number], down[0, number]) == (starts[block], tops[row])
+
+
+def place(shown, colour):
+    """Row and column at which the only cell of a colour begins."""
+    rows, columns = np.nonzero((shown == colour).all(axis=2))
+    assert len(rows) == CELL**2
+    assert np.ptp(rows) == np.ptp(columns) == CELL - 1
+    return rows[0], columns[0]
 
 
 @pytest.mark.slow
@@ -109,3 +136,17 @@ def test_whole_photographs_stand_gray_above_what_colorize_makes_of_them(tmp_path
     assert np.ptp(above, axis=2).mean() < 1 < 10 < np.ptp(below, axis=2).mean()
     lightness = skimage.color.rgb2lab(shown.astype(np.uint8))[..., 0]
     assert np.abs(lightness[:60, :90] - lightness[-60:, :90]).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ('runs', 'name'), [(['a=x', 'a=y'], 'a'), (['gray=x'], 'gray'), (['original=x'], 'original')]
+)
+def test_a_name_that_a_column_has_already_is_refused_before_a_run_is_read(
+    runs, name, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sheet, 'load', lambda workdir: pytest.fail('a run was read'))
+    arguments = [f'--output={tmp_path / "s.jpg"}', *(f'--run={run}' for run in runs)]
+    assert sheet.main([*arguments, str(folder / '0.png')]) == 1
+    said = capsys.readouterr().err
+    assert f"There is a column '{name}' already: choose another NAME for --run." in said
+    assert said.count('\n') == 1
