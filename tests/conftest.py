@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import stat
 import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -10,9 +11,14 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
     '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
 )
-os.environ.setdefault(
-    'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(tempfile.gettempdir()) / 'chromagan_jax_tests')
-)
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    cache = pathlib.Path(tempfile.gettempdir()) / f'chromagan_jax_tests_{os.getuid()}'
+    cache.mkdir(mode=0o700, exist_ok=True)
+    found = cache.lstat()
+    # Subprocesses load pickles from it: nobody else may write there.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f'{cache} must be a folder of this user, with mode 0700: remove it')
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = str(cache)
 
 import numpy as np
 import pytest
@@ -24,6 +30,35 @@ from configs import base
 
 # Ignored where the tests run in the background, and Ctrl-C is among what they try.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# What a machine may lack; NO_SKIPS=1 lets no other reason to skip a test pass.
+MAY_BE_MISSING = (
+    *('there is no node', 'there is no chromium', 'has no onnxruntime-web'),
+    *('user namespaces are needed', 'a C compiler is needed', 'no /dev/full', 'only glibc'),
+    'a network address is needed',
+)
+
+
+def skipped(config):
+    """The reasons of skipped tests and files that NO_SKIPS=1 does not let pass."""
+    if os.environ.get('NO_SKIPS') != '1' or not (
+        reporter := config.pluginmanager.get_plugin('terminalreporter')
+    ):
+        return []
+    reports = reporter.stats.get('skipped', [])
+    found = [f'{report.nodeid}: {report.longrepr[2]}' for report in reports]
+    return [line for line in found if not any(reason in line for reason in MAY_BE_MISSING)]
+
+
+def pytest_sessionfinish(session):
+    if skipped(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for line in skipped(config):
+        terminalreporter.write_line(f'skipped in spite of NO_SKIPS=1: {line}', red=True)
 
 
 @pytest.fixture(scope='session', autouse=True)

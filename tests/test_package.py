@@ -32,8 +32,9 @@ def test_the_version_is_that_of_the_changelog_and_of_the_citation():
 
 def test_a_release_is_built_and_tried_before_it_is_published():
     jobs = yaml.safe_load((ROOT / '.github/workflows/release.yml').read_text())['jobs']
-    assert any(step.get('run') == '.ci/wheel' for step in jobs['build']['steps'])
-    assert jobs['publish']['needs'] == 'build'
+    for job, command in (('build', '.ci/wheel'), ('test', 'python -m pytest')):
+        assert any(step.get('run') == command for step in jobs[job]['steps'])
+    assert jobs['publish']['needs'] == ['build', 'test']
     assert jobs['publish']['permissions'] == {'id-token': 'write'}
     script = (ROOT / '.ci/wheel').read_text()
     for part in ('twine" check --strict', 'chromagan_jax.colorize', '--config=configs/base.py'):
@@ -80,6 +81,10 @@ def installed(built, tmp_path_factory):
 def test_both_hold_the_weights_and_the_configs(built):
     wheel, source = built
     names = set(zipfile.ZipFile(wheel).namelist())
+    [metadata] = [name for name in names if name.endswith('.dist-info/METADATA')]
+    lines = zipfile.ZipFile(wheel).read(metadata).decode().splitlines()
+    for name in ('LICENSE', 'chromagan_jax/weights/LICENSE'):
+        assert f'License-File: {name}' in lines
     assert names >= WEIGHTS | {f'chromagan_jax/configs/{name}.py' for name in files.names()}
     assert not any(name.startswith(('configs/', 'tests/', 'tools/')) for name in names)
     assert wheel.stat().st_size < 40e6

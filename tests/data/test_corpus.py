@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from chromagan_jax.data.decode import decode, read
-from tests.data.corpus import corpus
+from tests.data.corpus import GRAY, corpus, dng
 
 
 @pytest.mark.parametrize('name', corpus())
@@ -29,3 +29,14 @@ def test_training_sees_the_same_on_white(name):
     pixels = decode(made.data)
     assert pixels.dtype == np.uint8
     assert np.abs(pixels / 255 - expected).mean() <= max(made.tolerance, 0.004)
+
+
+def test_a_raw_file_of_a_camera_has_the_picture_of_its_sensor_in_16_bits():
+    pytest.importorskip('rawpy')
+    sensor = np.kron(GRAY, np.ones((4, 4)))
+    pixels = read(dng(), deep=True).pixels
+    assert pixels.dtype == np.uint16
+    assert pixels.shape == (*sensor.shape, 3)
+    for channel in np.moveaxis(pixels, 2, 0):
+        assert np.corrcoef(channel.ravel(), sensor.ravel())[0, 1] > 0.9
+    assert len(np.unique(pixels)) > 256  # more than 8 bits hold

@@ -250,6 +250,6 @@ def test_the_processes_together_evaluate_every_record_once(tiny, source, mesh, p
     ('cores', 'workers', 'threads'), [(2, 0, 2), (2, 2, 2), (16, 0, 15), (64, 0, 16), (16, 3, 5)]
 )
 def test_threads_go_by_the_cores_that_this_process_may_use(cores, workers, threads, monkeypatch):
-    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: range(cores))
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: range(cores), raising=False)
     assert inputs.thread_count(0, workers) == threads
     assert inputs.thread_count(3, workers) == 3

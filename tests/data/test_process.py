@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -41,6 +40,14 @@ def fail(data):
 
 def err(data):
     raise ZeroDivisionError('a fault of the reader')
+
+
+def meet(data, folder):
+    """Returns once two processes are in it."""
+    (folder / str(os.getpid())).touch()
+    while len(list(folder.iterdir())) < 2:
+        time.sleep(0.01)
+    return os.getpid()
 
 
 def ignore_signals(data):
@@ -88,15 +95,10 @@ def test_signals_do_not_end_a_decoder():
     assert process.call(ignore_signals, 1, b'') == first
 
 
-def test_threads_have_processes_of_their_own():
-    barrier = threading.Barrier(2)
-
-    def one(_):
-        barrier.wait()
-        return process.call(ignore_signals, 1, b'x' * 1000)
-
+def test_threads_have_processes_of_their_own(tmp_path):
     with ThreadPoolExecutor(2) as pool:
-        assert all(pool.map(one, range(2)))
+        numbers = pool.map(lambda _: process.call(meet, 1, b'', tmp_path), range(2))
+        assert len({os.getpid(), *numbers}) == 3
 
 
 def test_a_decoder_ends_with_the_process_that_started_it():

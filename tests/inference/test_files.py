@@ -35,7 +35,7 @@ def test_a_folder_is_mirrored_and_other_kinds_are_counted_by_suffix(tmp_path):
     (note,) = found.notes
     assert note == (
         f'{folder}: 4 files are of kinds that are not read (.txt 2, without a suffix 1, .pdf 1)'
-    ) or ('4 files' in note and '.txt 2' in note and 'without a suffix 1' in note)
+    )
 
 
 def test_paths_that_are_no_files_fail_before_the_network_is_loaded(tmp_path):

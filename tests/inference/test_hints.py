@@ -88,12 +88,7 @@ def test_photographs_get_their_own_hints_at_every_size():
         for result, one in zip(results, hints, strict=True):
             lab = skimage_color.rgb2lab(result)[..., 1:].mean((0, 1))
             wanted = ab_of(hints_lib.parse(one)[0].color) if one else np.zeros(2)
-            np.testing.assert_allclose(
-                lab / (np.abs(lab).max() + 1e-9),
-                wanted / (np.abs(wanted).max() + 1e-9),
-                atol=0.1 if one else 1,
-            )
-            assert (np.abs(lab).max() > 10) == bool(one)
+            np.testing.assert_allclose(lab, wanted, atol=0.3)  # 8 bits
 
 
 def test_a_network_without_hints_refuses_them():

@@ -9,7 +9,8 @@ else within float tolerance. After damage to the newest checkpoint the next star
 it over and go on from an older one, or else have restored it whole.
 
 Prints each fault and, at the end, how many there were of which kind. Exit code 0 only if nothing
-was lost. The workdirs lie on a tmpfs of their own, which it takes root to mount.
+was lost and each kind of fault was met. The workdirs lie on a tmpfs of their own, which it takes
+root to mount.
 """
 
 import argparse
@@ -180,6 +181,9 @@ def live(
             check_noticed(said, *damaged, faults)
             damaged = None
         if STEPS in saved.steps(workdir):
+            if damaged:
+                what = f'a {damaged[0]} in checkpoint {damaged[1]}'
+                raise LostError(f'after {what} the run resumed from nothing:\n{said[-3000:]}')
             return
         faults[kind] += 1
         print(f'  {kind} {how} ({processes} process{"es" * (processes > 1)})', flush=True)
@@ -271,6 +275,8 @@ def main() -> int:
             shutil.rmtree(disk / 'run')
             lives += 1
     print(json.dumps({'lives': lives, **faults, 'lost': 0}))
+    if never := [kind for kind in (*WHILE_RUNNING, *BETWEEN) if not faults[kind]]:
+        raise LostError(f'no run met these faults: {", ".join(never)}; more --minutes are needed')
     return 0
 
 

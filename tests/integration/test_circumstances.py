@@ -1,5 +1,6 @@
 """Ordinary circumstances of machines, through the commands: what works, and what is a sentence."""
 
+import ipaddress
 import json
 import os
 import shutil
@@ -320,9 +321,22 @@ def test_missing_processes_are_named(start, port):
         assert said.startswith('chromagan_jax: process 1 of 3 has not started within 8 s ')
 
 
-def test_a_late_process_joins_and_proxies_are_not_asked(start, port, tmp_path):
+@pytest.fixture
+def host():
+    """An address of this machine in a network: those of loopback need no proxy."""
+    with socket.socket(type=socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(('192.0.2.1', 9))  # chooses an address and sends nothing
+        except OSError:
+            pytest.skip('a network address is needed')
+        address = probe.getsockname()[0]
+    if ipaddress.ip_address(address).is_loopback:
+        pytest.skip('a network address is needed')
+    return address
+
+
+def test_a_late_process_joins_and_proxies_are_not_asked(start, host, port, tmp_path):
     """Every proxy variable names a listener: nothing connects to it."""
-    host = socket.gethostbyname(socket.gethostname())  # loopback addresses need no proxy
     calls, stop = [], threading.Event()
     with socket.create_server(('127.0.0.1', 0)) as server:
         server.settimeout(0.2)
@@ -342,11 +356,14 @@ def test_a_late_process_joins_and_proxies_are_not_asked(start, port, tmp_path):
         proxies = {each: url for name in names for each in (name, name.upper())}
         flags = (*SMALL, '--workdir=run', '--distributed', '--num_processes=2')
         flags += (f'--coordinator={host}:{port}', '--startup_timeout=120')
-        first = start('main', *flags, '--process_id=1', **proxies)
-        with pytest.raises(subprocess.TimeoutExpired):
-            first.wait(10)
-        second = start('main', *flags, '--process_id=0', **proxies)
         try:
+            with socket.create_server((host, port)) as early:  # is not process 0, and ends
+                early.settimeout(300)
+                first = start('main', *flags, '--process_id=1', **proxies)
+                with early.accept()[0] as connection:
+                    assert connection.makefile().readline() == 'chromagan_jax process 1\n'
+            assert first.poll() is None
+            second = start('main', *flags, '--process_id=0', **proxies)
             for process in (first, second):
                 said = process.communicate(timeout=300)[1]
                 assert process.returncode == 0, said

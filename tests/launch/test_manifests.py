@@ -1,13 +1,15 @@
 """The manifests are valid, fit together, and suit the JAX and the command that they start."""
 
-import ast
 import configparser
 import copy
 import importlib.util
 import math
+import os
 import re
 import shlex
+import shutil
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,9 +23,10 @@ import yaml
 from absl import flags
 from jax._src import clusters
 
+import chromagan_jax
 from chromagan_jax import main
 from chromagan_jax.config import Config, command_line
-from chromagan_jax.errors import UserError
+from chromagan_jax.errors import DivergedError, PreemptedError, UserError
 from chromagan_jax.utils import cli
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +81,8 @@ def _in_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize('name', ['setup', 'gpu', 'tpu', 'eval'])
 def test_manifests_are_valid(name: str, version: str) -> None:
     for manifest in read(name):
-        assert kubernetes_validate.validate(manifest, version, strict=True) in version
+        used = kubernetes_validate.validate(manifest, version, strict=True)
+        assert used.split('.') == version.split('.')[:2]
 
 
 def test_the_validation_refuses_a_misspelt_field() -> None:
@@ -211,34 +215,31 @@ def test_the_pods_of_a_run_start_together_and_have_names(name: str) -> None:
     assert pod(name)['subdomain'] == service['metadata']['name']
 
 
-def exit_codes() -> dict[str, int]:
-    """What `chromagan_jax.main` ends with after each exception that it knows."""
-    tree = ast.parse(Path(main.__file__).read_text())
-    [function] = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == 'main']
-    codes = {}
-    for handler in (n for n in ast.walk(function) if isinstance(n, ast.ExceptHandler)):
-        calls = [n for n in ast.walk(handler) if isinstance(n, ast.Call) and n.args]
-        [code] = {
-            call.args[0].value
-            for call in calls
-            if isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, int)
-        }
-        assert isinstance(handler.type, ast.Name)
-        codes[handler.type.id] = code
-    return codes
+def exit_code(monkeypatch: pytest.MonkeyPatch, error: Exception) -> object:
+    """What `chromagan_jax.main` ends with after an exception."""
+
+    def fail(argv: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(main, '_run', fail)
+    with pytest.raises(SystemExit) as ended:
+        main.main(['main'])
+    return ended.value.code
 
 
 @pytest.mark.parametrize('name', ['gpu', 'tpu', 'eval'])
-def test_a_mistake_and_divergence_fail_the_job_and_all_else_is_started_again(name: str) -> None:
-    codes = exit_codes()
-    assert codes['PreemptedError'] == 75
+def test_a_mistake_and_divergence_fail_the_job_and_all_else_is_started_again(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exit_code(monkeypatch, PreemptedError()) == 75
+    hopeless = [exit_code(monkeypatch, error) for error in (UserError(), DivergedError())]
     job = only('Job', name)['spec']
     evicted, mistake = job['podFailurePolicy']['rules']
     assert evicted['action'] == 'Ignore'
     assert evicted['onPodConditions'] == [{'type': 'DisruptionTarget', 'status': 'True'}]
     assert mistake['action'] == 'FailJob'
     assert mistake['onExitCodes']['operator'] == 'In'
-    assert mistake['onExitCodes']['values'] == [codes['UserError'], codes['DivergedError']]
+    assert mistake['onExitCodes']['values'] == hopeless
     assert mistake['onExitCodes']['containerName'] == pod(name)['containers'][0]['name']
     assert pod(name)['restartPolicy'] == 'Never'  # a podFailurePolicy works with no other
     assert job['backoffLimit'] >= 10 * job['completions']
@@ -303,10 +304,15 @@ def test_what_outlives_a_pod_is_on_the_shared_volume(name: str) -> None:
 # The image
 
 
-def steps() -> list[list[str]]:
-    """The instructions of the Dockerfile, as words."""
+def instructions() -> list[str]:
+    """Of the Dockerfile, one a line."""
     text = re.sub(r'^#.*\n', '', (ROOT / 'launch' / 'Dockerfile').read_text(), flags=re.M)
-    return [shlex.split(line) for line in text.replace('\\\n', ' ').splitlines() if line.strip()]
+    return [line for line in text.replace('\\\n', ' ').splitlines() if line.strip()]
+
+
+def steps() -> list[list[str]]:
+    """The same as words."""
+    return [shlex.split(line) for line in instructions()]
 
 
 def test_what_the_image_copies_exists_and_is_sent_to_docker() -> None:
@@ -315,7 +321,39 @@ def test_what_the_image_copies_exists_and_is_sent_to_docker() -> None:
     assert all((ROOT / path).exists() for path in copied)
     ignored = (ROOT / '.dockerignore').read_text().splitlines()
     assert '*' in ignored
-    assert {line.removeprefix('!') for line in ignored if line.startswith('!')} == copied
+    whole = {path for path in copied if not any(map(copied.__contains__, folders_of(path)))}
+    assert {line.removeprefix('!') for line in ignored if line.startswith('!')} == whole
+
+
+def folders_of(path: str) -> list[str]:
+    return [str(folder) for folder in Path(path).parents]
+
+
+def test_what_the_image_holds_at_its_installation_is_enough_to_install_the_package(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip('setuptools')
+    app, programs = tmp_path / 'app', tmp_path / 'programs'
+    build = "from setuptools import build_meta as b; b.prepare_metadata_for_build_editable('.')"
+    programs.mkdir()
+    (programs / 'pip').write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{build}"\n')
+    (programs / 'pip').chmod(0o755)
+    for line in instructions():
+        word, *words = shlex.split(line)
+        if word == 'COPY':
+            *files, folder = words
+            (app / folder).mkdir(parents=True, exist_ok=True)
+            for name in files:
+                shutil.copy(ROOT / name, app / folder)
+        elif word == 'RUN' and ' pip install ' in line:
+            break
+    variables = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    variables |= {'ACCELERATOR': 'cpu', 'PATH': f'{programs}:{os.environ["PATH"]}'}
+    command = ['sh', '-c', line.removeprefix('RUN ')]
+    done = subprocess.run(command, cwd=app, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [metadata] = app.glob('*.dist-info/METADATA')
+    assert f'\nVersion: {chromagan_jax.__version__}\n' in metadata.read_text()
 
 
 def test_the_extras_of_the_image_are_those_of_the_package() -> None:

@@ -15,7 +15,7 @@ from chromagan_jax.prepare.__main__ import main
 from tests.integration.emulators import free_port
 
 pytest.importorskip('apache_beam', reason='needs Beam: pip install -e ".[prepare]"')
-pytest.importorskip('distributed', reason="needs Dask: pip install 'apache-beam[dask]'")
+pytest.importorskip('distributed', reason='needs Dask: pip install -e ".[prepare-test]"')
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from tools import compare, table
 
 ROOT = Path(__file__).parents[2]
 SIZE, BATCH = 16, 2
+STEPS = 100
 TINY = (
     '--config.generator.width=4',
     '--config.generator.depth=3',
@@ -57,7 +59,11 @@ def wait_for(process, path, text):
 
 @pytest.fixture(scope='module')
 def stopped(tmp_path_factory):
-    """Photographs, and a comparison that was stopped while `base` was trained: (folder, said)."""
+    """Photographs, and a comparison that was stopped while `base` was trained.
+
+    The rate depends on what else the machine does, and so does how many steps are left at the stop:
+    a first start measures it, and is given other steps.
+    """
     folder = tmp_path_factory.mktemp('compare')
     squares = [data.astronaut()[:96, :128], data.coffee()[:200, :160], data.chelsea()[80:, 90:]]
     for name, pixels in zip(('a.png', 'b.png', 'more/a.png'), squares, strict=True):
@@ -65,18 +71,36 @@ def stopped(tmp_path_factory):
             path = folder / source / name
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
+    base = folder / 'out/base'
+    stop_at(folder, base / 'rate.json', '"steps"')
+    measured = read(base / 'rate.json')
+    (base / 'rate.json').write_text(json.dumps(measured | {'steps': STEPS}))
+    shutil.rmtree(base / 'run', ignore_errors=True)
+    said = stop_at(folder, base / 'log.txt', f'\nstep 2/{STEPS}')
+    return Stopped(folder, said, checkpoints.kept_steps(base / 'run'), measured)
+
+
+class Stopped(NamedTuple):
+    folder: Path
+    said: str
+    kept: list[int]
+    measured: dict[str, Any]
+
+
+def stop_at(folder, path, text):
+    """Starts the command and stops it once a file holds a text; returns what it said."""
     process = start(folder, '--systems=base')
-    wait_for(process, folder / 'out/base/log.txt', '\nstep 2/')
+    wait_for(process, path, text)
     process.terminate()
     said = process.communicate()[1]
     assert process.returncode == 75, said
-    return folder, said, checkpoints.kept_steps(folder / 'out/base/run')
+    return said
 
 
 @pytest.fixture(scope='module')
 def finished(stopped):
     """The same, started again with a system more that does not exist: (folder, said)."""
-    process = start(stopped[0], '--systems=nonsense,base')
+    process = start(stopped.folder, '--systems=nonsense,base')
     said = process.communicate()[1]
     assert process.returncode == 1, said
     return stopped[0], said
@@ -117,23 +141,32 @@ def scores_of(out):
 def test_a_stopped_comparison_goes_on_with_the_same_steps_and_measures_nothing_again(
     stopped, finished
 ):
-    folder, said, kept = stopped
-    assert said.splitlines()[-1] == 'compare: stopped: the same command resumes'
-    out = folder / 'out'
-    steps = read(out / 'base/rate.json')['steps']
-    assert 2 <= kept[-1] < steps
+    assert stopped.said.splitlines()[-1] == 'compare: stopped: the same command resumes'
+    out = stopped.folder / 'out'
+    assert read(out / 'base/rate.json') == stopped.measured | {'steps': STEPS}
+    assert 2 <= stopped.kept[-1] < STEPS
     log = (out / 'base/log.txt').read_text()
-    assert f'resumed from step {kept[-1]}\n' in log
+    assert f'resumed from step {stopped.kept[-1]}\n' in log
     assert log.count('-m benchmarks.benchmark') == 1
-    assert checkpoints.kept_steps(out / 'base/run')[-1] == steps
+    assert checkpoints.kept_steps(out / 'base/run')[-1] == STEPS
 
 
 @pytest.mark.slow
-def test_the_steps_are_those_that_the_measured_rate_has_in_the_minutes(finished):
-    rate = read(finished[0] / 'out/base/rate.json')
+def test_the_rate_is_that_of_the_train_step(stopped):
+    rate = stopped.measured
     assert rate['name'] == 'train_step'
-    assert rate['steps'] == round(0.08 * 60 * rate['images_per_second'] / BATCH)
+    assert rate['steps'] == max(2, round(0.08 * 60 * rate['images_per_second'] / BATCH))
     assert rate['processor']
+
+
+@pytest.mark.parametrize(('speed', 'steps'), [(25.0, 60), (0.1, 2)])
+def test_the_steps_are_those_that_the_measured_rate_has_in_the_minutes(
+    speed, steps, tmp_path, monkeypatch
+):
+    line = {'name': 'train_step', 'images_per_second': speed, 'batch_size': 2, 'device': 'TPU'}
+    monkeypatch.setattr(compare, 'run', lambda *arguments: json.dumps(line))
+    rate = compare.measure(tmp_path, [], 0.08)
+    assert rate == read(tmp_path / 'rate.json') == line | {'processor': 'TPU', 'steps': steps}
 
 
 @pytest.mark.slow

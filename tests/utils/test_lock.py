@@ -62,11 +62,29 @@ def elsewhere(tmp_path):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Leases that run out while a test waits."""
-    monkeypatch.setattr(lock, 'LEASE', 0.3)
+    """Leases that are renewed while a test waits."""
     monkeypatch.setattr(lock, 'RENEWAL', 0.05)
-    monkeypatch.setattr(lock, '_POLL', 0.05)
-    monkeypatch.setattr(lock, '_SETTLE', 0.05)
+
+
+class Clock:
+    """A clock that goes on while somebody sleeps, and only then."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of the lock."""
+    clock = Clock()
+    monkeypatch.setattr(lock, 'time', clock)
+    return clock
 
 
 def holder_of(folder):
@@ -111,27 +129,26 @@ def test_a_process_that_has_the_number_of_a_dead_one_is_not_its_holder(tmp_path,
         assert holder_of(tmp_path / 'run') == lock.this_process()
 
 
-def test_a_lock_of_another_machine_is_taken_over_when_nobody_renews_it(short, elsewhere, tmp_path):
+def test_a_lock_of_another_machine_is_taken_over_when_nobody_renews_it(clock, elsewhere, tmp_path):
     elsewhere()
-    said, began = [], time.monotonic()
+    said = []
     with lock.acquire(tmp_path / 'run', said.append):
-        assert time.monotonic() - began >= lock.LEASE
+        assert lock.LEASE <= clock.now <= lock.LEASE + lock._POLL + lock._SETTLE
         assert holder_of(tmp_path / 'run') == lock.this_process()
     (sentence,) = said
     assert 'lock.json is that of process 7 on far: it is taken over' in sentence
     assert list((tmp_path / 'run').iterdir()) == []
 
 
-def test_a_lock_of_another_machine_that_is_renewed_keeps_others_out(short, elsewhere, tmp_path):
+def test_a_lock_of_another_machine_that_is_renewed_keeps_others_out(clock, elsewhere, tmp_path):
     elsewhere()
     path = tmp_path / 'run' / lock.NAME
-    waiting = threading.Event()
-    threading.Thread(target=lambda: waiting.wait(60) and os.utime(path)).start()
     with (
         pytest.raises(UserError, match='in use by process 7 on far'),
-        lock.acquire(tmp_path / 'run', lambda sentence: waiting.set()),
+        lock.acquire(tmp_path / 'run', lambda sentence: os.utime(path, (1, 1))),
     ):
         pass
+    assert clock.now < lock.LEASE
 
 
 def test_a_requeued_job_of_slurm_does_not_wait_for_its_earlier_start(
@@ -144,7 +161,7 @@ def test_a_requeued_job_of_slurm_does_not_wait_for_its_earlier_start(
         assert holder_of(tmp_path / 'run').restart == '1'
 
 
-def test_a_lock_that_is_not_complete_is_one_of_an_unknown_process(short, tmp_path):
+def test_a_lock_that_is_not_complete_is_one_of_an_unknown_process(clock, tmp_path):
     (tmp_path / lock.NAME).write_text('{"host"')
     said = []
     with lock.acquire(tmp_path, said.append):
@@ -180,32 +197,40 @@ def test_a_holder_renews_its_lock(short, tmp_path):
             assert time.monotonic() < deadline
 
 
-def test_of_many_processes_that_take_over_one_holds_the_lock(short, elsewhere, tmp_path):
+def test_of_many_processes_that_take_over_one_holds_the_lock(
+    clock, elsewhere, tmp_path, monkeypatch
+):
+    """In the worst order: all find that the lease has run out, then all replace the lock."""
     elsewhere()
-    held, refused, done = [], [], threading.Event()
+    held, refused, replace = [], [], Path.replace
+    seen, ready, replaced = (threading.Barrier(6, timeout=60) for _ in range(3))
 
-    def contend(number):
-        this = lock.this_process()._replace(pid=10**6 + number, machine=f'machine {number}')
+    def replace_together(path, target):
+        ready.wait()
+        return replace(path, target)
+
+    def sleep(seconds):
+        Clock.sleep(clock, seconds)
+        if seconds == lock._SETTLE:
+            replaced.wait()
+
+    def contend(pid):
+        this = lock.this_process()._replace(pid=pid, machine=f'machine {pid}')
         try:
-            lock._take(tmp_path / 'run' / lock.NAME, this, lambda sentence: None, tmp_path)
+            lock._take(tmp_path / 'run' / lock.NAME, this, lambda sentence: seen.wait(), tmp_path)
+            held.append(pid)
         except UserError:
-            refused.append(number)
-            return
-        held.append(number)
-        while not done.wait(0.02):
-            os.utime(tmp_path / 'run' / lock.NAME)
+            refused.append(pid)
 
-    threads = [threading.Thread(target=contend, args=(number,)) for number in range(6)]
+    monkeypatch.setattr(clock, 'sleep', sleep)
+    monkeypatch.setattr(Path, 'replace', replace_together)
+    threads = [threading.Thread(target=contend, args=(10**6 + i,)) for i in range(6)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 60
-    while len(held) + len(refused) < len(threads):
-        assert time.monotonic() < deadline
-    done.set()
     for thread in threads:
         thread.join()
-    assert len(held) == 1
-    assert holder_of(tmp_path / 'run').pid == 10**6 + held[0]
+    assert (len(held), len(refused)) == (1, 5)
+    assert holder_of(tmp_path / 'run').pid == held[0]
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
