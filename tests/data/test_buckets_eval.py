@@ -11,7 +11,7 @@ from chromagan_jax.data import inputs
 from chromagan_jax.data.sources import make_source
 from chromagan_jax.errors import UserError
 from chromagan_jax.evaluation import job
-from chromagan_jax.utils import files
+from chromagan_jax.utils import files, paths
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_run_is_scored_where_its_training_source_cannot_be_opened(
     def refuse(location: str) -> Any:
         raise UserError(f'{location} is read')
 
-    monkeypatch.setattr(job.paths, 'filesystem', refuse)
+    monkeypatch.setattr(paths, 'filesystem', refuse)
     small.eval.source = 'sample'
     job.evaluate_checkpoints(small, workdir)
     (line,) = (workdir / 'metrics_eval.jsonl').read_text().splitlines()
