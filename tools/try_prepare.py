@@ -248,8 +248,7 @@ def measure(photos: Path, output: Path, workers: int) -> dict[str, Any]:
     with ProcessPoolExecutor(workers) as pool:
         list(pool.map(work_without_pipeline, [part[:4] for part in parts]))  # imports
         begun = time.monotonic()
-        floor_busy = sum(pool.map(work_without_pipeline, parts))
-        floor = time.monotonic() - begun
+        floor_busy, floor = sum(pool.map(work_without_pipeline, parts)), time.monotonic() - begun
     seconds, busy, most = run_prepare(photos, output, f'--workers={workers}', '--distance=-1')
     number = len(make_source(str(output)))
     return {

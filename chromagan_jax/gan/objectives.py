@@ -62,16 +62,13 @@ def generator_loss(
         weights: of the terms, from `loss_weights`.
 
     Returns:
-        The loss, and (new batch statistics, the fake images, metrics). The metrics are the loss and
-        the unweighted terms.
+        The loss, and (new batch statistics, the fake images, the loss and its unweighted terms).
     """
     batch, real = real_batch
     params = {k: lax.stop_gradient(v) if _is_frozen(model, k) else v for k, v in params.items()}
-    condition = _input(model, batch, key)
+    network, condition = model.generator, _input(model, batch, key)
     train = not model.train_only  # else the statistics of frozen norms are frozen too
-    output, batch_stats = _apply(
-        model, model.generator, params, batch_stats, key, condition, train=train
-    )
+    output, batch_stats = _apply(model, network, params, batch_stats, key, condition, train=train)
     classified = isinstance(output, Classified)
     target = output.target if classified else output
     fake = with_features(model, frozen, batch['condition'], target)
@@ -88,14 +85,8 @@ def generator_loss(
     terms = {}
     if 'adversarial' in weights:
         # The discriminator gets no gradient here, and its new batch statistics are discarded.
-        outputs, _ = _discriminate(
-            model,
-            discriminator.params,
-            discriminator.batch_stats,
-            key,
-            inputs.condition,
-            fake,
-        )
+        variables = discriminator.params, discriminator.batch_stats
+        outputs, _ = _discriminate(model, *variables, key, inputs.condition, fake)
         adversarial = losses.ADVERSARIAL[model.loss.adversarial].generator
         terms['adversarial'] = _weighted(adversarial, outputs)
     for name, term in losses.TERMS.items():

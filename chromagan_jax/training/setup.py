@@ -151,7 +151,7 @@ def in_all_processes(function: Callable[[], T], in_thread: bool = False) -> T:
     Args:
         function: has no collectives if it runs in a thread.
         in_thread: whether it may take longer in one process than in another. Collectives on a CPU
-            give up after 30 s without one of the processes, so the others are told that it runs.
+            give up after 30 s without one of the processes, so they exchange messages meanwhile.
     """
     error: UserError | None = None
     try:
