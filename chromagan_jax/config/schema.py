@@ -48,7 +48,7 @@ class SteeringConfig:
 class LossConfig:
     """Losses of generator and discriminator."""
 
-    adversarial: Literal['bce', 'lsgan', 'hinge', 'wgan'] = 'bce'  # key of losses.ADVERSARIAL
+    adversarial: str = 'bce'  # bce, lsgan, hinge or wgan: key of losses.ADVERSARIAL
     weights: dict[str, NonNegative] = field(  # generator loss terms: adversarial, losses.TERMS
         default_factory=lambda: {'adversarial': 1.0, 'l1': 100.0}
     )

@@ -181,14 +181,21 @@ TERMS: dict[str, Callable[[TermInputs], Array]] = {
 REPORTED = ('l1', 'mse')  # terms that are logged even without a weight
 
 
-def check_terms(names: Iterable[str]) -> None:
-    """Raises UserError for a weight of an unknown term, with the closest known name."""
-    known = ('adversarial', *TERMS)
-    for name in names:
+def check_names(adversarial: str, terms: Iterable[str]) -> None:
+    """Raises UserError for an adversarial loss or a term that is unknown, with the closest name."""
+    if adversarial not in ADVERSARIAL:
+        hint = _known_name(adversarial, list(ADVERSARIAL))
+        raise UserError(f'loss.adversarial {adversarial!r} is not a known adversarial loss: {hint}')
+    known = ['adversarial', *TERMS]
+    for name in terms:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f'did you mean {close[0]}?' if close else f'choose one of {", ".join(known)}.'
+            hint = _known_name(name, known)
             raise UserError(f'loss.weights.{name} is not a known loss term: {hint}')
+
+
+def _known_name(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f'did you mean {close[0]}?' if close else f'choose one of {", ".join(known)}.'
 
 
 def gradient_penalty(

@@ -50,9 +50,9 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
     """Builds the model that a config describes.
 
     Raises:
-        UserError: for an unknown loss term or a contradictory network option.
+        UserError: for an unknown loss or a contradictory network option.
     """
-    losses.check_terms(config.loss.weights)
+    losses.check_names(config.loss.adversarial, config.loss.weights)
     targets, weights = class_targets(config), dict(config.loss.weights)
     if targets == 'none':
         weights['classes'] = 0.0

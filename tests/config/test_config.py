@@ -2,14 +2,14 @@ import copy
 import dataclasses
 import json
 import re
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 
 from chromagan_jax import config as config_lib
 from chromagan_jax.config import Config, resume, schema
 from chromagan_jax.errors import UserError
-from chromagan_jax.gan import losses, released
+from chromagan_jax.gan import released
 from chromagan_jax.models import encoder_decoder
 from configs import base
 
@@ -139,7 +139,6 @@ IMPOSSIBLE = (
         ('loss.label_smoothing', -0.1, '0 <= x < 0.5'),
         ('color_space', 'hsv', 'lab, rgb'),
         ('dtype', 'float16', 'float32, bfloat16'),
-        ('loss.adversarial', 'nonsense', 'bce'),
     ]
 )
 
@@ -169,7 +168,6 @@ def test_an_impossible_value_is_named_with_what_would_be_possible(tiny, field, v
         ('color_space', 'rgb'),
         ('dtype', 'bfloat16'),
         ('checkpoint.best_metric', 'psnr'),
-        ('loss.adversarial', 'lsgan'),
     ],
 )
 def test_the_limits_of_every_range_are_possible(tiny, field, value):
@@ -251,11 +249,6 @@ def test_a_misspelled_key_of_a_dict_is_named(tiny):
     tiny.pretrained['vgg'] = 'vgg16.npz'
     with pytest.raises(UserError, match=re.escape("no field 'pretrained.vgg' in the config")):
         config_lib.validate(tiny)
-
-
-def test_the_schema_names_every_adversarial_loss_that_there_is():
-    named = get_args(get_type_hints(schema.LossConfig)['adversarial'])
-    assert named == tuple(losses.ADVERSARIAL)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ FLAGS = '--xla_backend_optimization_level=0'  # and one device
 
 
 def test_each_block_is_short():
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
     for block in BLOCKS:
         written = [
             line for line in block.splitlines() if line and not line.startswith(('import', 'from'))
@@ -62,6 +62,7 @@ def lines_of(workdir):
 def test_a_new_loss_term_is_weighed_and_logged(run):
     trained = [line for line in lines_of(run[1]) if 'generator/loss' in line]
     assert len(trained) == 4
+    assert all(line['generator/adversarial'] < 0 for line in trained)  # minimax, and no other loss
     for line in trained:
         parts = line['generator/adversarial'] + 100 * line['generator/l1']
         assert line['generator/charbonnier'] > line['generator/l1']
