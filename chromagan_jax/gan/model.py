@@ -72,8 +72,10 @@ def make_model(config: Config, mesh: Mesh | None = None) -> GanModel:
         generator=make_generator(config),
         discriminator=discriminator,
         generator_optimizer=optimizers.make_optimizer(
-            *(config.generator_optimizer, config.steps),
-            *(config.generator_optimizer.encoder_lr_ratio, config.generator_optimizer.train_only),
+            config.generator_optimizer,
+            config.steps,
+            encoder_lr_ratio=config.generator_optimizer.encoder_lr_ratio,
+            train_only=config.generator_optimizer.train_only,
         ),
         discriminator_optimizer=optimizers.make_optimizer(
             config.discriminator_optimizer, config.steps

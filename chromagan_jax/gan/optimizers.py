@@ -128,7 +128,8 @@ def update_plateau(config: PlateauConfig, state: PlateauState, score: float) -> 
     """
     best = abs(float(state.best_value))  # infinite before the first evaluation
     plateau = contrib.reduce_on_plateau(
-        *(config.factor, config.patience),
+        factor=config.factor,
+        patience=config.patience,
         rtol=0.0,
         atol=max(1e-4 * best, 1e-12) if np.isfinite(best) else 1.0,
         min_scale=config.min_scale,

@@ -113,9 +113,9 @@ def warmup_step(
     frozen = frozen or {}
     key = jax.random.fold_in(state.key, state.step)
     batch, real = _prepare(model, frozen, batch, key)
+    weights = loss_weights(model, state)
     _, _, fake, metrics = _generator_gradient(
-        *(model, state, (batch, real), jax.random.fold_in(key, 0), frozen),
-        loss_weights(model, state),
+        model, state, (batch, real), jax.random.fold_in(key, 0), frozen, weights
     )
     discriminator, accuracy, on_both = _train_discriminator(model, state, (batch, real, fake), key)
     metrics |= on_both
@@ -191,7 +191,8 @@ def _train_discriminator(
             state.discriminator_accuracy > model.discriminator_max_accuracy,
             functools.partial(_skip_discriminator, model, state),
             update,
-            *(batch, key),
+            batch,
+            key,
         )
     else:
         network, metrics = update(batch, key)

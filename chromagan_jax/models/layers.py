@@ -101,7 +101,10 @@ def strided_up(x: Array, kernel: Array) -> Array:
     """(B, H, W, C) with (4, 4, C, F) -> (B, 2H, 2W, F), as PyTorch's ConvTranspose2d."""
     padding = ((2, 2), (2, 2))
     return lax.conv_general_dilated(
-        *(x, kernel[::-1, ::-1], (1, 1), padding),
+        x,
+        kernel[::-1, ::-1],
+        (1, 1),
+        padding,
         lhs_dilation=(2, 2),
         dimension_numbers=_DIMENSIONS,
     )

@@ -54,7 +54,8 @@ class ProjectedFeatures(nn.Module):
                 shape = (*x.shape[:3], mixed[0].shape[-1])
                 coarse = jax.image.resize(mixed[0], shape, 'linear')
                 fuse = Conv(
-                    *(width, (3, 3)),
+                    width,
+                    (3, 3),
                     padding=1,
                     kernel_init=_mixing_init,
                     dtype=self.dtype,

@@ -20,15 +20,10 @@ from chromagan_jax.gan import steps
 from chromagan_jax.gan.model import GanModel, load_pretrained
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.training.periodic import Evaluation, Reporting, Sampling, Saving, is_due
-from chromagan_jax.training.setup import (
-    Run,
-    in_all_processes,
-    open_run,
-    place_frozen,
-    starting_state,
-)
+from chromagan_jax.training.setup import Run, open_run, place_frozen, starting_state
 from chromagan_jax.training.train_logger import TrainLogger
 from chromagan_jax.utils import paths, programs, writers
+from chromagan_jax.utils.agreement import in_all_processes
 
 PyTree = Any
 Step = Callable[[GanState, PyTree, PyTree], tuple[GanState, dict[str, jax.Array]]]
@@ -104,7 +99,7 @@ def initial_state(run: Run) -> tuple[GanState, dict[str, PyTree]]:
     frozen = place_frozen(run.model, pretrained, run.config.data.size, run.mesh)
     with run.watchdog.phase('restore'):
         state = starting_state(
-            *(run.config, run.model, run.mesh, run.checkpoints, pretrained, run.log, run.abstract)
+            run.config, run.model, run.mesh, run.checkpoints, pretrained, run.log, run.abstract
         )
     return state, frozen
 

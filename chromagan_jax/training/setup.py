@@ -3,9 +3,8 @@
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,13 +27,11 @@ from chromagan_jax.gan.state import GanState
 from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.models.pretrained import PRETRAINED
 from chromagan_jax.utils import files, lease, lock, paths, progress, writers
+from chromagan_jax.utils.agreement import in_all_processes
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
 PyTree = Any
-T = TypeVar('T')
-
-_PACE = 1.0  # s between messages of a process that it still waits for a file or a lock
 
 
 class Run(NamedTuple):
@@ -88,8 +85,21 @@ def open_run(config: Config, workdir: Path, stack: contextlib.ExitStack) -> Run:
         log(f'best/{step} is of an earlier run and moved to {REPLACED}/')
         move_aside(best, step, REPLACED)
     return Run(
-        *(config, workdir, mesh, model, abstract, source, eval_source, log, writes, held),
-        *(watchdog, checkpoints, best, stopping, eval_step),
+        config=config,
+        workdir=workdir,
+        mesh=mesh,
+        model=model,
+        abstract=abstract,
+        source=source,
+        eval_source=eval_source,
+        log=log,
+        writes=writes,
+        lease=held,
+        watchdog=watchdog,
+        checkpoints=checkpoints,
+        best=best,
+        stopping=stopping,
+        eval_step=eval_step,
     )
 
 
@@ -143,37 +153,6 @@ def _check_same_data(config: Config, *sources: Source) -> None:
         )
 
 
-def in_all_processes(function: Callable[[], T], in_thread: bool = False) -> T:
-    """Calls a function; raises UserError in all processes if it raises one in any of them.
-
-    Otherwise the other processes would wait for it, and end with the exit code for a restart.
-
-    Args:
-        function: has no collectives if it runs in a thread.
-        in_thread: whether it may take longer in one process than in another. Collectives on a CPU
-            give up after 30 s without one of the processes, so they exchange messages meanwhile.
-    """
-    error: UserError | None = None
-    try:
-        result = _paced(function) if in_thread and jax.process_count() > 1 else function()
-    except UserError as raised:
-        error = raised
-    if _in_any_process(error is not None):
-        raise error or UserError('Another process cannot start: its message says why.')
-    return result
-
-
-def _paced(function: Callable[[], T]) -> T:
-    """Calls a function in a thread, and waits until it has ended in all processes."""
-    with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(function)
-        while _in_any_process(not call.done()):
-            wait([call], _PACE)
-            if call.done() and not isinstance(call.exception(), UserError | None):
-                break  # the others notice that this process ends
-    return call.result()
-
-
 def lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> lease.Lease | None:
     """Locks the workdir in process 0, for all processes, until `stack` ends.
 
@@ -196,10 +175,6 @@ def _lock(workdir: Path, stack: contextlib.ExitStack) -> lease.Lease | None:
     held = lease.acquire(workdir, log)
     stack.callback(held.release)
     return held
-
-
-def _in_any_process(value: bool) -> bool:
-    return bool(multihost_utils.process_allgather(np.array(value)).any())
 
 
 def check_workdir(config: Config, workdir: Path, source: Source, resume: bool) -> None:

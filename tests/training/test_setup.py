@@ -134,12 +134,6 @@ def test_a_teacher_is_placed_whole_and_only_where_the_model_has_one(chromagan):
     np.testing.assert_array_equal(placed['fc8']['bias'], np.ones(3))
 
 
-def test_an_error_of_another_process_ends_this_one_with_a_sentence(monkeypatch):
-    monkeypatch.setattr(setup, '_in_any_process', lambda value: True)
-    with pytest.raises(UserError, match='Another process cannot start'):
-        setup.in_all_processes(lambda: None)
-
-
 def test_the_cpu_computes_in_the_thread_that_asks_and_not_without_being_told():
     """In processes of their own: JAX wants to know before it is used."""
     program = """

@@ -52,7 +52,10 @@ def make_model(variant: str, encoder: str, device: torch.device) -> Model:
     heads = [*projected.heads.parameters(), *patch.parameters()]
     fused = device.type == 'cuda'
     return Model(
-        *(generator, average, projected, patch),
+        generator,
+        average,
+        projected,
+        patch,
         torch.optim.Adam(
             [{'params': decoder_parameters}, {'params': encoder_parameters}],
             betas=BETAS,

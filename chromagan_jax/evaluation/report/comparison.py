@@ -45,7 +45,8 @@ def _scores(runs: Sequence[RunRecord]) -> str:
                 ('', ('job' if run.job else 'training') if scores else ''),
                 *(
                     parts.number(
-                        *(form, scores.get(name)),
+                        form,
+                        scores.get(name),
                         'n best' if name in scores and scores[name] == best[name] else 'n',
                     )
                     for name, (_, form) in shown.items()
