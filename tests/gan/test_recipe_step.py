@@ -17,12 +17,21 @@ from chromagan_jax.models.pretrained import efficientnet_lite
 from chromagan_jax.models.projected import ProjectedDiscriminator
 from configs import best
 from tests.gan.test_steps import assert_same_bits, batch_of
+from tests.models import lite
 
-pytestmark = pytest.mark.slow  # compiling the step takes half a minute
+pytestmark = pytest.mark.slow  # compiling the steps takes half a minute
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _shallow():
+    """Half the blocks of the encoder, of each kind that it has: the steps compile sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet_lite, '_STAGES', lite.SHALLOW)
+        yield
 
 
 @pytest.fixture(scope='module')
-def encoder():
+def encoder(_shallow):
     network = efficientnet_lite.Encoder()
     return jax.jit(network.init)(jax.random.key(1), jnp.zeros((1, 32, 32, 3)))['params']
 
