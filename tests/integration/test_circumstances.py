@@ -264,19 +264,29 @@ def test_a_killed_run_is_started_again_at_once(start, run, tmp_path):
 
 
 def test_two_colorize_runs_share_the_work(start, tmp_path):
-    folder, names = tmp_path / 'photographs', [f'{number}.jpg' for number in range(12)]
+    folder, names = tmp_path / 'photographs', [f'{number}.jpg' for number in range(16)]
     folder.mkdir()
     for name in names:
         Image.fromarray(data.coffee()).save(folder / name)
-    both = [start('colorize', '--output=out', '--json', '--threads=2', folder) for _ in range(2)]
+    command = ('colorize', '--output=out', '--json', '--threads=2', folder)
+    first = start(*command)
+    line = first.stdout.readline()
+    first.send_signal(signal.SIGSTOP)  # so that the second run finds work, however late it starts
+    last = tmp_path / 'out' / sorted(names)[-1].replace('jpg', 'png')
+    assert not last.exists()
+    second = start(*command)
+    while not last.exists():
+        assert second.poll() is None, second.communicate()[1]
+        threading.Event().wait(0.05)
+    first.send_signal(signal.SIGCONT)
     made = []
-    for process in both:
+    for process, before in ((first, line), (second, '')):
         out, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
-        lines = [json.loads(line) for line in out.splitlines()]
-        assert len(lines) == len(names)
-        made.append({line['result'] for line in lines if line['status'] == 'colorized'})
-    assert all(made), 'one run has done all'
+        told = [json.loads(line) for line in (before + out).splitlines()]
+        assert len(told) == len(names)
+        made.append({line['result'] for line in told if line['status'] == 'colorized'})
+    assert all(made)
     assert not made[0] & made[1], 'a photograph was colorized twice'
     assert len(made[0] | made[1]) == len(names)
     assert {path.name for path in (tmp_path / 'out').iterdir()} == {
