@@ -18,6 +18,7 @@ import chromagan_jax.colorize as colorize
 from chromagan_jax import sharding
 from chromagan_jax.errors import PreemptedError
 from chromagan_jax.evaluation import job
+from chromagan_jax.models.pretrained import efficientnet_lite
 from chromagan_jax.training import loop, setup
 from tests.config.test_configs import runnable
 from tests.models import lite
@@ -34,6 +35,8 @@ SMALLEST = {  # px
     'restore': 32,
     'rgb_colorizer': 92,
 }
+SHALLOW = 'best, with a shallow encoder'
+LONG = ('best', 'lite_unet')  # minutes to compile
 
 
 @pytest.fixture
@@ -54,13 +57,15 @@ def at_once(agreed):
 @pytest.mark.parametrize(
     'name',
     [
-        # `best` trains the generator of `lite_unet`, too.
-        pytest.param(name, marks=pytest.mark.cluster if name == 'lite_unet' else pytest.mark.slow)
-        for name in ('small', *SMALLEST)
+        pytest.param(name, marks=pytest.mark.cluster if name in LONG else pytest.mark.slow)
+        for name in ('small', SHALLOW, *SMALLEST)
     ],
 )
 def test_a_config_trains_resumes_evaluates_and_colorizes(name, small, tmp_path, monkeypatch, capfd):
     config = small
+    if name == SHALLOW:
+        monkeypatch.setattr(efficientnet_lite, '_STAGES', lite.SHALLOW)
+        name = 'best'
     if name != 'small':
         config = runnable(name)
         config.data.size = SMALLEST[name]
