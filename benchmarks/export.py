@@ -104,7 +104,9 @@ def opened(path: Path) -> Function:
         if path.suffix == '.onnx':
             import onnxruntime
 
-            session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3  # it warns of each float16 constant that it cannot fold
+            session = onnxruntime.InferenceSession(path, options, ['CPUExecutionProvider'])
             return lambda given: session.run(['ab'], {'condition': given})[0]
         call = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
     except ImportError:

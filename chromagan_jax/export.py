@@ -1,7 +1,7 @@
 """Exports a generator to ONNX or StableHLO.
 
-    python -m chromagan_jax.export --format=onnx --output=colorizer.onnx
-    python -m chromagan_jax.export --format=stablehlo --workdir=DIR --output=colorizer.stablehlo
+    python -m chromagan_jax.export --output=colorizer.onnx
+    python -m chromagan_jax.export --workdir=DIR --output=colorizer.stablehlo
 
 Without --workdir it exports the released weights. The input `condition` is (B, H, W, 1) float32,
 L*/50 - 1; the output `ab` is (B, H, W, 2) float32, a* and b* of CIELAB. --hints adds the
@@ -25,7 +25,7 @@ from chromagan_jax.utils.preemption import stop_requests
 
 _FORMATS = ['onnx', 'stablehlo']
 _HELP = {
-    'format': 'onnx or stablehlo. (onnx)',
+    'format': 'onnx or stablehlo. (by the name of --output: stablehlo if it ends so)',
     'output': 'File to write.',
     'workdir': 'Run whose network is exported (the released weights).',
     'checkpoint': 'newest, best, or a step of --workdir. (newest)',
@@ -38,7 +38,7 @@ _HELP = {
 def make_flags() -> flags.FlagValues:
     """The flags of the command, apart from absl's global ones."""
     values = flags.FlagValues()
-    flags.DEFINE_enum('format', 'onnx', _FORMATS, _HELP['format'], flag_values=values)
+    flags.DEFINE_enum('format', None, _FORMATS, _HELP['format'], flag_values=values)
     flags.DEFINE_string('output', None, _HELP['output'], flag_values=values)
     flags.DEFINE_string('workdir', None, _HELP['workdir'], flag_values=values)
     flags.DEFINE_string('checkpoint', 'newest', _HELP['checkpoint'], flag_values=values)
@@ -74,12 +74,12 @@ def _run(values: flags.FlagValues, stopping: Callable[[], bool]) -> None:
     if not values.output:
         raise UserError('No output is named: add --output=colorizer.onnx.')
     options.check_network(values)
-    if values.format == 'stablehlo' and (values['size'].present or values['dtype'].present):
-        raise UserError('--size and --dtype are for --format=onnx: leave them out.')
     output = Path(values.output)
+    onnx = _format(output, values.format) == 'onnx'
+    if not onnx and (values['size'].present or values['dtype'].present):
+        raise UserError('--size and --dtype are for ONNX, not StableHLO: leave them out.')
     _check(output)
     trained = predictor.load(values.workdir, values.checkpoint)
-    onnx = values.format == 'onnx'
     size = values.size or (trained.size if onnx and values.hints else None)
     network = export.make_network(trained, size, values.hints)
     content = export.to_onnx(network, values.dtype) if onnx else export.to_stablehlo(network)
@@ -97,6 +97,17 @@ def _run(values: flags.FlagValues, stopping: Callable[[], bool]) -> None:
         + (f'{network.size}' if network.size else f'any multiples of {network.multiple}'),
         file=sys.stderr,
     )
+
+
+def _format(output: Path, wanted: str | None) -> str:
+    """'onnx' or 'stablehlo'; raises UserError if a name ends in that of the other one."""
+    named = output.suffix.lower().removeprefix('.')
+    if wanted and named in _FORMATS and named != wanted:
+        raise UserError(
+            f'--format={wanted} does not fit --output={output}: leave out --format, or name the '
+            f'file {output.with_suffix("." + wanted)}.'
+        )
+    return wanted or (named if named in _FORMATS else 'onnx')
 
 
 def _check(output: Path) -> None:

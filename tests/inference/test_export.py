@@ -206,11 +206,29 @@ def test_stablehlo_runs_without_this_package_for_any_batch_height_and_width(
         (('--output=x', '--format=tflite'), "must be one of onnx, stablehlo, not 'tflite'"),
         (('x',), 'is not a flag'),
         (('--output=x', '--format=stablehlo', '--size=64'), 'leave them out'),
+        (('--output=x.stablehlo', '--dtype=float16'), 'leave them out'),
+        (('--output=a/x.stablehlo', '--format=onnx'), 'name the file a/x.onnx'),
+        (('--output=x.onnx', '--format=stablehlo'), 'name the file x.stablehlo'),
     ],
 )
 def test_an_error_is_one_sentence(arguments, sentence, capsys):
     assert export.main(['export', *arguments]) == 1
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('name', 'wanted', 'expected'),
+    [
+        ('x.onnx', None, 'onnx'),
+        ('x.stablehlo', None, 'stablehlo'),
+        ('X.StableHLO', None, 'stablehlo'),
+        ('x', None, 'onnx'),
+        ('x', 'stablehlo', 'stablehlo'),
+        ('x.bin', 'onnx', 'onnx'),
+    ],
+)
+def test_the_format_is_the_one_that_the_name_of_the_file_ends_in(name, wanted, expected):
+    assert export._format(Path(name), wanted) == expected
 
 
 def test_help_shows_the_flags(capsys):
