@@ -208,15 +208,17 @@ def test_a_checkpoint_that_one_process_cannot_read_is_skipped_by_all(start_pair,
 @pytest.mark.cluster
 def test_a_read_that_never_returns_ends_all_processes_in_time(start_pair, tmp_path):
     photographs = tmp_path / 'photographs'
-    photographs.mkdir()
-    os.mkfifo(photographs / '0.jpg')  # which nobody will ever write to
+    files.write_png(photographs / '0.png', skimage.data.coffee())
+    os.mkfifo(tmp_path / 'pipe')  # which nobody will ever write to
     flags = [f'--config.data.source={photographs}', '--config.stall_timeout=60']
-    flags += ['--config.eval_every=0', '--config.sample_every=0']
-    said = ''
-    for process in start_pair(tmp_path / 'run', *flags):
-        said += process.communicate(timeout=200)[1]
+    flags += ['--config.eval_every=0', '--config.sample_every=0', '--config.steps=100000']
+    pair, said = start_pair(tmp_path / 'run', *flags), ''
+    wait_for(pair[0], 'trains on 1 photograph')  # both have listed the folder, which skips pipes
+    (tmp_path / 'pipe').replace(photographs / '0.png')
+    for process in pair:
+        said += process.communicate(timeout=300)[1]
         assert process.returncode in (75, -signal.SIGABRT), said
-    assert 'has made no progress for 60 s (stall_timeout) after step 0' in said
+    assert 'has made no progress for 60 s (stall_timeout) after step ' in said
     assert "in the phase 'data'" in said
     assert 'Traceback' not in said
 
