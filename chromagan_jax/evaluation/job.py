@@ -29,6 +29,7 @@ from chromagan_jax.gan import checkpoints
 from chromagan_jax.gan.state import generator_variables
 from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.utils import files, progress, writers
+from chromagan_jax.utils.agreement import in_any_process
 from chromagan_jax.utils.preemption import stop_requests
 from chromagan_jax.utils.watchdog import Watchdog
 
@@ -218,5 +219,5 @@ def _which(
             )
         else:
             time.sleep(POLL)
-        if multihost_utils.process_allgather(np.array(stopping())).any():
+        if in_any_process(stopping()):
             raise PreemptedError('stopped between two checkpoints: start it again to continue.')

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from flax import linen as nn
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from chromagan_jax import config as config_lib
@@ -31,6 +29,7 @@ from chromagan_jax.gan.model import GanModel, abstract_variables, make_generator
 from chromagan_jax.gan.state import GanState
 from chromagan_jax.gan.workdir import read_run
 from chromagan_jax.utils import paths
+from chromagan_jax.utils.agreement import in_any_process
 
 Manager: TypeAlias = ocp.CheckpointManager
 PyTree = Any
@@ -136,7 +135,7 @@ def _restore_checked(
         failure = error
         orbax_manager.meet_after_restore(manager)
     # A damaged file may fail in one process only, but all processes must take the same branch.
-    if multihost_utils.process_allgather(np.array(failure is not None)).any():
+    if in_any_process(failure is not None):
         raise failure or ValueError('another process cannot read its part of it')
     state = select(restored)
     saved = (manager.metadata(step).custom_metadata or {}).get(checksum)

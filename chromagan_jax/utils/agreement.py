@@ -1,4 +1,4 @@
-"""Errors that end a run in all of its processes, whichever process finds them."""
+"""What all processes of a run decide alike, such as to end for an error of one of them."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -30,7 +30,7 @@ def in_all_processes(function: Callable[[], T], in_thread: bool = False) -> T:
         result = _paced(function) if in_thread and jax.process_count() > 1 else function()
     except UserError as raised:
         error = raised
-    if _in_any_process(error is not None):
+    if in_any_process(error is not None):
         raise error or UserError('Another process cannot start: its message says why.')
     return result
 
@@ -39,12 +39,13 @@ def _paced(function: Callable[[], T]) -> T:
     """Calls a function in a thread, and waits until it has ended in all processes."""
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(function)
-        while _in_any_process(not call.done()):
+        while in_any_process(not call.done()):
             wait([call], _PACE)
             if call.done() and not isinstance(call.exception(), UserError | None):
                 break  # the others notice that this process ends
     return call.result()
 
 
-def _in_any_process(value: bool) -> bool:
+def in_any_process(value: bool) -> bool:
+    """Whether `value` is true in at least one process; called in all of them."""
     return bool(multihost_utils.process_allgather(np.array(value)).any())

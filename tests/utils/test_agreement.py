@@ -1,4 +1,4 @@
-"""Errors that end a run in all processes. Real processes: tests/integration/test_distributed.py."""
+"""What all processes decide alike. Real processes: tests/integration/test_distributed.py."""
 
 import time
 
@@ -17,14 +17,14 @@ def fail():
 @pytest.mark.parametrize('processes', [1, 2])
 def test_a_result_and_an_error_of_this_process_come_back(monkeypatch, in_thread, processes):
     monkeypatch.setattr(jax, 'process_count', lambda: processes)
-    monkeypatch.setattr(agreement, '_in_any_process', bool)
+    monkeypatch.setattr(agreement, 'in_any_process', bool)
     assert agreement.in_all_processes(lambda: 7, in_thread) == 7
     with pytest.raises(UserError, match='no such folder'):
         agreement.in_all_processes(fail, in_thread)
 
 
 def test_an_error_of_another_process_ends_this_one_with_a_sentence(monkeypatch):
-    monkeypatch.setattr(agreement, '_in_any_process', lambda value: True)
+    monkeypatch.setattr(agreement, 'in_any_process', lambda value: True)
     with pytest.raises(UserError, match='Another process cannot start'):
         agreement.in_all_processes(lambda: None)
 
@@ -38,6 +38,6 @@ def test_a_call_in_a_thread_is_waited_for_in_all_processes(monkeypatch):
         asked.append(value)
         return value or len(asked) == 1  # the other process is slower, by one message
 
-    monkeypatch.setattr(agreement, '_in_any_process', in_any_process)
+    monkeypatch.setattr(agreement, 'in_any_process', in_any_process)
     assert agreement.in_all_processes(time.monotonic, in_thread=True) > 0
     assert len(asked) >= 3  # twice for the call, once for its error

@@ -113,8 +113,10 @@ def call_limited(port, soft, hard):
                 connections.append(connect(port, process))
                 connections[-1].sendall(f'chromagan_jax process {number}\n'.encode())
         errors = process.communicate(timeout=30)[1]
-        connections[-1].settimeout(30)
-        answer = b'' if process.returncode else connections[-1].recv(100)
+        answer = b''
+        if not process.returncode:
+            connections[-1].settimeout(30)
+            answer = connections[-1].recv(100)
     finally:
         process.kill()
         process.wait()
